@@ -1,0 +1,98 @@
+# Everything a contributor runs. `make help` lists the targets.
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+export CGO_ENABLED := 0
+export GOTOOLCHAIN := local
+
+VERSION ?= $(shell git describe --tags --always --dirty --match 'v*' 2>/dev/null || echo unknown)
+COMMIT  ?= $(shell git rev-parse --short=9 HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+GOBUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+PREFIX  ?= /usr/local
+EMBED   := internal/embedded/bin
+
+# What the machine promises; a condition named here fails a test instead of skipping it.
+PROMISE  = WHERRY_REQUIRE=$$(scripts/promise)
+
+# RUN=pattern narrows any test target, as in `make test-script RUN=TestScript/run`.
+RUN     ?=
+RUNFLAG  = $(if $(RUN),-run '$(RUN)')
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
+
+.PHONY: build
+build: embed ## bin/wherryd and bin/wherry; these two files are a whole installation
+	@mkdir -p bin
+	$(GOBUILD) -o bin/wherryd ./cmd/wherryd
+	$(GOBUILD) -o bin/wherry ./cmd/wherry
+
+# The programs wherryd carries inside itself, so they are built first.
+.PHONY: embed
+embed:
+	@mkdir -p $(EMBED)
+	$(GOBUILD) -o $(EMBED)/wherry-init ./cmd/wherry-init
+	$(GOBUILD) -o $(EMBED)/wherry-keeper ./cmd/wherry-keeper
+	$(GOBUILD) -o $(EMBED)/wherry-hello ./cmd/wherry-hello
+
+.PHONY: run
+run: build ## start a private engine, run hello-world and a busybox, show it, leave nothing behind
+	@scripts/try_it
+
+.PHONY: dev
+dev: build ## an engine with its own root and socket in .cache/dev, in the foreground
+	@scripts/dev_engine
+
+.PHONY: needs
+needs: ## install what the tests use (Debian, as root), or say what is missing
+	@scripts/install_needs
+
+.PHONY: test
+test: needs build ## everything: layout rules, units, API goldens, scripts, peers, isolation, crash, VM, leak check
+	@$(PROMISE) scripts/test_all
+
+.PHONY: test-unit
+test-unit: embed ## what needs neither root nor a built engine
+	go vet ./...
+	go test ./internal/... ./cmd/...
+
+.PHONY: test-root
+test-root: build ## the tests of the built engine, as root
+	$(PROMISE) go test -count=1 $(RUNFLAG) ./test/api/... ./test/script/... ./test/compare/... ./test/python/... ./test/isolation/... ./test/crash/...
+
+.PHONY: test-script
+test-script: build ## the CLI scripts, with wherry and with docker
+	$(PROMISE) go test -count=1 $(RUNFLAG) ./test/script/...
+
+.PHONY: test-compare
+test-compare: build ## the same commands against dockerd and wherryd, side by side
+	$(PROMISE) go test -count=1 -v $(RUNFLAG) ./test/compare/...
+
+.PHONY: test-python
+test-python: build ## Debian's python3-docker against the engine
+	$(PROMISE) go test -count=1 $(RUNFLAG) ./test/python/...
+
+.PHONY: test-vm
+test-vm: build ## the runtime's tests in a VM with cgroup v2
+	$(PROMISE) go test -count=1 -timeout 20m $(RUNFLAG) ./test/vm/...
+
+.PHONY: bench
+bench: build ## times and memory beside docker.io, podman and the bare kernel
+	go run ./test/bench $(BENCHFLAGS)
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck, and golangci-lint where it is installed
+	@scripts/lint
+
+.PHONY: install
+install: build ## bin/* to $(PREFIX)/bin, with shell completion
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -m 0755 bin/wherryd bin/wherry $(DESTDIR)$(PREFIX)/bin/
+	bin/wherry completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/wherry
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin .cache $(EMBED)/wherry-*
