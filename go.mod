@@ -1,6 +1,6 @@
 module github.com/wherry-engine/wherry
 
-go 1.26
+go 1.26.6
 
 replace github.com/Azure/go-ansiterm => github.com/Azure/go-ansiterm v0.0.0-20250102033503-faa5f7b0171c
 
