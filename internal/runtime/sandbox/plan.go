@@ -1,0 +1,69 @@
+// Package sandbox owns the start of one process: it forks wherry-init with the
+// namespaces of a Plan, hands it the program to run, and turns what init says
+// back into a Process or a StartError. All policy was decided before, by
+// whoever compiled the Plan.
+package sandbox
+
+import "syscall"
+
+// Plan is one process to start, all policy already decided. It is plain data,
+// so that it can travel between processes.
+type Plan struct {
+	CloneFlags uintptr // CLONE_NEWNS|CLONE_NEWPID|...: made fresh by the fork
+
+	// PIDNamespace is the namespace to be born in, as a path such as
+	// /proc/<pid>/ns/pid; "" means what CloneFlags says. The forking thread
+	// joins it.
+	PIDNamespace string
+
+	// UserTarget, when not 0, is a process whose user, mount, ipc, uts, net and
+	// cgroup namespaces are all joined by the fork itself, because a user
+	// namespace can only be joined by a process of one thread. TargetFlags
+	// are the CLONE_NEW* bits to join.
+	UserTarget  int
+	TargetFlags uintptr
+
+	// UIDMappings and GIDMappings are for CloneFlags with CLONE_NEWUSER.
+	UIDMappings, GIDMappings []IDMap
+
+	CgroupDir   string   // v2: directory to clone into (CLONE_INTO_CGROUP); "" if none
+	CgroupTasks []string // v1: `tasks` files; Start opens them, init writes "0" to them
+
+	// Open lists files that Start opens read-only for init. The program refers
+	// to them by index after the extra files of Start: extra first, then Open.
+	Open []string
+
+	Program     []byte // initproto operation list
+	Terminal    bool   // the program allocates a pty; its master comes back from init
+	Rows, Cols  uint16 // initial size of the pty, 0 = leave
+	OOMScoreAdj *int   // nil = that of the caller
+	Hold        bool   // the program stops at a hold until Process.Release
+}
+
+// IDMap is one range of a user namespace's mapping.
+type IDMap struct{ Container, Host, Size int }
+
+// StartError says at which step a process could not be started. Message is
+// what users of docker read for that failure.
+type StartError struct {
+	Step, Message string
+	Errno         syscall.Errno
+}
+
+func (e *StartError) Error() string {
+	if e.Message != "" {
+		return e.Message
+	}
+	if e.Errno != 0 {
+		return e.Step + ": " + e.Errno.Error()
+	}
+	return e.Step + " failed"
+}
+
+// Unwrap gives the errno for errors.Is; nil when there was none.
+func (e *StartError) Unwrap() error {
+	if e.Errno == 0 {
+		return nil
+	}
+	return e.Errno
+}
