@@ -1,0 +1,331 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+)
+
+// Conn writes tables of the network namespace it was dialled for. It is safe
+// for concurrent use.
+type Conn struct {
+	mu sync.Mutex
+	c  *nftables.Conn
+}
+
+// Dial opens a lasting socket in the given network namespace.
+func Dial(ns *os.File) (*Conn, error) {
+	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(ns.Fd())))
+	if err != nil {
+		return nil, fmt.Errorf("nftables socket: %w", err)
+	}
+	return &Conn{c: c}, nil
+}
+
+// Close closes the socket; tables stay.
+func (c *Conn) Close() error { return c.c.CloseLasting() }
+
+// Replace puts the table in place of the one of its name, if there is one, in
+// a single transaction: at no moment does a packet meet no or half a table.
+func (c *Conn) Replace(t *Table) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	table := &nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet}
+	c.c.AddTable(table) // so that there is one to delete
+	c.c.DelTable(table)
+	c.c.AddTable(table)
+	if err := c.fill(t, table); err != nil {
+		c.discard()
+		return err
+	}
+	if err := c.c.Flush(); err != nil {
+		return fmt.Errorf("replace nft table %s: %w", t.Name, err)
+	}
+	return nil
+}
+
+// discard forgets the messages collected so far.
+func (c *Conn) discard() {
+	// The library has no call for it: a connection of its own takes the place.
+	fresh, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(c.c.NetNS))
+	if err == nil {
+		_ = c.c.CloseLasting()
+		c.c = fresh
+	}
+}
+
+func (c *Conn) fill(t *Table, table *nftables.Table) error {
+	sets := map[string]*nftables.Set{}
+	for i := range t.Sets {
+		s := &t.Sets[i]
+		set, err := s.kernel(table)
+		if err != nil {
+			return err
+		}
+		elems, err := s.kernelElements(s.Elements)
+		if err != nil {
+			return err
+		}
+		if err := c.c.AddSet(set, elems); err != nil {
+			return fmt.Errorf("nft set %s: %w", s.Name, err)
+		}
+		sets[s.Name] = set
+	}
+	// All chains first: rules may jump to any of them.
+	chains := make([]*nftables.Chain, len(t.Chains))
+	for i := range t.Chains {
+		chains[i] = t.Chains[i].kernel(table)
+		c.c.AddChain(chains[i])
+	}
+	for i, chain := range t.Chains {
+		for _, r := range chain.Rules {
+			l := &lowering{table: t, sets: sets}
+			for _, e := range r.Exprs {
+				if err := e.lower(l); err != nil {
+					return fmt.Errorf("nft chain %s: %s: %w", chain.Name, e, err)
+				}
+			}
+			rule := &nftables.Rule{Table: table, Chain: chains[i], Exprs: l.out}
+			if r.Comment != "" {
+				rule.UserData = userdata.AppendString(nil, userdata.TypeComment, r.Comment)
+			}
+			c.c.AddRule(rule)
+		}
+	}
+	return nil
+}
+
+func (ch *Chain) kernel(table *nftables.Table) *nftables.Chain {
+	k := &nftables.Chain{Name: ch.Name, Table: table}
+	if ch.Hook == nil {
+		return k
+	}
+	k.Type = nftables.ChainType(ch.Hook.Type)
+	k.Hooknum = map[string]*nftables.ChainHook{
+		"prerouting": nftables.ChainHookPrerouting, "input": nftables.ChainHookInput, "forward": nftables.ChainHookForward,
+		"output": nftables.ChainHookOutput, "postrouting": nftables.ChainHookPostrouting,
+	}[ch.Hook.Point]
+	k.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(ch.Hook.Priority))
+	accept := nftables.ChainPolicyAccept
+	k.Policy = &accept
+	return k
+}
+
+func concat(types []Type) (nftables.SetDatatype, error) {
+	known := map[Type]nftables.SetDatatype{IfName: nftables.TypeIFName, IPv4: nftables.TypeIPAddr, IPv6: nftables.TypeIP6Addr, Proto: nftables.TypeInetProto, Service: nftables.TypeInetService}
+	if len(types) == 1 {
+		return known[types[0]], nil
+	}
+	list := make([]nftables.SetDatatype, len(types))
+	for i, t := range types {
+		list[i] = known[t]
+	}
+	return nftables.ConcatSetType(list...)
+}
+
+func (s *Set) kernel(table *nftables.Table) (*nftables.Set, error) {
+	key, err := concat(s.Key)
+	if err != nil {
+		return nil, fmt.Errorf("nft set %s: %w", s.Name, err)
+	}
+	k := &nftables.Set{
+		Table: table, Name: s.Name, KeyType: key, Interval: s.Interval,
+		IsMap: len(s.Value) > 0, Concatenation: len(s.Key) > 1, KeyByteOrder: binaryutil.BigEndian,
+	}
+	if len(s.Key) == 1 && s.Key[0] == IfName {
+		k.KeyByteOrder = binaryutil.NativeEndian
+	}
+	if k.IsMap {
+		if k.DataType, err = concat(s.Value); err != nil {
+			return nil, fmt.Errorf("nft map %s: %w", s.Name, err)
+		}
+	}
+	return k, nil
+}
+
+// pack is the kernel's form of a concatenation: each field padded to whole
+// registers; last selects the end of an interval.
+func pack(types []Type, fields []string, last bool) ([]byte, error) {
+	if len(fields) != len(types) {
+		return nil, fmt.Errorf("nft: %d fields %v for a type of %d", len(fields), fields, len(types))
+	}
+	var out []byte
+	for i, t := range types {
+		b, err := t.encode(fields[i])
+		if err != nil {
+			return nil, err
+		}
+		if last && (t == IPv4 || t == IPv6) {
+			p, err := prefixOf(fields[i])
+			if err != nil {
+				return nil, err
+			}
+			for i, m := range mask(p) {
+				b[i] |= ^m
+			}
+		}
+		out = append(out, b...)
+		for len(types) > 1 && len(out)%4 != 0 {
+			out = append(out, 0)
+		}
+	}
+	return out, nil
+}
+
+func (s *Set) kernelElements(elements []Element) ([]nftables.SetElement, error) {
+	var out []nftables.SetElement
+	for _, e := range elements {
+		key, err := pack(s.Key, e.Key, false)
+		if err != nil {
+			return nil, fmt.Errorf("set %s: %w", s.Name, err)
+		}
+		k := nftables.SetElement{Key: key}
+		if len(s.Value) > 0 {
+			if k.Val, err = pack(s.Value, e.Value, false); err != nil {
+				return nil, fmt.Errorf("map %s: %w", s.Name, err)
+			}
+		}
+		if !s.Interval {
+			out = append(out, k)
+			continue
+		}
+		end, err := pack(s.Key, e.Key, true)
+		if err != nil {
+			return nil, fmt.Errorf("set %s: %w", s.Name, err)
+		}
+		if len(s.Key) > 1 {
+			k.KeyEnd = end
+			out = append(out, k)
+			continue
+		}
+		// A plain interval set has its ends as elements: the first one behind.
+		out = append(out, k)
+		if next := increment(end); next != nil {
+			out = append(out, nftables.SetElement{Key: next, IntervalEnd: true})
+		}
+	}
+	return out, nil
+}
+
+// increment returns the following number, nil past the last one.
+func increment(b []byte) []byte {
+	out := append([]byte(nil), b...)
+	for i := len(out) - 1; i >= 0; i-- {
+		out[i]++
+		if out[i] != 0 {
+			return out
+		}
+	}
+	return nil
+}
+
+// Change adds and removes elements of sets and maps of an existing table in
+// one transaction. t describes the sets; its Elements and Chains do not matter.
+type Change struct {
+	Set         string
+	Add, Remove []Element
+}
+
+// Update applies the changes: all or none.
+func (c *Conn) Update(t *Table, changes []Change) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	table := &nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet}
+	for _, ch := range changes {
+		if err := c.queue(t, table, ch); err != nil {
+			c.discard()
+			return err
+		}
+	}
+	if err := c.c.Flush(); err != nil {
+		return fmt.Errorf("update nft table %s: %w", t.Name, err)
+	}
+	return nil
+}
+
+func (c *Conn) queue(t *Table, table *nftables.Table, ch Change) error {
+	s, err := t.set(ch.Set)
+	if err != nil {
+		return err
+	}
+	set, err := s.kernel(table)
+	if err != nil {
+		return err
+	}
+	remove, err := s.kernelElements(ch.Remove)
+	if err != nil {
+		return err
+	}
+	add, err := s.kernelElements(ch.Add)
+	if err != nil {
+		return err
+	}
+	if len(remove) > 0 {
+		if err := c.c.SetDeleteElements(set, remove); err != nil {
+			return fmt.Errorf("nft set %s: %w", ch.Set, err)
+		}
+	}
+	if len(add) > 0 {
+		if err := c.c.SetAddElements(set, add); err != nil {
+			return fmt.Errorf("nft set %s: %w", ch.Set, err)
+		}
+	}
+	return nil
+}
+
+// Delete removes the table of that name; it is no error when there is none.
+func (c *Conn) Delete(name string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.c.DelTable(&nftables.Table{Name: name, Family: nftables.TableFamilyINet})
+	if err := c.c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("delete nft table %s: %w", name, err)
+	}
+	return nil
+}
+
+// Exists reports whether there is a table of that name.
+func (c *Conn) Exists(name string) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	tables, err := c.c.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, fmt.Errorf("list nft tables: %w", err)
+	}
+	for _, t := range tables {
+		if t.Name == name {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// ForwardDrops lists the base chains of other tables that stand at the forward
+// hook with the policy drop, as "family table chain". A packet has to pass
+// every table: what one accepts another can still drop.
+func (c *Conn) ForwardDrops(own string) ([]string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	chains, err := c.c.ListChains()
+	if err != nil {
+		return nil, fmt.Errorf("list nft chains: %w", err)
+	}
+	family := map[nftables.TableFamily]string{nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip"}
+	var out []string
+	for _, ch := range chains {
+		word := family[ch.Table.Family]
+		if word == "" || ch.Table.Name == own || ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward {
+			continue
+		}
+		if ch.Type == nftables.ChainTypeFilter && ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop {
+			out = append(out, word+" "+ch.Table.Name+" "+ch.Name)
+		}
+	}
+	return out, nil
+}
