@@ -1,0 +1,150 @@
+package harness
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// Root is the module's directory.
+func Root() string {
+	_, file, _, ok := runtime.Caller(0)
+	if ok {
+		if _, err := os.Stat(file); err == nil {
+			return filepath.Join(filepath.Dir(file), "..", "..")
+		}
+	}
+	// Built with -trimpath: look upwards from where we run.
+	dir, _ := os.Getwd()
+	for dir != "/" && dir != "" {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+	return "."
+}
+
+// Binary is the path of one of our built programs; WHERRY_BIN may name
+// another directory than bin/.
+func Binary(name string) string {
+	dir := os.Getenv("WHERRY_BIN")
+	if dir == "" {
+		dir = filepath.Join(Root(), "bin")
+	}
+	abs, err := filepath.Abs(filepath.Join(dir, name))
+	if err != nil {
+		return filepath.Join(dir, name)
+	}
+	return abs
+}
+
+const (
+	newDocker = "/usr/local/bin/docker" // 28 or later, where somebody put it
+	oldDocker = "/usr/bin/docker"       // Debian's 20.10
+)
+
+// DockerCLI is the newest real docker client here, "" when there is none.
+func DockerCLI() string {
+	for _, path := range []string{newDocker, oldDocker} {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	path, _ := exec.LookPath("docker")
+	return path
+}
+
+// OldDockerCLI is Debian's client.
+func OldDockerCLI() string { return oldDocker }
+
+func dockerVersion(path, prefix string) bool {
+	out, err := exec.Command(path, "--version").Output()
+	return err == nil && strings.Contains(string(out), "version "+prefix)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// conditions are what a test may ask of the machine.
+var conditions = map[string]func() bool{
+	"root":     func() bool { return os.Geteuid() == 0 },
+	"engine":   func() bool { return exists(Binary("wherryd")) && exists(Binary("wherry")) },
+	"cgroup2":  func() bool { return exists("/sys/fs/cgroup/cgroup.controllers") },
+	"cgroup1":  func() bool { return !exists("/sys/fs/cgroup/cgroup.controllers") && len(cgroupRoots()) > 0 },
+	"busybox":  func() bool { return exists("/bin/busybox") },
+	"dockerd":  func() bool { return exists("/usr/sbin/dockerd") },
+	"docker20": func() bool { return dockerVersion(oldDocker, "20.") },
+	"docker28": func() bool { return dockerVersion(newDocker, "28.") || dockerVersion(newDocker, "29.") },
+	"python":   func() bool { return exists("/usr/lib/python3/dist-packages/docker/__init__.py") },
+	// A mirror that apt is set up with is reachable, so containers can be, too.
+	"net": func() bool { return exec.Command("apt-get", "update", "-q").Run() == nil },
+}
+
+// Promised says whether WHERRY_REQUIRE lists the condition.
+func Promised(name string) bool {
+	for _, p := range strings.Split(os.Getenv("WHERRY_REQUIRE"), ",") {
+		if p == name {
+			return true
+		}
+	}
+	return false
+}
+
+// Have reports whether a condition holds; known is false for one that nobody
+// defined.
+func Have(name string) (have, known bool) {
+	f, known := conditions[name]
+	return known && f(), known
+}
+
+// Require skips a test on a machine that lacks a condition, and fails it when
+// WHERRY_REQUIRE promised it.
+func Require(t testing.TB, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		have, known := Have(name)
+		switch {
+		case !known:
+			t.Fatalf("unknown condition %q", name)
+		case have:
+		case Promised(name):
+			t.Fatalf("condition %q is promised on this machine but does not hold", name)
+		default:
+			t.Skipf("needs %q, which this machine does not offer", name)
+		}
+	}
+}
+
+// Run starts a private engine for one test and closes it afterwards; what it
+// leaves behind fails the test.
+func Run(t testing.TB, o Options) *Engine {
+	t.Helper()
+	if o.Kind == Docker {
+		Require(t, "root", "dockerd")
+	} else {
+		Require(t, "root", "engine")
+	}
+	e, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		tail := e.LogTail(40)
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("the daemon's log ends with:\n%s", tail)
+		}
+	})
+	if err := e.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
