@@ -1,0 +1,93 @@
+package shell
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/registry"
+)
+
+// dockerHubKey is the name under which docker's CLI stores Docker Hub logins.
+const dockerHubKey = "https://index.docker.io/v1/"
+
+// RegistryAuth returns the X-Registry-Auth value for pulling image: what
+// `login` stored in the file or in a credential helper, else anonymous.
+func (s *Shell) RegistryAuth(ctx context.Context, image string) (string, error) {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return "", err
+	}
+	key := reference.Domain(named)
+	if key == "docker.io" {
+		key = dockerHubKey
+	}
+	auth, err := s.Config().credentials(ctx, key)
+	if err != nil {
+		return "", err
+	}
+	b, err := json.Marshal(auth)
+	if err != nil {
+		return "", err
+	}
+	return base64.URLEncoding.EncodeToString(b), nil
+}
+
+func (c *Config) credentials(ctx context.Context, key string) (registry.AuthConfig, error) {
+	helper := c.CredentialHelpers[key]
+	if helper == "" {
+		helper = c.CredentialsStore
+	}
+	if helper != "" {
+		return askHelper(ctx, helper, key)
+	}
+	e, ok := c.AuthConfigs[key]
+	if !ok {
+		e = c.AuthConfigs["https://"+key]
+	}
+	out := registry.AuthConfig{ServerAddress: key, IdentityToken: e.IdentityToken, RegistryToken: e.RegistryToken}
+	if e.Auth != "" {
+		b, err := base64.StdEncoding.DecodeString(e.Auth)
+		if err != nil {
+			return out, fmt.Errorf("auth of %s in config.json: %w", key, err)
+		}
+		user, pass, ok := strings.Cut(string(b), ":")
+		if !ok {
+			return out, fmt.Errorf("auth of %s in config.json: no user name in it", key)
+		}
+		out.Username, out.Password = user, strings.Trim(pass, "\x00")
+	}
+	return out, nil
+}
+
+// askHelper speaks the docker-credential-helper protocol: the server's name
+// on stdin, JSON on stdout.
+func askHelper(ctx context.Context, helper, key string) (registry.AuthConfig, error) {
+	out := registry.AuthConfig{ServerAddress: key}
+	cmd := exec.CommandContext(ctx, "docker-credential-"+helper, "get")
+	cmd.Stdin = strings.NewReader(key)
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
+	if err := cmd.Run(); err != nil {
+		msg := strings.TrimSpace(stdout.String())
+		if strings.Contains(msg, "credentials not found") {
+			return out, nil
+		}
+		return out, fmt.Errorf("error getting credentials - err: %w, out: `%s`", err, msg)
+	}
+	var r struct{ Username, Secret string }
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
+		return out, fmt.Errorf("credential helper %s: %w", helper, err)
+	}
+	if r.Username == "<token>" {
+		out.IdentityToken = r.Secret
+	} else {
+		out.Username, out.Password = r.Username, r.Secret
+	}
+	return out, nil
+}

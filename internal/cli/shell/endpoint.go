@@ -1,0 +1,182 @@
+package shell
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/docker/cli/opts"
+)
+
+// DefaultHost is where wherryd listens when nothing else is said.
+const DefaultHost = "unix:///var/run/wherry.sock"
+
+// DefaultContext is the name of the context made of flags and environment.
+const DefaultContext = "default"
+
+// Endpoint is a resolved engine address.
+type Endpoint struct {
+	Host    string
+	Context string // the docker context's name, "default" if none was used
+	TLS     bool
+	Verify  bool
+	CA      string // paths of PEM files, "" when absent
+	Cert    string
+	Key     string
+}
+
+// contextMeta is meta.json of docker's context store:
+// contexts/meta/<sha256 of name>/meta.json, TLS files beside it in
+// contexts/tls/<sha256>/docker/{ca,cert,key}.pem.
+type contextMeta struct {
+	Name      string
+	Endpoints map[string]struct {
+		Host          string
+		SkipTLSVerify bool
+	}
+}
+
+// Endpoint decides which engine is meant, once. First of: -H, -c,
+// WHERRY_HOST, DOCKER_HOST, DOCKER_CONTEXT, our own socket if it exists, the
+// current docker context, our own socket.
+func (s *Shell) Endpoint() (*Endpoint, error) {
+	if s.endpoint == nil {
+		ep, err := s.resolve()
+		if err != nil {
+			return nil, err
+		}
+		s.endpoint = ep
+	}
+	return s.endpoint, nil
+}
+
+func (s *Shell) resolve() (*Endpoint, error) {
+	g := &s.Global
+	switch {
+	case len(g.Hosts) > 1:
+		return nil, errors.New("Specify only one -H")
+	case len(g.Hosts) == 1:
+		return s.direct(g.Hosts[0])
+	case g.Context != "":
+		return s.byContext(g.Context)
+	}
+	for _, name := range []string{"WHERRY_HOST", "DOCKER_HOST"} {
+		if h := os.Getenv(name); h != "" {
+			return s.direct(h)
+		}
+	}
+	if name := os.Getenv("DOCKER_CONTEXT"); name != "" {
+		return s.byContext(name)
+	}
+	current := s.Config().CurrentContext
+	if current == "" || current == DefaultContext {
+		return s.direct(DefaultHost)
+	}
+	if _, err := os.Stat(strings.TrimPrefix(DefaultHost, "unix://")); err == nil {
+		return s.direct(DefaultHost)
+	}
+	return s.byContext(current)
+}
+
+func (s *Shell) direct(host string) (*Endpoint, error) {
+	g := &s.Global
+	certDir := os.Getenv("DOCKER_CERT_PATH")
+	ep := &Endpoint{Context: DefaultContext, TLS: g.TLS || g.TLSVerify, Verify: g.TLSVerify}
+	if !ep.TLS && os.Getenv("DOCKER_TLS_VERIFY") != "" {
+		ep.TLS, ep.Verify = true, true
+	}
+	if !ep.TLS && os.Getenv("DOCKER_TLS") != "" {
+		ep.TLS = true
+	}
+	h, err := opts.ParseHost(ep.TLS, host)
+	if err != nil {
+		return nil, err
+	}
+	if err := served(h); err != nil {
+		return nil, err
+	}
+	ep.Host = h
+	if !ep.TLS || strings.HasPrefix(h, "unix://") {
+		ep.TLS = false
+		if !g.TLSVerify {
+			return ep, nil
+		}
+		ep.TLS = true // --tlsverify was asked for: its files must at least be readable
+	}
+	if certDir == "" {
+		certDir = s.configDir()
+	}
+	for _, f := range []struct {
+		dst  *string
+		flag string
+		name string
+	}{{&ep.CA, g.TLSCACert, "ca.pem"}, {&ep.Cert, g.TLSCert, "cert.pem"}, {&ep.Key, g.TLSKey, "key.pem"}} {
+		*f.dst = f.flag
+		if f.flag == "" {
+			p := filepath.Join(certDir, f.name)
+			if _, err := os.Stat(p); err == nil || f.name == "ca.pem" && ep.Verify {
+				*f.dst = p
+			}
+		}
+	}
+	return ep, nil
+}
+
+func (s *Shell) byContext(name string) (*Endpoint, error) {
+	if name == DefaultContext {
+		return s.direct(DefaultHost)
+	}
+	sum := sha256.Sum256([]byte(name))
+	key := hex.EncodeToString(sum[:])
+	root := filepath.Join(s.configDir(), "contexts")
+	b, err := os.ReadFile(filepath.Join(root, "meta", key, "meta.json"))
+	if err != nil {
+		return nil, fmt.Errorf("context %q: context not found: %w", name, err)
+	}
+	var meta contextMeta
+	if err := json.Unmarshal(b, &meta); err != nil {
+		return nil, fmt.Errorf("context %q: %w", name, err)
+	}
+	d, ok := meta.Endpoints["docker"]
+	if !ok || d.Host == "" {
+		return nil, fmt.Errorf("context %q has no docker endpoint", name)
+	}
+	h, err := opts.ParseHost(false, d.Host)
+	if err != nil {
+		return nil, err
+	}
+	if err := served(h); err != nil {
+		return nil, err
+	}
+	ep := &Endpoint{Host: h, Context: name, Verify: !d.SkipTLSVerify}
+	for _, f := range []struct {
+		dst  *string
+		name string
+	}{{&ep.CA, "ca.pem"}, {&ep.Cert, "cert.pem"}, {&ep.Key, "key.pem"}} {
+		p := filepath.Join(root, "tls", key, "docker", f.name)
+		if _, err := os.Stat(p); err == nil {
+			*f.dst, ep.TLS = p, true
+		}
+	}
+	if d.SkipTLSVerify {
+		ep.TLS = true
+	}
+	return ep, nil
+}
+
+// served names the transports that exist elsewhere but not here.
+func served(host string) error {
+	proto, _, _ := strings.Cut(host, "://")
+	switch proto {
+	case "unix", "tcp", "http", "https":
+		return nil
+	case "fd":
+		return fmt.Errorf("%s: fd:// is for the engine's side only", host)
+	}
+	return fmt.Errorf("%s: hosts by %s:// are not supported yet; use unix:// or tcp://", host, proto)
+}

@@ -1,0 +1,99 @@
+package stream
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/moby/moby/client"
+	msignal "github.com/moby/sys/signal"
+)
+
+// Killer sends a signal to a container.
+type Killer interface {
+	ContainerKill(ctx context.Context, id string, o client.ContainerKillOptions) (client.ContainerKillResult, error)
+}
+
+// ForwardSignals passes every signal that this process gets on to the
+// container until stop is called. Not ctx but stop ends it: a cancelled verb
+// must still deliver the signal that cancelled it.
+func ForwardSignals(ctx context.Context, k Killer, id string, debugf func(string, ...any)) (stop func()) {
+	ctx = context.WithoutCancel(ctx)
+	c := make(chan os.Signal, 128)
+	signal.Notify(c)
+	quit := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-quit:
+				return
+			case s := <-c:
+				name := forwardName(s)
+				if name == "" {
+					continue
+				}
+				if _, err := k.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: name}); err != nil {
+					debugf("Error sending signal: %s", err)
+				}
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(c)
+		close(quit)
+	}
+}
+
+// forwardName returns "" for signals that are about this process only.
+func forwardName(s os.Signal) string {
+	switch s {
+	case syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGURG, syscall.SIGWINCH:
+		return ""
+	}
+	for name, n := range msignal.SignalMap {
+		if n == s {
+			return name
+		}
+	}
+	return ""
+}
+
+// FollowSize tells the program behind resize the terminal's size now and each
+// time it changes, until ctx ends. An engine that needs a moment until the
+// program has its terminal is asked again a few times.
+func FollowSize(ctx context.Context, size func() (h, w uint), resize func(ctx context.Context, h, w uint) error, fail func(error)) {
+	ask := func() error {
+		h, w := size()
+		if h == 0 && w == 0 {
+			return nil
+		}
+		return resize(ctx, h, w)
+	}
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGWINCH)
+	go func() {
+		defer signal.Stop(c)
+		err := ask()
+		for try := 1; err != nil && try <= 10; try++ {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Duration(try) * 10 * time.Millisecond):
+				err = ask()
+			}
+		}
+		if err != nil {
+			fail(err)
+		}
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-c:
+				_ = ask() // the program may just have ended
+			}
+		}
+	}()
+}
