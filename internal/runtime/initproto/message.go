@@ -1,0 +1,80 @@
+package initproto
+
+// The descriptors that init is born with beside 0, 1 and 2.
+const (
+	ControlFD = 3 // one end of a SOCK_SEQPACKET pair
+	BinaryFD  = 4 // init's own binary, only needed for the exec
+	FirstFile = 5 // passed files: index i is descriptor FirstFile+i
+)
+
+// MessageSize bounds every message of init; the program travels in packets of
+// at most PacketSize after a first packet of 4 bytes with its length and 4
+// with the number of passed files.
+const (
+	MessageSize = 4096
+	PacketSize  = 32 << 10
+)
+
+// Kinds of message from init to its parent. After KindExec the end of the
+// stream means that the user's program runs.
+const (
+	KindError    uint8 = 'E' // a Failure; init exits after it
+	KindTerminal uint8 = 'T' // the pty's master is attached
+	KindHeld     uint8 = 'H' // waits at CodeHold for one byte
+	KindExec     uint8 = 'X' // all is applied, exec is next
+)
+
+// Failure is why init gave up.
+type Failure struct {
+	Step    string // the operation, for people who look for the cause
+	Message string // what users read; "" = Step and errno
+	Errno   uint32
+}
+
+// Encode gives the message, cut to MessageSize.
+func (f *Failure) Encode() []byte {
+	step, text := f.Step, f.Message
+	if len(step) > 256 {
+		step = step[:256]
+	}
+	if room := MessageSize - 16 - len(step); len(text) > room {
+		text = text[:room]
+	}
+	w := writer{make([]byte, 0, len(step)+len(text)+16)}
+	w.u8(KindError)
+	w.u32(f.Errno)
+	w.str(step)
+	w.str(text)
+	return w.b
+}
+
+// DecodeFailure reads what Encode wrote.
+func DecodeFailure(b []byte) (*Failure, error) {
+	r := reader{b: b}
+	if r.u8() != KindError {
+		return nil, ErrMalformed
+	}
+	f := &Failure{Errno: r.u32(), Step: r.str(), Message: r.str()}
+	if r.bad || len(r.b) != 0 {
+		return nil, ErrMalformed
+	}
+	return f, nil
+}
+
+// Header is the first packet to init.
+func Header(program []byte, files int) []byte {
+	var w writer
+	w.u32(uint32(len(program)))
+	w.u32(uint32(files))
+	return w.b
+}
+
+// DecodeHeader gives the length of the program and the number of files.
+func DecodeHeader(b []byte) (length, files int, err error) {
+	r := reader{b: b}
+	n, f := r.u32(), r.u32()
+	if r.bad || len(r.b) != 0 || n > maxProgram || f > 1024 {
+		return 0, 0, ErrMalformed
+	}
+	return int(n), int(f), nil
+}
