@@ -40,14 +40,15 @@ type Runtime struct {
 
 // Bridge holds what concerns the default bridge network.
 type Bridge struct {
-	Name         string // "" = our own bridge, "none" = no bridge network
-	IP           string // --bip, CIDR form, "" = chosen
-	FixedCIDR    string
+	Name         string       // "" = our own bridge, "none" = no bridge network
+	IP           netip.Prefix // --bip; invalid = chosen
+	FixedCIDR    netip.Prefix // containers' addresses come from here
 	Gateway      netip.Addr
 	MTU          int
 	ICC          bool
 	Masquerade   bool
 	Forward      bool
+	ForwardOpen  bool // --ip-forward-no-drop
 	Firewall     bool // --iptables: whether wherryd writes any packet filter rule
 	DefaultIP    netip.Addr
 	AddressPools []AddressPool

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -93,14 +92,8 @@ func (c *Config) validate() error {
 	if c.ShmSize <= 0 {
 		return fmt.Errorf("invalid default-shm-size: %d", c.ShmSize)
 	}
-	if c.Bridge.Name != "" && c.Bridge.IP != "" {
+	if c.Bridge.Name != "" && c.Bridge.IP.IsValid() {
 		return errors.New("you specified -b & --bip, mutually exclusive options; please specify only one")
-	}
-	if c.Bridge.IP != "" {
-		p, err := netip.ParsePrefix(c.Bridge.IP)
-		if err != nil || !p.Addr().Is4() {
-			return fmt.Errorf("invalid --bip %q: must be an IPv4 address with a prefix length", c.Bridge.IP)
-		}
 	}
 	switch c.StorageDriver {
 	case "", "overlay2", "overlay", "overlayfs", "vfs", "native":

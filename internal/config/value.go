@@ -105,6 +105,23 @@ func address(at *netip.Addr) value {
 		}}
 }
 
+func network4(at *netip.Prefix) value {
+	return scalar[netip.Prefix]{at: at, kind: "string",
+		parse: func(s string) (netip.Prefix, error) {
+			p, err := netip.ParsePrefix(s)
+			if err != nil || !p.Addr().Is4() {
+				return p, fmt.Errorf("invalid network %q: must be an IPv4 address with a prefix length", s)
+			}
+			return p, nil
+		},
+		show: func(p netip.Prefix) string {
+			if !p.IsValid() {
+				return ""
+			}
+			return p.String()
+		}}
+}
+
 // list is a setting that may be given several times.
 type list[T any] struct {
 	at    *[]T
