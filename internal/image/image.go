@@ -1,0 +1,119 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sort"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Image is a resolved image. It is shared between callers: read only.
+type Image struct {
+	ID       digest.Digest      // digest of the config: what people see as the image's id
+	Target   ocispec.Descriptor // manifest or index, as it came
+	Manifest ocispec.Descriptor // the manifest that runs on this host
+	Config   dockerspec.DockerOCIImage
+	RepoTags []string // familiar form, sorted
+	// RepoDigests are the name@digest references that a pull or push recorded.
+	RepoDigests []string
+	ChainID     digest.Digest // of all layers; "" without layers
+	Created     time.Time     // zero if the config does not say
+	Size        int64         // bytes of the unpacked layers' files
+	Parent      digest.Digest // id of the image it was built from here, if any
+	Tagged      time.Time     // when a name was last given to it
+}
+
+// record is one row of the image table.
+type record struct {
+	name     string          // key: canonical reference, or dangling@digest
+	ref      reference.Named // nil for a dangling one
+	target   ocispec.Descriptor
+	manifest digest.Digest
+	id       digest.Digest
+	parent   digest.Digest
+	updated  time.Time
+}
+
+func (r *record) canonical() bool {
+	_, ok := r.ref.(reference.Canonical)
+	return ok
+}
+
+// details is what the blobs of an image say; it never changes for one id.
+type details struct {
+	config   dockerspec.DockerOCIImage
+	manifest ocispec.Manifest
+	desc     ocispec.Descriptor
+	chain    digest.Digest
+}
+
+// load reads manifest and config.
+func (s *Store) load(ctx context.Context, r *record) (*details, error) {
+	d := &details{}
+	b, err := s.content.Read(ctx, r.manifest, maxManifest)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", r.id, err)
+	}
+	m, err := parseManifest(ocispec.Descriptor{Digest: r.manifest}, b)
+	if err != nil || m.image == nil {
+		return nil, fmt.Errorf("image %s: manifest %s: %w", r.id, r.manifest, err)
+	}
+	d.manifest = *m.image
+	d.desc = ocispec.Descriptor{MediaType: m.mediaType, Digest: r.manifest, Size: int64(len(b))}
+	if b, err = s.content.Read(ctx, r.id, maxConfig); err != nil {
+		return nil, fmt.Errorf("image %s: %w", r.id, err)
+	}
+	if err := json.Unmarshal(b, &d.config); err != nil {
+		return nil, fmt.Errorf("image %s: config: %w", r.id, err)
+	}
+	if len(d.config.RootFS.DiffIDs) > 0 {
+		d.chain = identity.ChainID(d.config.RootFS.DiffIDs)
+	}
+	return d, nil
+}
+
+// build joins the names of an entry with what its blobs say.
+func (s *Store) build(ctx context.Context, e *entry) (*Image, error) {
+	d := e.details.Load()
+	if d == nil {
+		var err error
+		if d, err = s.load(ctx, e.records[0]); err != nil {
+			return nil, err
+		}
+		e.details.Store(d)
+	}
+	r := e.records[0]
+	img := &Image{ID: e.id, Target: r.target, Manifest: d.desc, Config: d.config, ChainID: d.chain, Parent: r.parent,
+		RepoTags: []string{}, RepoDigests: []string{}}
+	if d.config.Created != nil {
+		img.Created = *d.config.Created
+	}
+	for _, r := range e.records {
+		switch {
+		case r.ref == nil:
+		case r.canonical():
+			img.RepoDigests = append(img.RepoDigests, reference.FamiliarString(r.ref))
+		default:
+			img.RepoTags = append(img.RepoTags, reference.FamiliarString(r.ref))
+		}
+		if r.updated.After(img.Tagged) {
+			img.Tagged = r.updated
+		}
+	}
+	sort.Strings(img.RepoTags)
+	sort.Strings(img.RepoDigests)
+	lower, err := s.snapshots.Layers(ctx, d.chain)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return nil, err
+	}
+	img.Size = lower.Size
+	return img, nil
+}

@@ -1,0 +1,133 @@
+package image
+
+import (
+	"context"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/id"
+)
+
+// maxRaw bounds the remembered answers to reference texts.
+const maxRaw = 4096
+
+// Resolve finds the image that ref names: a name with or without tag, a
+// name@digest, an id or the beginning of one. The error is errdefs.ErrNotFound
+// or, for a text that is no reference, errdefs.ErrInvalidArgument, both with
+// dockerd's words.
+func (s *Store) Resolve(ctx context.Context, ref string) (*Image, error) {
+	s.mu.RLock()
+	e := s.index.raw[ref]
+	s.mu.RUnlock()
+	if e != nil {
+		return s.image(ctx, e)
+	}
+	e, err := s.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	return s.image(ctx, e)
+}
+
+// image returns what an entry stands for, from memory after the first call.
+func (s *Store) image(ctx context.Context, e *entry) (*Image, error) {
+	if img := e.img.Load(); img != nil {
+		return img, nil
+	}
+	img, err := s.build(content.With(ctx), e)
+	if err != nil {
+		return nil, err
+	}
+	e.img.Store(img)
+	return img, nil
+}
+
+// find looks a reference text up and remembers the answer.
+func (s *Store) find(ref string) (*entry, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, err := s.index.find(ref)
+	if err == nil {
+		if len(s.index.raw) >= maxRaw {
+			clear(s.index.raw)
+		}
+		s.index.raw[strings.Clone(ref)] = e
+	}
+	return e, err
+}
+
+func (x *index) find(ref string) (*entry, error) {
+	parsed, err := reference.ParseAnyReference(ref)
+	if err != nil {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(err.Error())
+	}
+	named, ok := parsed.(reference.Named)
+	if !ok { // sha256:<64> or <64>
+		d := digest.Digest(parsed.String())
+		if e := x.ids[d]; e != nil {
+			return e, nil
+		}
+		return nil, errdefs.ErrNotFound.WithMessage("No such image: " + ref)
+	}
+	if c, ok := named.(reference.Canonical); ok {
+		if e := x.byDigest(c); e != nil {
+			return e, nil
+		}
+		return nil, errdefs.ErrNotFound.WithMessage("No such image: " + reference.FamiliarString(named))
+	}
+	named = reference.TagNameOnly(named)
+	if r := x.names[named.String()]; r != nil {
+		return x.ids[r.id], nil
+	}
+	if hex := strings.TrimPrefix(ref, "sha256:"); id.ValidPrefix(hex) {
+		if e, err := x.prefix(hex); e != nil || err != nil {
+			return e, err
+		}
+	}
+	return nil, errdefs.ErrNotFound.WithMessage("No such image: " + reference.FamiliarString(named))
+}
+
+// byDigest finds name@digest: the digest is that of a target, whose name must
+// be known for the repository, whatever the tag in the reference says.
+func (x *index) byDigest(c reference.Canonical) *entry {
+	if r := x.names[reference.TrimNamed(c).String()+"@"+c.Digest().String()]; r != nil {
+		return x.ids[r.id]
+	}
+	for _, r := range x.names {
+		if r.ref != nil && r.ref.Name() == c.Name() && (r.target.Digest == c.Digest() || r.manifest == c.Digest()) {
+			return x.ids[r.id]
+		}
+	}
+	return nil
+}
+
+// isIDPrefix reports whether ref was meant as an image's id, in full or in part.
+func isIDPrefix(image digest.Digest, ref string) bool {
+	ref = strings.TrimPrefix(ref, "sha256:")
+	return id.ValidPrefix(ref) && strings.HasPrefix(image.Encoded(), ref)
+}
+
+// byName is find for a reference that was parsed already.
+func (s *Store) byName(named reference.Named) *entry {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if r := s.index.names[named.String()]; r != nil {
+		return s.index.ids[r.id]
+	}
+	return nil
+}
+
+// entries lists all images.
+func (s *Store) entries() []*entry {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	list := make([]*entry, 0, len(s.index.ids))
+	for _, e := range s.index.ids {
+		list = append(list, e)
+	}
+	return list
+}

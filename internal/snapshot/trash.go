@@ -1,0 +1,67 @@
+package snapshot
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/containerd/log"
+)
+
+// trash deletes directories in the background. What is thrown in is gone from
+// its place when throw returns; what a crash leaves in the directory is
+// deleted by the next process.
+type trash struct {
+	dir    string
+	work   sync.WaitGroup
+	tokens chan struct{} // one deletion at a time: it competes with container starts
+	mu     sync.Mutex
+	n      int
+}
+
+func openTrash(dir string) (*trash, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	old, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	t := &trash{dir: dir, tokens: make(chan struct{}, 1)}
+	for _, e := range old {
+		t.delete(filepath.Join(dir, e.Name()))
+	}
+	return t, nil
+}
+
+func (t *trash) throw(path, name string) error {
+	t.mu.Lock()
+	t.n++
+	n := t.n
+	t.mu.Unlock()
+	to := filepath.Join(t.dir, name+"."+strconv.FormatInt(time.Now().UnixNano(), 36)+strconv.Itoa(n))
+	if err := os.Rename(path, to); err != nil {
+		if os.IsNotExist(err) {
+			return nil
+		}
+		return err
+	}
+	t.delete(to)
+	return nil
+}
+
+func (t *trash) delete(path string) {
+	t.work.Go(func() {
+		t.tokens <- struct{}{}
+		defer func() { <-t.tokens }()
+		if err := os.RemoveAll(path); err != nil {
+			// Nobody waits for this; the next start tries again.
+			log.L.WithError(err).Warnf("cannot delete %s", path)
+		}
+	})
+}
+
+// wait returns when everything thrown in so far is deleted.
+func (t *trash) wait() { t.work.Wait() }
