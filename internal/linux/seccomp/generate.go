@@ -53,7 +53,7 @@ func main() {
 		log.Fatalf("%s: last common number is %d", header, last)
 	}
 	for name, nr := range tables["x86_64"] {
-		if nr > last {
+		if nr > last && name != "map_shadow_stack" { // not for x32
 			x32[name] = nr | x32Bit
 		}
 	}
@@ -107,7 +107,9 @@ func read(file string, line *regexp.Regexp, add int) map[string]int {
 		if err != nil {
 			log.Fatal(err)
 		}
-		t[strings.ToLower(m[1])] = nr + add
+		if name := strings.ToLower(m[1]); name != "syscall_mask" && name != "arch_specific_syscall" { // no calls
+			t[name] = nr + add
+		}
 	}
 	if len(t) < 300 {
 		log.Fatalf("%s: only %d names", file, len(t))
