@@ -90,11 +90,10 @@ type Veth struct {
 	MTU      int
 	Isolated bool // the port talks to the bridge only, not to other isolated ports
 
-	Peer      string // name of the other end
-	PeerIndex int    // its index there; 0 lets the kernel choose
-	PeerMAC   net.HardwareAddr
-	PeerNS    int // descriptor of the namespace
-	PeerDown  bool
+	Peer     string // name of the other end
+	PeerMAC  net.HardwareAddr
+	PeerNS   int // descriptor of the namespace
+	PeerDown bool
 }
 
 // AddVeth creates the pair with both ends up. The end here gets no IPv6
@@ -119,7 +118,7 @@ func (b *Batch) AddVeth(v Veth) {
 	if v.PeerDown {
 		up = 0
 	}
-	e.ifinfo(unix.AF_UNSPEC, v.PeerIndex, up, up)
+	e.ifinfo(unix.AF_UNSPEC, 0, up, up)
 	b.name(e, v.Peer)
 	if v.MTU > 0 {
 		e.u32(unix.IFLA_MTU, uint32(v.MTU))

@@ -116,3 +116,36 @@ func Last(p netip.Prefix) netip.Addr {
 // First returns the first address behind the network's own: the gateway's
 // usual place.
 func First(p netip.Prefix) netip.Addr { return p.Masked().Addr().Next() }
+
+// Reserved returns how many addresses of the subnet are nobody's to have.
+func (p *Pool) Reserved() int {
+	if p.assignable(p.subnet.Addr()) {
+		return 0
+	}
+	if p.subnet.Addr().Is4() {
+		return 2
+	}
+	return 1
+}
+
+// Available returns how many addresses Get can still hand out, at most 2^64-1.
+func (p *Pool) Available() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	host := p.rng.Addr().BitLen() - p.rng.Bits()
+	if host >= 64 {
+		return ^uint64(0)
+	}
+	n := uint64(1) << host
+	for a := range p.used {
+		if p.rng.Contains(a) {
+			n--
+		}
+	}
+	for _, a := range []netip.Addr{p.subnet.Addr(), Last(p.subnet)} {
+		if p.rng.Contains(a) && !p.assignable(a) {
+			n--
+		}
+	}
+	return n
+}

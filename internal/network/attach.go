@@ -1,0 +1,177 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sort"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/network"
+
+	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/undo"
+)
+
+// Attach gives a container its namespace: with lo up and, for each network, a
+// link with address and route. A container of one default network, with no
+// wishes, gets one from the pool. What the container held before is released.
+func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
+	if r.ContainerID == "" {
+		return nil, errors.New("network: request without container")
+	}
+	if err := m.Release(ctx, r.ContainerID); err != nil {
+		return nil, err
+	}
+	var u undo.Stack
+	defer u.Run()
+	m.mu.Lock()
+	wanted, err := m.wanted(r)
+	m.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if len(r.Ports) > 0 || r.PublishAll && len(r.Exposed) > 0 {
+		if len(wanted) > 0 {
+			return nil, errdefs.ErrNotImplemented.WithMessage("published ports are not served yet")
+		}
+	}
+	box := &box{id: id.New(), name: r.ContainerName, endpoints: map[string]*network.EndpointSettings{}}
+	sb := &Sandbox{ID: box.id, Endpoints: map[string]*network.EndpointSettings{}}
+	wires, ns, err := m.wires(r, wanted, &u)
+	if err != nil {
+		return nil, err
+	}
+	sb.NS = ns
+	u.Add(func() { ns.Close() })
+	for _, w := range wires {
+		ep := w.settings()
+		box.endpoints[w.seg.ID] = ep
+		sb.Endpoints[w.seg.Name] = ep.Copy()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, errdefs.ErrUnavailable.WithMessage("the engine is shutting down")
+	}
+	m.boxes[r.ContainerID] = box
+	u.Keep()
+	return sb, nil
+}
+
+// wish is one network that a container is to be connected to.
+type wish struct {
+	seg  *segment
+	want *network.EndpointSettings // never nil
+}
+
+// wanted resolves the networks of a request, the main one first. None means a
+// namespace with a loopback alone. m.mu is held.
+func (m *Manager) wanted(r Request) ([]wish, error) {
+	mode := r.Network
+	if mode == "" || mode == network.NetworkDefault {
+		mode = network.NetworkBridge
+		if m.cfg.bridge() == "" {
+			mode = network.NetworkNone // --bridge=none: as dockerd, no network then
+		}
+	}
+	main, err := m.find(mode)
+	if err != nil {
+		return nil, err
+	}
+	if main.Driver == "host" {
+		return nil, errors.New("network: the host's own namespace needs no sandbox")
+	}
+	var out []wish
+	for ref, ep := range r.Endpoints {
+		n, err := m.find(ref)
+		if err != nil {
+			return nil, err
+		}
+		if ep == nil {
+			ep = &network.EndpointSettings{}
+		}
+		if err := n.accepts(ep); err != nil {
+			return nil, err
+		}
+		out = append(out, wish{n, ep.Copy()})
+	}
+	sort.SliceStable(out, func(i, j int) bool {
+		if a, b := out[i].seg == main, out[j].seg == main; a != b {
+			return a
+		}
+		return out[i].seg.Name < out[j].seg.Name
+	})
+	if len(out) == 0 || out[0].seg != main {
+		out = append([]wish{{main, &network.EndpointSettings{}}}, out...)
+	}
+	if len(r.MAC) > 0 && len(out[0].want.MacAddress) == 0 {
+		out[0].want.MacAddress = r.MAC
+	}
+	if main.Driver == "null" {
+		if len(out) > 1 {
+			return nil, errdefs.ErrPermissionDenied.WithMessage("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+		}
+		return out, nil
+	}
+	for _, w := range out {
+		if w.seg.link == 0 {
+			return nil, errdefs.ErrUnavailable.WithMessage("network " + w.seg.Name + " is not available")
+		}
+	}
+	return out, nil
+}
+
+// accepts refuses wishes that the network cannot fulfil, in dockerd's words.
+func (n *segment) accepts(ep *network.EndpointSettings) error {
+	if n.Name != network.NetworkBridge {
+		return nil
+	}
+	if len(ep.Aliases) > 0 {
+		return invalid("invalid endpoint settings:\nnetwork-scoped aliases are only supported for user-defined networks")
+	}
+	if c := ep.IPAMConfig; c != nil && (c.IPv4Address.IsValid() || c.IPv6Address.IsValid()) {
+		return invalid("invalid endpoint settings:\nuser specified IP address is supported only when connecting to networks with user configured subnets")
+	}
+	return nil
+}
+
+// wires makes the namespace and its links. What it takes is given back by u.
+func (m *Manager) wires(r Request, wanted []wish, u *undo.Stack) ([]*wire, *os.File, error) {
+	main := wanted[0]
+	if main.seg.Driver == "null" {
+		ns, err := m.bare(r.NS)
+		return []*wire{{seg: main.seg, want: main.want, endpoint: id.New()}}, ns, err
+	}
+	plain := len(wanted) == 1 && r.NS == nil && len(main.want.MacAddress) == 0 && main.want.IPAMConfig == nil
+	if plain && main.seg.Name == network.NetworkBridge {
+		if w := m.pool.take(); w != nil {
+			w.want, w.endpoint = main.want, id.New()
+			u.Add(func() { w.seg.addrs.Free(w.addr) })
+			return []*wire{w}, w.ns, nil
+		}
+	}
+	var wires []*wire
+	for i, x := range wanted {
+		w, err := m.plug(x, i)
+		if err != nil {
+			return nil, nil, err
+		}
+		u.Add(func() { w.seg.addrs.Free(w.addr) })
+		wires = append(wires, w)
+	}
+	if r.NS == nil {
+		ns, err := m.obtain(wires)
+		return wires, ns, err
+	}
+	ns, err := dupFile(r.NS)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := m.enter(ns, wires, true); err != nil {
+		ns.Close()
+		return nil, nil, fmt.Errorf("wire network namespace: %w", err)
+	}
+	return wires, ns, nil
+}

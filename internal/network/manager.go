@@ -1,0 +1,284 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/network"
+
+	"github.com/wherry-engine/wherry/internal/linux/nft"
+	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+	"github.com/wherry-engine/wherry/internal/network/firewall"
+	"github.com/wherry-engine/wherry/internal/network/ipam"
+)
+
+// Manager owns the networks of one engine. All methods are safe for concurrent
+// use. It acts in the network namespace in which Open was called.
+type Manager struct {
+	cfg  Config
+	home *os.File // the namespace the engine was started in
+	rt   *rtnl.Conn
+	nf   *nft.Conn // nil with the firewall off
+	pool *pool
+
+	mu       sync.Mutex
+	closed   bool
+	nets     map[string]*segment // by id
+	boxes    map[string]*box     // by container id
+	names    func(containerID string) string
+	host     hostState
+	warnings []string
+}
+
+// segment is a network as it is run here.
+type segment struct {
+	record
+	link    int // index of the bridge, 0 when the network has none
+	addrs   *ipam.Pool
+	subnet  netip.Prefix
+	gateway netip.Addr // the containers' default route; invalid for none
+	own     netip.Addr // the bridge's address
+	mtu     int
+}
+
+// box is what a container holds.
+type box struct {
+	id        string // sandbox id
+	name      string
+	endpoints map[string]*network.EndpointSettings // by network id
+}
+
+// Open brings up what the configuration asks for: the default bridge, the
+// rules, forwarding. What is there already is kept as it is, so that running
+// containers notice nothing; their addresses come back with Adopt, which
+// belongs before the first Attach.
+func Open(_ context.Context, cfg Config) (*Manager, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	m := &Manager{cfg: cfg, nets: map[string]*segment{}, boxes: map[string]*box{}}
+	if err := m.open(); err != nil {
+		m.shut()
+		return nil, err
+	}
+	return m, nil
+}
+
+func (m *Manager) open() error {
+	var err error
+	if m.home, err = rtnl.Current(); err != nil {
+		return err
+	}
+	if m.rt, err = rtnl.Dial(); err != nil {
+		return err
+	}
+	for _, dir := range []string{m.cfg.Root, m.cfg.ExecRoot} {
+		if dir == "" {
+			continue
+		}
+		if err := os.MkdirAll(filepath.Join(dir, "network"), 0o700); err != nil {
+			return err
+		}
+	}
+	if m.host, err = loadHostState(m.cfg.ExecRoot); err != nil {
+		return err
+	}
+	if err := m.loadNetworks(); err != nil {
+		return err
+	}
+	if err := m.openBridge(); err != nil {
+		return fmt.Errorf(`error creating default "bridge" network: %w`, err)
+	}
+	if m.cfg.Firewall {
+		if m.nf, err = nft.Dial(m.home); err != nil {
+			return err
+		}
+	}
+	forward, err := m.decideForwarding()
+	if err != nil {
+		return err
+	}
+	// The rules come first: between the two this host must not be an open router.
+	if err := m.assertRules(); err != nil {
+		return err
+	}
+	if forward {
+		if err := rtnl.WriteSysctl(ipForward, "1"); err != nil {
+			return fmt.Errorf("enable net.ipv4.ip_forward (--ip-forward=false leaves it alone): %w", err)
+		}
+	}
+	m.pool = newPool(m)
+	return nil
+}
+
+// plan is the table that the present state asks for. m.mu is held, or the
+// Manager is not yet shared.
+func (m *Manager) plan() *nft.Table {
+	s := firewall.State{LocalPublish: !m.cfg.NoLocalPublish, CloseForward: m.host.Forwarding == "0" && !m.cfg.IPForwardOpen}
+	for _, n := range m.ordered() {
+		if n.link == 0 {
+			continue
+		}
+		s.Networks = append(s.Networks, firewall.Network{Bridge: n.bridgeName(), Subnet: n.subnet, ICC: n.icc(), Masquerade: n.masquerade(), Internal: n.Internal})
+	}
+	return firewall.Plan(s)
+}
+
+// assertRules puts the table in place in one transaction.
+func (m *Manager) assertRules() error {
+	if m.nf == nil {
+		return nil
+	}
+	if err := m.nf.Replace(m.plan()); err != nil {
+		return err
+	}
+	drops, err := m.nf.ForwardDrops(firewall.TableName)
+	if err != nil {
+		return err
+	}
+	m.warnings = nil
+	for _, chain := range drops {
+		m.warnings = append(m.warnings, "nftables chain "+chain+" drops forwarded packets by policy; containers reach other hosts only as far as its rules accept them")
+	}
+	return nil
+}
+
+// Warnings tells what on this host stands in the way of containers' traffic.
+func (m *Manager) Warnings() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append([]string(nil), m.warnings...)
+}
+
+// SetNames tells how a container's name is found, for the Containers part of
+// Inspect; without it the name of the Request is shown.
+func (m *Manager) SetNames(name func(containerID string) string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.names = name
+}
+
+// Refill lets the pool fill up in the background now: the caller has answered
+// its client. Without this call it fills once no Attach has come for a while.
+func (m *Manager) Refill() { m.pool.refill() }
+
+// Adopt takes over a container that was started by an earlier engine: its
+// addresses are its own again. eps is by network name, as Sandbox.Endpoints was;
+// pid is its main process (its namespace is entered only when it must change).
+func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSettings, pid int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := &box{id: "", endpoints: map[string]*network.EndpointSettings{}}
+	var failed []error
+	for name, ep := range eps {
+		n, err := m.find(name)
+		if errdefs.IsNotFound(err) && ep.NetworkID != "" {
+			n, err = m.find(ep.NetworkID)
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("adopt container %s: %w", containerID, err))
+			continue
+		}
+		if n.addrs != nil && ep.IPAddress.IsValid() {
+			err := n.addrs.Take(ep.IPAddress)
+			if errdefs.IsAlreadyExists(err) && m.pool.evict(n, ep.IPAddress) {
+				err = n.addrs.Take(ep.IPAddress)
+			}
+			if err != nil {
+				failed = append(failed, fmt.Errorf("adopt container %s: address %s: %w", containerID, ep.IPAddress, err))
+				continue
+			}
+		}
+		b.endpoints[n.ID] = ep.Copy()
+	}
+	m.boxes[containerID] = b
+	return errors.Join(failed...)
+}
+
+// Release gives back what the container held. The links go with its namespace,
+// which nobody waits for. A container that holds nothing is no error.
+func (m *Manager) Release(_ context.Context, containerID string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := m.boxes[containerID]
+	if b == nil {
+		return nil
+	}
+	delete(m.boxes, containerID)
+	for id, ep := range b.endpoints {
+		if n := m.nets[id]; n != nil && n.addrs != nil && ep.IPAddress.IsValid() {
+			n.addrs.Free(ep.IPAddress)
+		}
+	}
+	return nil
+}
+
+// Close stops the background work. With removeHostState it also takes the
+// bridges, the rules and the changed host settings away, for an engine that
+// leaves nothing behind; containers that still run lose their network.
+func (m *Manager) Close(removeHostState bool) error {
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return nil
+	}
+	m.closed = true
+	m.mu.Unlock()
+	if m.pool != nil {
+		m.pool.close()
+	}
+	var failed []error
+	if removeHostState {
+		failed = append(failed, m.removeHostState())
+	}
+	m.shut()
+	return errors.Join(failed...)
+}
+
+func (m *Manager) removeHostState() error {
+	var failed []error
+	if m.nf != nil {
+		failed = append(failed, m.nf.Delete(firewall.TableName))
+	}
+	for _, n := range m.ordered() {
+		if n.link == 0 || n.UserBridge {
+			continue
+		}
+		var b rtnl.Batch
+		b.DelLink(n.link)
+		failed = append(failed, m.rt.Do(&b))
+	}
+	failed = append(failed, m.restoreHost())
+	return errors.Join(failed...)
+}
+
+func (m *Manager) shut() {
+	for _, c := range []func(){
+		func() {
+			if m.rt != nil {
+				m.rt.Close()
+			}
+		},
+		func() {
+			if m.nf != nil {
+				m.nf.Close()
+			}
+		},
+		func() {
+			if m.home != nil {
+				m.home.Close()
+			}
+		},
+	} {
+		c()
+	}
+}
+
+func logger() *slog.Logger { return slog.With("part", "network") }

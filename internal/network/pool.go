@@ -1,0 +1,228 @@
+package network
+
+import (
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/moby/moby/api/types/network"
+
+	"github.com/wherry-engine/wherry/internal/id"
+)
+
+// quiet is how long no Attach must have come before the pool fills without
+// being told to.
+const quiet = 30 * time.Millisecond
+
+// pool keeps namespaces ready for containers of the default network and for
+// containers without one. It only hides latency: empty or of size 0,
+// everything works the same. The namespaces are descriptors of this process
+// and go with it, their links and addresses too.
+type pool struct {
+	m      *Manager
+	size   int // wired
+	spares int // with a loopback alone
+
+	mu     sync.Mutex
+	ready  []*wire
+	bare   []*os.File
+	closed bool
+	takes  uint64 // counts hand-outs; the worker pauses for each
+	idle   *time.Timer
+	wake   chan struct{}
+	done   chan struct{}
+	ended  chan struct{}
+}
+
+func newPool(m *Manager) *pool {
+	p := &pool{m: m, size: m.cfg.PoolSize, wake: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{})}
+	if p.size == 0 {
+		p.size = DefaultPoolSize
+	}
+	p.size = max(p.size, 0)
+	p.spares = min(p.size, 2)
+	p.idle = time.AfterFunc(quiet, p.refill)
+	go p.work()
+	return p
+}
+
+// take hands out a wired namespace of the default network, nil when none is
+// ready. The caller now owns its descriptor and its address.
+func (p *pool) take() *wire {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taken()
+	if len(p.ready) == 0 {
+		return nil
+	}
+	w := p.ready[0]
+	p.ready = slices.Delete(p.ready, 0, 1)
+	return w
+}
+
+// takeBare hands out a namespace with a loopback alone, nil when none is ready.
+func (p *pool) takeBare() *os.File {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taken()
+	if len(p.bare) == 0 {
+		return nil
+	}
+	ns := p.bare[0]
+	p.bare = slices.Delete(p.bare, 0, 1)
+	return ns
+}
+
+// taken puts the filling off: the start that this is for comes first.
+func (p *pool) taken() {
+	p.takes++
+	if !p.closed && p.size > 0 {
+		p.idle.Reset(quiet)
+	}
+}
+
+func (p *pool) refill() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// evict drops a waiting namespace that has the address; it reports whether
+// there was one.
+func (p *pool) evict(n *segment, a netip.Addr) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, w := range p.ready {
+		if w.seg == n && w.addr == a {
+			p.ready = slices.Delete(p.ready, i, i+1)
+			w.ns.Close()
+			n.addrs.Free(a)
+			return true
+		}
+	}
+	return false
+}
+
+// held returns how many addresses of a network wait in the pool.
+func (p *pool) held(n *segment) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	count := 0
+	for _, w := range p.ready {
+		if w.seg == n {
+			count++
+		}
+	}
+	return count
+}
+
+func (p *pool) work() {
+	defer close(p.ended)
+	for {
+		select {
+		case <-p.done:
+			return
+		case <-p.wake:
+		}
+		p.fill()
+	}
+}
+
+// fill makes one namespace after the other until the pool is full, and stops
+// when an Attach comes in between: the event after it wakes the worker again.
+func (p *pool) fill() {
+	p.mu.Lock()
+	start := p.takes
+	p.mu.Unlock()
+	for {
+		p.mu.Lock()
+		stop := p.closed || p.takes != start
+		wired, bare := len(p.ready) < p.size, len(p.bare) < p.spares
+		p.mu.Unlock()
+		if stop {
+			return
+		}
+		var err error
+		switch {
+		case wired && p.m.cfg.bridge() != "":
+			err = p.addWired()
+		case bare:
+			err = p.addBare()
+		default:
+			return
+		}
+		if err != nil {
+			logger().Warn("no network namespace for the pool", "error", err)
+			return
+		}
+	}
+}
+
+func (p *pool) addWired() error {
+	p.m.mu.Lock()
+	n, err := p.m.find(network.NetworkBridge)
+	p.m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	w, err := p.m.plug(wish{n, &network.EndpointSettings{}}, 0)
+	if err != nil {
+		return err
+	}
+	w.ns, err = p.m.spawn([]*wire{w})
+	if err != nil {
+		n.addrs.Free(w.addr)
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		w.ns.Close()
+		n.addrs.Free(w.addr)
+		return nil
+	}
+	p.ready = append(p.ready, w)
+	return nil
+}
+
+func (p *pool) addBare() error {
+	ns, err := p.m.spawn(nil)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		ns.Close()
+		return nil
+	}
+	p.bare = append(p.bare, ns)
+	return nil
+}
+
+// close lets everything that waits go and returns when the worker has ended.
+func (p *pool) close() {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return
+	}
+	p.closed = true
+	p.idle.Stop()
+	for _, w := range p.ready {
+		w.ns.Close()
+		w.seg.addrs.Free(w.addr)
+	}
+	for _, ns := range p.bare {
+		ns.Close()
+	}
+	p.ready, p.bare = nil, nil
+	p.mu.Unlock()
+	close(p.done)
+	<-p.ended
+}
+
+func newEndpointID() string { return id.New() }
