@@ -40,27 +40,11 @@ func Hosts(in HostsInput) ([]byte, error) {
 		line("ff02::1", "ip6-allnodes")
 		line("ff02::2", "ip6-allrouters")
 	}
-	for _, e := range in.Extra {
-		// The name ends at the first colon; an IPv6 address has more of them.
-		name, addr, ok := strings.Cut(e, ":")
-		if !ok || name == "" {
-			return nil, errdefs.ErrInvalidArgument.WithMessage("bad format for add-host: \"" + e + "\"")
-		}
-		if addr == HostGateway {
-			if len(in.Gateway) == 0 {
-				return nil, errdefs.ErrInvalidArgument.WithMessage("unable to derive the IP value for host-gateway")
-			}
-			for _, g := range in.Gateway {
-				line(g.String(), name)
-			}
-			continue
-		}
-		a, err := netip.ParseAddr(strings.Trim(addr, "[]"))
-		if err != nil {
-			return nil, errdefs.ErrInvalidArgument.WithMessage("invalid IP address in add-host: \"" + addr + "\"")
-		}
-		line(a.String(), name)
+	extra, err := ExtraHosts(in.Extra, in.Gateway)
+	if err != nil {
+		return nil, err
 	}
+	b.Write(extra)
 	for _, l := range in.Links {
 		line(l.Addr.String(), strings.Join(l.Names, " "))
 	}
@@ -72,6 +56,34 @@ func Hosts(in HostsInput) ([]byte, error) {
 		if own != "" {
 			line(a.String(), own)
 		}
+	}
+	return b.Bytes(), nil
+}
+
+// ExtraHosts are the lines of --add-host entries.
+func ExtraHosts(entries []string, gateway []netip.Addr) ([]byte, error) {
+	var b bytes.Buffer
+	line := func(a, names string) { b.WriteString(a + "\t" + names + "\n") }
+	for _, e := range entries {
+		// The name ends at the first colon; an IPv6 address has more of them.
+		name, addr, ok := strings.Cut(e, ":")
+		if !ok || name == "" {
+			return nil, errdefs.ErrInvalidArgument.WithMessage("bad format for add-host: \"" + e + "\"")
+		}
+		if addr == HostGateway {
+			if len(gateway) == 0 {
+				return nil, errdefs.ErrInvalidArgument.WithMessage("unable to derive the IP value for host-gateway")
+			}
+			for _, g := range gateway {
+				line(g.String(), name)
+			}
+			continue
+		}
+		a, err := netip.ParseAddr(strings.Trim(addr, "[]"))
+		if err != nil {
+			return nil, errdefs.ErrInvalidArgument.WithMessage("invalid IP address in add-host: \"" + addr + "\"")
+		}
+		line(a.String(), name)
 	}
 	return b.Bytes(), nil
 }
