@@ -1,0 +1,215 @@
+package httpapi
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/image"
+
+	imagestore "github.com/wherry-engine/wherry/internal/image"
+)
+
+func imageRoutes(b *Backends) []route {
+	h := imageHandlers{b}
+	t := transferHandlers{b}
+	return []route{
+		{method: get, path: "/images/json", handle: h.list},
+		{method: get, path: "/images/{name}/history", handle: h.history},
+		{method: get, path: "/images/{name}/json", handle: h.inspect},
+		{method: post, path: "/images/prune", handle: h.prune, since: 25},
+		{method: post, path: "/images/{name}/tag", handle: h.tag},
+		{method: remove, path: "/images/{name}", handle: h.remove},
+		{method: get, path: "/images/get", handle: t.save},
+		{method: get, path: "/images/{name}/get", handle: t.save},
+		{method: post, path: "/images/load", handle: t.load},
+		{method: post, path: "/images/create", handle: t.create},
+	}
+}
+
+type imageHandlers struct{ *Backends }
+
+func (h imageHandlers) list(c *call) error {
+	f, err := c.filters()
+	if err != nil {
+		return err
+	}
+	if name := c.arg("filter"); name != "" && c.version.before(25) && !f.Has("reference") {
+		f["reference"] = []string{name}
+	}
+	o := imagestore.ListOptions{All: c.flag("all"), Filters: f, Digests: c.flag("digests")}
+	o.SharedSize = !c.version.before(42) && c.flag("shared-size")
+	o.Manifests = !c.version.before(47) && c.flag("manifests")
+	list, err := h.Images.List(c.ctx(), o)
+	if err != nil {
+		return err
+	}
+	out := make([]any, len(list))
+	for i, one := range list {
+		out[i] = legacyImage(one, c.version)
+	}
+	return c.reply(http.StatusOK, out)
+}
+
+func legacyImage(from *image.Summary, v version) any {
+	s := *from
+	if v.before(43) && len(s.RepoTags) == 0 && len(s.RepoDigests) == 0 {
+		s.RepoTags, s.RepoDigests = []string{"<none>:<none>"}, []string{"<none>@<none>"}
+	}
+	if s.RepoTags == nil {
+		s.RepoTags = []string{}
+	}
+	if s.RepoDigests == nil {
+		s.RepoDigests = []string{}
+	}
+	if v.before(48) {
+		s.Descriptor = nil
+	}
+	if v.before(51) {
+		s.Containers = -1
+	}
+	if v.before(44) {
+		return extended{&s, fields{"VirtualSize": s.Size}}
+	}
+	return &s
+}
+
+func (h imageHandlers) inspect(c *call) error {
+	if !c.version.before(49) && c.arg("platform") != "" {
+		return notServed("image inspect of another platform")
+	}
+	r, err := h.Images.Inspect(c.ctx(), c.name)
+	if err != nil {
+		return err
+	}
+	if !c.flag("manifests") && r.Manifests != nil {
+		plain := *r
+		plain.Manifests = nil
+		r = &plain
+	}
+	return c.reply(http.StatusOK, legacyImageInspect(r, c.version))
+}
+
+// legacyImageInspect gives older clients the members that newer versions leave
+// out, some of them always empty.
+func legacyImageInspect(from *image.InspectResponse, v version) any {
+	r := *from
+	if r.RepoTags == nil {
+		r.RepoTags = []string{}
+	}
+	if r.RepoDigests == nil {
+		r.RepoDigests = []string{}
+	}
+	if v.before(48) {
+		r.Descriptor = nil
+	}
+	if v.before(53) {
+		r.Identity = nil
+	}
+	if !v.before(52) {
+		return &r
+	}
+	config := fields{
+		"Cmd": nil, "Entrypoint": nil, "Env": nil, "Labels": nil, "OnBuild": nil, "User": "", "Volumes": nil, "WorkingDir": "",
+	}
+	if v.before(50) {
+		for _, name := range []string{"AttachStderr", "AttachStdin", "AttachStdout", "OpenStdin", "StdinOnce", "Tty"} {
+			config[name] = false
+		}
+		for _, name := range []string{"Domainname", "Hostname", "Image"} {
+			config[name] = ""
+		}
+	}
+	more := fields{"Parent": "", "Comment": "", "DockerVersion": "", "Author": "", "Config": config}
+	if v.before(45) {
+		more["Container"] = ""
+		more["ContainerConfig"] = nil
+	}
+	if v.before(44) {
+		more["VirtualSize"] = r.Size
+		if r.Created == "" {
+			r.Created = time.Time{}.Format(time.RFC3339Nano)
+		}
+	}
+	return extended{&r, more}
+}
+
+func (h imageHandlers) history(c *call) error {
+	if !c.version.before(48) && c.arg("platform") != "" {
+		return notServed("the history of another platform")
+	}
+	r, err := h.Images.History(c.ctx(), c.name)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, r)
+}
+
+func (h imageHandlers) tag(c *call) error {
+	target, err := tagOf(c.arg("repo"), c.arg("tag"))
+	if err != nil {
+		return err
+	}
+	if target == "" {
+		return invalid("invalid reference format: repository name must have at least one component")
+	}
+	if err := h.Images.Tag(c.lasting(), c.name, target); err != nil {
+		return err
+	}
+	c.w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+// tagOf joins a repository and a tag, "latest" if there is none. Without a
+// repository there is no name.
+func tagOf(repo, tag string) (string, error) {
+	if repo == "" {
+		return "", nil
+	}
+	named, err := reference.ParseNormalizedNamed(repo)
+	if err != nil {
+		return "", invalid(err.Error())
+	}
+	if _, ok := named.(reference.Digested); ok {
+		return "", invalid("cannot import digest reference")
+	}
+	if tag != "" {
+		if named, err = reference.WithTag(reference.TrimNamed(named), tag); err != nil {
+			return "", invalid(err.Error())
+		}
+	}
+	if reference.FamiliarName(named) == "sha256" {
+		return "", invalid("refusing to create an ambiguous tag using digest algorithm as name")
+	}
+	return reference.FamiliarString(reference.TagNameOnly(named)), nil
+}
+
+func (h imageHandlers) remove(c *call) error {
+	if strings.TrimSpace(c.name) == "" {
+		return invalid("image name cannot be blank")
+	}
+	if !c.version.before(50) && len(c.query["platforms"]) > 0 {
+		return notServed("removing single platforms of an image")
+	}
+	r, err := h.Images.Remove(c.lasting(), c.name, imagestore.RemoveOptions{Force: c.flag("force"), NoPrune: c.flag("noprune")})
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, r)
+}
+
+func (h imageHandlers) prune(c *call) error {
+	if h.ImagePruner == nil {
+		return notServed("image prune")
+	}
+	f, err := c.filters()
+	if err != nil {
+		return err
+	}
+	r, err := h.ImagePruner.Prune(c.lasting(), f)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, r)
+}

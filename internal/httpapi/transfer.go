@@ -1,0 +1,198 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/jsonstream"
+	"github.com/moby/moby/api/types/registry"
+	"github.com/opencontainers/go-digest"
+)
+
+// transferHandlers are the routes that move whole images. Their answer is a
+// stream of JSON objects; an error before the first one has a status, one
+// after it comes as the last object.
+type transferHandlers struct{ *Backends }
+
+// progress is such a stream. Nothing is sent before the first message.
+type progress struct{ c *call }
+
+func (p progress) send(m jsonstream.Message) {
+	var v any = m
+	if m.Error != nil {
+		v = extended{m, fields{"error": m.Error.Message}} // where clients before 1.48 look
+	}
+	data, err := marshal(v)
+	if err != nil {
+		return // a type of ours that cannot be written: there is none
+	}
+	p.c.w.Header().Set("Content-Type", "application/json")
+	_, _ = p.c.w.Write(append(data, '\r', '\n')) // the work's context ends with the client
+	p.c.w.flush()
+}
+
+func (p progress) end(err error) error {
+	if err == nil || !p.c.w.begun {
+		return err
+	}
+	p.send(jsonstream.Message{Error: &jsonstream.Error{Message: err.Error()}})
+	return nil
+}
+
+func (h transferHandlers) load(c *call) error {
+	if !c.version.before(48) && len(c.query["platform"]) > 0 {
+		return notServed("loading single platforms of an image")
+	}
+	quiet := true
+	if c.query.Has("quiet") {
+		quiet = c.flag("quiet")
+	}
+	p := progress{c}
+	err := h.Images.Load(c.ctx(), c.Body, quiet, p.send)
+	if err != nil && !c.w.begun {
+		// As dockerd: the errors of a load come in the stream.
+		p.send(jsonstream.Message{Error: &jsonstream.Error{Message: err.Error()}})
+		return nil
+	}
+	if err == nil && !c.w.begun {
+		c.w.Header().Set("Content-Type", "application/json")
+	}
+	return p.end(err)
+}
+
+func (h transferHandlers) save(c *call) error {
+	if !c.version.before(48) && len(c.query["platform"]) > 0 {
+		return notServed("saving single platforms of an image")
+	}
+	names := c.query["names"]
+	if c.name != "" {
+		names = []string{c.name}
+	}
+	if len(names) == 0 {
+		return invalid("no images to save")
+	}
+	c.w.Header().Set("Content-Type", "application/x-tar")
+	return h.Images.Save(c.ctx(), names, c.w)
+}
+
+func (h transferHandlers) create(c *call) error {
+	if c.arg("fromImage") != "" {
+		return h.pull(c)
+	}
+	return h.importTar(c)
+}
+
+func (h transferHandlers) pull(c *call) error {
+	ref, err := pullReference(c.arg("fromImage"), c.arg("tag"))
+	if err != nil {
+		return err
+	}
+	platform := ""
+	if !c.version.before(32) {
+		platform = c.arg("platform")
+	}
+	p := progress{c}
+	if h.Puller != nil {
+		return p.end(h.Puller.Pull(c.ctx(), ref, platform, c.Header.Get(registry.AuthHeader), p.send))
+	}
+	// Without a registry client an image that is here, or built in, is all there can be.
+	if _, err := h.Images.Inspect(c.ctx(), ref); err != nil {
+		if errdefs.IsNotFound(err) {
+			return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf(
+				"cannot pull %s: registries are not served by this version of wherryd; bring images in with load or import", ref))
+		}
+		return err
+	}
+	p.send(jsonstream.Message{Status: "Status: Image is here, no registry was asked: " + ref})
+	return nil
+}
+
+// pullReference joins name and tag; the tag may be a digest.
+func pullReference(name, tag string) (string, error) {
+	named, err := reference.ParseNormalizedNamed(strings.TrimSuffix(name, ":"))
+	if err != nil {
+		return "", invalid(err.Error())
+	}
+	if tag != "" {
+		if d, derr := digest.Parse(tag); derr == nil {
+			named, err = reference.WithDigest(reference.TrimNamed(named), d)
+		} else {
+			named, err = reference.WithTag(named, tag)
+		}
+		if err != nil {
+			return "", invalid(err.Error())
+		}
+	}
+	if reference.FamiliarName(named) == "scratch" {
+		return "", errdefs.ErrPermissionDenied.WithMessage("'scratch' is a reserved name")
+	}
+	return reference.FamiliarString(reference.TagNameOnly(named)), nil
+}
+
+// importTar makes an image of the tar that the body or an address holds.
+func (h transferHandlers) importTar(c *call) error {
+	src := c.arg("fromSrc")
+	name, err := tagOf(c.arg("repo"), c.arg("tag"))
+	if err != nil {
+		return err
+	}
+	message := c.arg("message")
+	if message == "" {
+		message = "Imported from " + src
+	}
+	platform := ""
+	if !c.version.before(32) {
+		platform = c.arg("platform")
+	}
+	p := progress{c}
+	tar := io.Reader(c.Body)
+	if src != "-" {
+		body, from, err := fetch(c.ctx(), src)
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		p.send(jsonstream.Message{Status: "Downloading from " + from})
+		tar = body
+	}
+	id, err := h.Images.Import(c.ctx(), tar, name, message, c.query["changes"], platform)
+	if err != nil {
+		return p.end(err)
+	}
+	p.send(jsonstream.Message{Status: id.String()})
+	return nil
+}
+
+// fetch gets a tar from an address of the client's choice.
+func fetch(ctx context.Context, src string) (io.ReadCloser, string, error) {
+	if !strings.Contains(src, "://") {
+		src = "http://" + src
+	}
+	u, err := url.Parse(src)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, "", invalid(fmt.Sprintf("invalid source %q: not an http or https address", src))
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, "", invalid(err.Error())
+	}
+	client := http.Client{Transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, ResponseHeaderTimeout: time.Minute, DisableKeepAlives: true,
+	}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, "", errdefs.ErrUnavailable.WithMessage(err.Error())
+	}
+	if resp.StatusCode >= 400 {
+		resp.Body.Close()
+		return nil, "", invalid(fmt.Sprintf("failed to GET %s with status %s", u, resp.Status))
+	}
+	return resp.Body, u.String(), nil
+}

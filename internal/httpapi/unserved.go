@@ -1,0 +1,92 @@
+package httpapi
+
+import "github.com/containerd/errdefs"
+
+// unservedRoutes are the rest of the Engine API: known, and refused by name,
+// so that a client sees the difference between a wrong address and a missing
+// part. A line goes away when its part comes.
+func unservedRoutes() []route {
+	no := func(what string) func(*call) error {
+		return func(*call) error { return notServed(what) }
+	}
+	noManager := func(*call) error {
+		return errdefs.ErrUnavailable.WithMessage(`This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`)
+	}
+	noMember := func(*call) error {
+		return errdefs.ErrUnavailable.WithMessage("This node is not part of a swarm")
+	}
+	return []route{
+		{method: post, path: "/auth", handle: no("logging in to a registry")},
+		{method: get, path: "/system/df", handle: no("system df")},
+		{method: get, path: "/containers/{name}/export", handle: no("export")},
+		{method: get, path: "/containers/{name}/changes", handle: no("diff")},
+		{method: get, path: "/containers/{name}/stats", handle: no("stats")},
+		{method: get, path: "/containers/{name}/archive", handle: no("cp")},
+		{method: head, path: "/containers/{name}/archive", handle: no("cp")},
+		{method: put, path: "/containers/{name}/archive", handle: no("cp")},
+		{method: get, path: "/containers/{name}/checkpoints", handle: no("checkpoint")},
+		{method: post, path: "/containers/{name}/checkpoints", handle: no("checkpoint")},
+		{method: post, path: "/commit", handle: no("commit")},
+		{method: get, path: "/images/search", handle: no("search")},
+		{method: post, path: "/images/{name}/push", handle: no("push")},
+		{method: get, path: "/images/{name}/attestations", handle: no("image attestations"), since: 55},
+		{method: get, path: "/distribution/{name}/json", handle: no("looking at a registry"), since: 30},
+		{method: post, path: "/build", handle: no("build")},
+		{method: post, path: "/build/prune", handle: no("build"), since: 31},
+		{method: post, path: "/build/cancel", handle: no("build")},
+		{method: post, path: "/session", handle: no("build")},
+		{method: post, path: "/grpc", handle: no("build")},
+		{method: post, path: "/networks/create", handle: no("network create")},
+		{method: post, path: "/networks/prune", handle: no("network prune"), since: 25},
+		{method: post, path: "/networks/{name}/connect", handle: no("network connect")},
+		{method: post, path: "/networks/{name}/disconnect", handle: no("network disconnect")},
+		{method: remove, path: "/networks/{name}", handle: no("network rm")},
+		{method: get, path: "/volumes", handle: no("volume")},
+		{method: get, path: "/volumes/{name}", handle: no("volume")},
+		{method: post, path: "/volumes/create", handle: no("volume")},
+		{method: post, path: "/volumes/prune", handle: no("volume"), since: 25},
+		{method: put, path: "/volumes/{name}", handle: no("volume"), since: 42},
+		{method: remove, path: "/volumes/{name}", handle: no("volume")},
+		{method: get, path: "/plugins", handle: no("plugin")},
+		{method: get, path: "/plugins/privileges", handle: no("plugin")},
+		{method: get, path: "/plugins/{name}/json", handle: no("plugin")},
+		{method: post, path: "/plugins/pull", handle: no("plugin")},
+		{method: post, path: "/plugins/create", handle: no("plugin")},
+		{method: post, path: "/plugins/{name}/enable", handle: no("plugin")},
+		{method: post, path: "/plugins/{name}/disable", handle: no("plugin")},
+		{method: post, path: "/plugins/{name}/push", handle: no("plugin")},
+		{method: post, path: "/plugins/{name}/upgrade", handle: no("plugin"), since: 26},
+		{method: post, path: "/plugins/{name}/set", handle: no("plugin")},
+		{method: remove, path: "/plugins/{name}", handle: no("plugin")},
+		{method: post, path: "/swarm/init", handle: no("swarm")},
+		{method: post, path: "/swarm/join", handle: no("swarm")},
+		{method: post, path: "/swarm/leave", handle: noMember},
+		{method: get, path: "/swarm", handle: noManager},
+		{method: get, path: "/swarm/unlockkey", handle: noManager},
+		{method: post, path: "/swarm/update", handle: noManager},
+		{method: post, path: "/swarm/unlock", handle: noMember},
+		{method: get, path: "/services", handle: noManager},
+		{method: post, path: "/services/create", handle: noManager},
+		{method: get, path: "/services/{name}/logs", handle: noManager},
+		{method: get, path: "/services/{name}", handle: noManager},
+		{method: post, path: "/services/{name}/update", handle: noManager},
+		{method: remove, path: "/services/{name}", handle: noManager},
+		{method: get, path: "/nodes", handle: noManager},
+		{method: get, path: "/nodes/{name}", handle: noManager},
+		{method: post, path: "/nodes/{name}/update", handle: noManager},
+		{method: remove, path: "/nodes/{name}", handle: noManager},
+		{method: get, path: "/tasks", handle: noManager},
+		{method: get, path: "/tasks/{name}/logs", handle: noManager},
+		{method: get, path: "/tasks/{name}", handle: noManager},
+		{method: get, path: "/secrets", handle: noManager, since: 25},
+		{method: post, path: "/secrets/create", handle: noManager, since: 25},
+		{method: get, path: "/secrets/{name}", handle: noManager, since: 25},
+		{method: post, path: "/secrets/{name}/update", handle: noManager, since: 25},
+		{method: remove, path: "/secrets/{name}", handle: noManager, since: 25},
+		{method: get, path: "/configs", handle: noManager, since: 30},
+		{method: post, path: "/configs/create", handle: noManager, since: 30},
+		{method: get, path: "/configs/{name}", handle: noManager, since: 30},
+		{method: post, path: "/configs/{name}/update", handle: noManager, since: 30},
+		{method: remove, path: "/configs/{name}", handle: noManager, since: 30},
+	}
+}
