@@ -323,8 +323,7 @@ func (d dnat) lower(l *lowering) error {
 	if set == nil {
 		return fmt.Errorf("nft: no map %s", d.set)
 	}
-	word, family, words := d.family()
-	l.require(word)
+	_, family, words := d.family()
 	l.load(d.fields)
 	l.out = append(l.out,
 		&expr.Lookup{SourceRegister: firstRegister(d.fields), DestRegister: unix.NFT_REG_1, IsDestRegSet: true, SetName: set.Name, SetID: set.ID},

@@ -1,0 +1,161 @@
+package firewall
+
+import (
+	"flag"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/linux/nft"
+	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+func ip(s string) netip.Addr    { return netip.MustParseAddr(s) }
+
+var states = map[string]State{
+	"empty":            {},
+	"default":          {LocalPublish: true, CloseForward: true, Networks: []Network{{Bridge: "wherry0", Subnet: pfx("172.17.0.0/16"), ICC: true, Masquerade: true}}},
+	"no_local_publish": {Networks: []Network{{Bridge: "wherry0", Subnet: pfx("172.17.0.0/16"), Masquerade: true}}},
+	"several": {
+		LocalPublish: true,
+		Networks: []Network{
+			{Bridge: "wherry0", Subnet: pfx("172.17.0.0/16"), ICC: true, Masquerade: true},
+			{Bridge: "br-0123456789ab", Subnet: pfx("172.18.0.0/16"), ICC: true, Masquerade: true},
+			{Bridge: "br-internal", Subnet: pfx("192.168.16.0/20"), ICC: true, Internal: true},
+			{Bridge: "br-routed", Subnet: pfx("10.9.0.0/24")},
+		},
+		Publications: []Publication{
+			{Proto: "tcp", HostPort: 8080, IP: ip("172.17.0.2"), Port: 80},
+			{Proto: "udp", HostIP: ip("0.0.0.0"), HostPort: 53, IP: ip("172.18.0.2"), Port: 5353},
+			{Proto: "tcp", HostIP: ip("127.0.0.1"), HostPort: 8080, IP: ip("172.18.0.3"), Port: 80},
+			{Proto: "sctp", HostIP: ip("192.0.2.7"), HostPort: 9, IP: ip("172.18.0.3"), Port: 9},
+		},
+	},
+}
+
+func TestPlan(t *testing.T) {
+	for name, s := range states {
+		t.Run(name, func(t *testing.T) {
+			got := Plan(s).String()
+			file := filepath.Join("testdata", name+".nft")
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(string(want), got); d != "" {
+				t.Errorf("%s (-want +got):\n%s", file, d)
+			}
+		})
+	}
+}
+
+// TestKernelAgrees applies every plan through netlink and, in a second
+// namespace, its text through the nft program: the kernel must show the same.
+func TestKernelAgrees(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if strings.Contains(os.Getenv("WHERRY_REQUIRE"), "root") {
+			t.Fatal("this test needs root, which was promised")
+		}
+		t.Skip("needs root")
+	}
+	tool, err := exec.LookPath("nft")
+	if err != nil {
+		t.Skip("needs the nft program to compare with")
+	}
+	// This goroutine's thread is never given back: it ends with the test.
+	runtime.LockOSThread()
+	home, err := rtnl.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer home.Close()
+	for name, s := range states {
+		plan := Plan(s)
+		netlink := inNew(t, func(ns *os.File) {
+			c, err := nft.Dial(ns)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			for range 2 { // idempotent
+				if err := c.Replace(plan); err != nil {
+					t.Fatalf("%s: %v", name, err)
+				}
+			}
+			bare := s
+			bare.Publications = nil
+			if err := c.Replace(Plan(bare)); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Update(plan, Publish(s.Publications, nil)); err != nil {
+				t.Fatalf("%s: publish: %v", name, err)
+			}
+			if len(s.Publications) > 0 {
+				if err := c.Update(plan, Publish(s.Publications[:1], s.Publications[:1])); err != nil {
+					t.Fatalf("%s: publish again: %v", name, err)
+				}
+			}
+		}, tool, "list", "ruleset")
+		text := inNew(t, func(*os.File) {
+			cmd := exec.Command(tool, "-f", "-")
+			cmd.Stdin = strings.NewReader(plan.String())
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%s: nft -f: %v\n%s\n%s", name, err, out, plan)
+			}
+		}, tool, "list", "ruleset")
+		if d := cmp.Diff(text, netlink); d != "" {
+			t.Errorf("%s (-text +netlink):\n%s", name, d)
+		}
+		if !strings.Contains(netlink, "chain guard") {
+			t.Errorf("%s: the kernel has no table: %s", name, netlink)
+		}
+	}
+	if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// inNew moves the thread to a new namespace, runs fn and then a program there,
+// and returns the program's output without what differs by chance.
+func inNew(t *testing.T, fn func(ns *os.File), argv ...string) string {
+	t.Helper()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	ns, err := rtnl.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	fn(ns)
+	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", argv, err, out)
+	}
+	// Elements of hash sets come in the order of a random seed.
+	return regexp.MustCompile(`(?s)elements = \{.*?\}`).ReplaceAllStringFunc(string(out), func(s string) string {
+		f := strings.FieldsFunc(strings.Trim(strings.TrimPrefix(s, "elements = "), "{}"), func(r rune) bool { return r == ',' || r == '\n' })
+		for i := range f {
+			f[i] = strings.TrimSpace(f[i])
+		}
+		slices.Sort(f)
+		return "elements = {" + strings.Join(f, ", ") + "}"
+	})
+}
