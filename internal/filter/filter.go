@@ -10,7 +10,9 @@ import (
 	"regexp"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
@@ -125,4 +127,41 @@ func (a Args) Bool(key string, def bool) (bool, error) {
 		}
 	}
 	return def, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter '%s=%s'", key, a[key]))
+}
+
+// Until reads the key "until": a time in RFC 3339 form, a Unix time stamp, or a
+// length of time before now such as 24h. The zero time when absent.
+func (a Args) Until(now time.Time) (time.Time, error) {
+	if !a.Has("until") {
+		return time.Time{}, nil
+	}
+	if len(a["until"]) > 1 {
+		return time.Time{}, errdefs.ErrInvalidArgument.WithMessage("more than one until filter specified")
+	}
+	return Time(a["until"][0], now)
+}
+
+// Time reads a point in time as the API's parameters carry it: seconds since
+// 1970 with an optional fraction, RFC 3339 in full or shortened, or a length of
+// time before now. An empty text is the zero time.
+func Time(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(text); err == nil {
+		return now.Add(-d), nil
+	}
+	secs, frac, _ := strings.Cut(text, ".")
+	if s, err := strconv.ParseInt(secs, 10, 64); err == nil {
+		n, err := strconv.ParseInt((frac + "000000000")[:9], 10, 64)
+		if err == nil {
+			return time.Unix(s, n), nil
+		}
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04Z07:00", "2006-01-02T15:04", "2006-01-02T15Z07:00", "2006-01-02T15", "2006-01-02Z07:00", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("failed to parse value as time or duration: %q", text))
 }

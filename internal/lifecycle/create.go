@@ -1,0 +1,311 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/go-units"
+	apicontainer "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	apinetwork "github.com/moby/moby/api/types/network"
+
+	"github.com/wherry-engine/wherry/internal/atomicfile"
+	"github.com/wherry-engine/wherry/internal/container"
+	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/snapshot"
+	"github.com/wherry-engine/wherry/internal/undo"
+)
+
+// CreateRequest is what a client asks for.
+type CreateRequest struct {
+	Name       string
+	Config     *apicontainer.Config
+	HostConfig *apicontainer.HostConfig
+	Networking *apinetwork.NetworkingConfig
+	Platform   string // os/arch[/variant], "" is the host's
+}
+
+// Create makes a container that does not run yet. When it returns without
+// error the record is on disk (handed to the kernel only, for --rm).
+func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.CreateResponse, error) {
+	var resp apicontainer.CreateResponse
+	if r.Config == nil {
+		return resp, invalid("config cannot be empty in order to create a container")
+	}
+	if r.HostConfig == nil {
+		r.HostConfig = &apicontainer.HostConfig{}
+	}
+	c := &container.Container{Record: container.Record{
+		ID: id.New(), Created: time.Now().UTC(), Config: r.Config, HostConfig: r.HostConfig, Platform: "linux", Driver: e.snapshots.Driver(),
+	}}
+	lower, err := e.applyImage(ctx, c, r.Platform)
+	if err != nil {
+		return resp, err
+	}
+	e.applyDefaults(c.HostConfig)
+	warnings, err := validate(c.Config, c.HostConfig, e.cgroups.Features())
+	if err != nil {
+		return resp, err
+	}
+	if c.Path, c.Args = command(c.Config); c.Path == "" {
+		return resp, invalid("no command specified")
+	}
+	if err := e.applyNetworking(c, r.Networking); err != nil {
+		return resp, err
+	}
+	if err := e.applyNames(c); err != nil {
+		return resp, err
+	}
+	if err := e.applySecurity(c); err != nil {
+		return resp, err
+	}
+
+	var u undo.Stack
+	defer u.Run()
+	if err := e.reserve(c, r.Name); err != nil {
+		return resp, err
+	}
+	u.Add(func() { e.store.Free(c.Name, c.ID) })
+	u.Add(func() { e.dropVolumes(c, true) })
+	if err := e.resolveMounts(c); err != nil {
+		return resp, err
+	}
+	if err := e.applyLog(c); err != nil {
+		return resp, err
+	}
+	if err := e.writable(c, lower); err != nil {
+		return resp, err
+	}
+	u.Add(func() { warn("take back writable layer", c.ID, e.snapshots.RemoveWritable(c.ID)) })
+	durability := atomicfile.Synced
+	if c.HostConfig.AutoRemove {
+		durability = atomicfile.Cached
+	}
+	if err := e.store.Add(c, durability); err != nil {
+		return resp, err
+	}
+	u.Keep()
+	e.publish(c, events.ActionCreate, nil)
+	resp.ID, resp.Warnings = c.ID, append([]string{}, warnings...)
+	return resp, nil
+}
+
+// applyImage finds the image and takes its configuration over.
+func (e *Engine) applyImage(ctx context.Context, c *container.Container, platform string) (lower snapshot.Lower, err error) {
+	if c.Config.Image == "" {
+		return lower, invalid("no image specified")
+	}
+	img, err := e.images.Resolve(ctx, c.Config.Image)
+	if err != nil {
+		return lower, err
+	}
+	if platform != "" {
+		have := img.Config.OS + "/" + img.Config.Architecture
+		if !strings.HasPrefix(platform, have) {
+			return lower, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("image with reference %s was found but its platform (%s) does not match the specified platform (%s)", c.Config.Image, have, platform))
+		}
+	}
+	if lower, err = e.images.Layers(ctx, img); err != nil {
+		return lower, err
+	}
+	c.ImageID, c.ImageManifest = img.ID.String(), &img.Manifest
+	ic := imageConfig{ImageConfig: img.Config.Config.ImageConfig, Healthcheck: img.Config.Config.Healthcheck, Shell: img.Config.Config.Shell, OnBuild: img.Config.Config.OnBuild}
+	return lower, mergeImage(c.Config, ic)
+}
+
+// writable makes the layer that the container writes to.
+func (e *Engine) writable(c *container.Container, lower snapshot.Lower) error {
+	o := snapshot.WritableOptions{Volatile: c.HostConfig.AutoRemove}
+	for k, v := range c.HostConfig.StorageOpt {
+		if k != "size" {
+			return invalid("unknown storage option: %s", k)
+		}
+		n, err := units.RAMInBytes(v)
+		if err != nil {
+			return invalid("invalid storage option size=%s: %v", v, err)
+		}
+		o.SizeLimit = n
+	}
+	_, err := e.snapshots.CreateWritable(c.ID, lower, o)
+	return err
+}
+
+// command is what runs: the entrypoint with the command behind it.
+func command(cfg *apicontainer.Config) (string, []string) {
+	argv := append(append([]string{}, cfg.Entrypoint...), cfg.Cmd...)
+	if len(argv) == 0 {
+		return "", nil
+	}
+	return argv[0], argv[1:]
+}
+
+// applyDefaults fills the host's part with what the engine was configured for.
+func (e *Engine) applyDefaults(h *apicontainer.HostConfig) {
+	if h.Runtime == "" {
+		h.Runtime = DefaultRuntime
+	}
+	if h.ShmSize == 0 && !h.IpcMode.IsHost() && !h.IpcMode.IsContainer() {
+		h.ShmSize = e.cfg.ShmSize
+	}
+	if h.IpcMode == "" {
+		h.IpcMode = apicontainer.IpcMode(e.cfg.IpcMode)
+	}
+	if h.CgroupnsMode == "" {
+		switch {
+		case e.cfg.CgroupNamespace != "":
+			h.CgroupnsMode = apicontainer.CgroupnsMode(e.cfg.CgroupNamespace)
+		case e.cgroups.Version() == 2 && !h.Privileged:
+			h.CgroupnsMode = apicontainer.CgroupnsModePrivate
+		default:
+			h.CgroupnsMode = apicontainer.CgroupnsModeHost
+		}
+	}
+	if h.NetworkMode == "" || h.NetworkMode.IsDefault() {
+		h.NetworkMode = apinetwork.NetworkBridge
+	}
+	if h.Memory > 0 && h.MemorySwap == 0 {
+		h.MemorySwap = 2 * h.Memory
+	}
+	if h.PidsLimit != nil && *h.PidsLimit <= 0 {
+		h.PidsLimit = nil // both 0 and -1 say "no limit"
+	}
+	if !h.Privileged && len(h.MaskedPaths) == 0 && h.MaskedPaths == nil {
+		h.MaskedPaths = maskedPaths()
+	}
+	if !h.Privileged && h.ReadonlyPaths == nil {
+		h.ReadonlyPaths = readonlyPaths()
+	}
+	if h.LogConfig.Type == "" {
+		h.LogConfig.Type = e.cfg.LogDriver
+		if len(h.LogConfig.Config) == 0 {
+			h.LogConfig.Config = e.cfg.LogOptions
+		}
+	}
+	if h.RestartPolicy.Name == "" {
+		h.RestartPolicy.Name = apicontainer.RestartPolicyDisabled
+	}
+}
+
+// applyNames gives the hostname that the container sees.
+func (e *Engine) applyNames(c *container.Container) error {
+	switch h := c.HostConfig; {
+	case h.UTSMode.IsHost() && c.Config.Hostname != "":
+		return invalid("conflicting options: hostname and the UTS mode")
+	case h.UTSMode.IsHost() && c.Config.Domainname != "":
+		return invalid("conflicting options: domainname and the UTS mode")
+	case h.NetworkMode.IsContainer() && c.Config.Hostname != "":
+		return invalid("conflicting options: hostname and the network mode")
+	case c.Config.Hostname != "":
+	case h.NetworkMode.IsHost() || h.UTSMode.IsHost():
+		c.Config.Hostname = hostname()
+	case h.NetworkMode.IsContainer():
+	default:
+		c.Config.Hostname = id.Short(c.ID)
+	}
+	return nil
+}
+
+// applyNetworking checks the network mode against the rest.
+func (e *Engine) applyNetworking(c *container.Container, n *apinetwork.NetworkingConfig) error {
+	h := c.HostConfig
+	c.Networks = map[string]*apinetwork.EndpointSettings{}
+	if h.NetworkMode.IsContainer() {
+		switch {
+		case len(h.PortBindings) > 0 || h.PublishAllPorts:
+			return invalid("conflicting options: port publishing and the container type network mode")
+		case len(c.Config.ExposedPorts) > 0 && c.ImageManifest == nil:
+			return invalid("conflicting options: port exposing and the container type network mode")
+		case len(h.Links) > 0:
+			return invalid("conflicting options: container type network can't be used with links. This would result in undefined behavior")
+		case len(h.DNS) > 0:
+			return invalid("conflicting options: dns and the network mode")
+		case len(h.ExtraHosts) > 0:
+			return invalid("conflicting options: custom host-to-IP mapping and the network mode")
+		}
+		other, err := e.store.Get(h.NetworkMode.ConnectedContainer())
+		if err != nil {
+			return err
+		}
+		h.NetworkMode = apicontainer.NetworkMode("container:" + other.ID)
+		return nil
+	}
+	if h.NetworkMode.IsHost() && len(h.Links) > 0 {
+		return invalid("conflicting options: host type networking can't be used with links. This would result in undefined behavior")
+	}
+	if len(h.Links) > 0 {
+		return errdefs.ErrNotImplemented.WithMessage("links are not served by this version of wherryd; put both containers on a network of their own")
+	}
+	name := string(h.NetworkMode)
+	if _, err := e.networks.Inspect(name, false); err != nil {
+		return err
+	}
+	c.Networks[name] = &apinetwork.EndpointSettings{}
+	if n != nil {
+		for k, ep := range n.EndpointsConfig {
+			if ep == nil {
+				continue
+			}
+			if k == "default" || k == name {
+				c.Networks[name] = ep
+				continue
+			}
+			if _, err := e.networks.Inspect(k, false); err != nil {
+				return err
+			}
+			return errdefs.ErrNotImplemented.WithMessage("a container on several networks is not served by this version of wherryd")
+		}
+	}
+	return nil
+}
+
+// reserve takes the name asked for, or finds one.
+func (e *Engine) reserve(c *container.Container, name string) error {
+	if name != "" {
+		name = strings.TrimPrefix(name, "/")
+		if !id.ValidName(name) {
+			return invalid("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name)
+		}
+		c.Name = name
+		return e.store.Reserve(name, c.ID)
+	}
+	for attempt := range 8 {
+		c.Name = container.RandomName(attempt)
+		if e.store.Reserve(c.Name, c.ID) == nil {
+			return nil
+		}
+	}
+	c.Name = id.Short(c.ID)
+	return e.store.Reserve(c.Name, c.ID)
+}
+
+// applyLog checks the log driver and its options.
+func (e *Engine) applyLog(c *container.Container) error {
+	path := filepath.Join(e.cfg.DataRoot, "containers", c.ID[:2], c.ID)
+	if _, err := e.logTarget(&c.Record, path); err != nil {
+		return err
+	}
+	if c.HostConfig.LogConfig.Type == "json-file" {
+		c.LogPath = filepath.Join(path, c.ID+"-json.log")
+	}
+	return nil
+}
+
+// dropVolumes notes that the container no longer mounts its volumes, and with
+// remove deletes those that only it had (anonymous and not taken over).
+func (e *Engine) dropVolumes(c *container.Container, remove bool) {
+	for _, m := range c.Mounts {
+		if m.Name == "" {
+			continue
+		}
+		e.volumes.Leave(m.Name, c.ID)
+		if remove && m.Anonymous {
+			if err := e.volumes.Remove(m.Name); err != nil && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
+				warn("remove anonymous volume "+m.Name, c.ID, err)
+			}
+		}
+	}
+}

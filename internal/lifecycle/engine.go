@@ -1,0 +1,137 @@
+// Package lifecycle owns what happens to a container: create, start, stop,
+// kill, pause, restart, rename, update, remove and wait. It is the only place
+// where a container's record, image, network, volumes and process meet; it
+// holds no mechanism of its own.
+package lifecycle
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+
+	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/wherry-engine/wherry/internal/container"
+	"github.com/wherry-engine/wherry/internal/event"
+	"github.com/wherry-engine/wherry/internal/image"
+	"github.com/wherry-engine/wherry/internal/linux/cgroup"
+	"github.com/wherry-engine/wherry/internal/linux/seccomp"
+	"github.com/wherry-engine/wherry/internal/network"
+	"github.com/wherry-engine/wherry/internal/snapshot"
+	"github.com/wherry-engine/wherry/internal/supervise"
+	"github.com/wherry-engine/wherry/internal/volume"
+)
+
+// DefaultRuntime is the name under which the engine's own runtime is listed.
+const DefaultRuntime = "wherry"
+
+// Config is what the engine was told at start.
+type Config struct {
+	DataRoot, ExecRoot  string
+	CgroupParent        string // "" means /wherry, or system.slice with the systemd driver
+	CgroupNamespace     string // private or host; "" decides by cgroup version
+	IpcMode             string // private or shareable
+	ShmSize             int64  // bytes
+	Ulimits             []specs.POSIXRlimit
+	Init                bool
+	NoNewPrivileges     bool
+	SeccompProfile      []byte // JSON; nil is the built-in profile
+	SeccompUnconfined   bool
+	LogDriver           string
+	LogOptions          map[string]string
+	UIDMaps, GIDMaps    []specs.LinuxIDMapping // userns-remap; empty is none
+	DNS                 []netip.Addr
+	DNSSearch           []string
+	DNSOptions          []string
+	HostGatewayIPs      []netip.Addr
+	StopTimeout         int // seconds, when the container names none
+	StopAtClose         bool
+	ShutdownTimeoutSecs int
+}
+
+// Parts are the engine's stores and mechanisms.
+type Parts struct {
+	Containers *container.Store
+	Images     *image.Store
+	Snapshots  *snapshot.Store
+	Networks   *network.Manager
+	Volumes    *volume.Store
+	Cgroups    *cgroup.Hierarchy
+	Keeper     *supervise.Client
+	Events     *event.Bus
+	Attached   Attachments
+}
+
+// Attachments gives the clients that attached before the start; session has them.
+type Attachments interface {
+	// Take hands over the clients that wait for the container to start.
+	Take(containerID string) []supervise.Attachment
+	// Abandon closes the connections of clients whose container will not start.
+	Abandon(containerID string)
+}
+
+// Engine runs containers. Use New; its methods may be called concurrently.
+type Engine struct {
+	cfg       Config
+	store     *container.Store
+	images    *image.Store
+	snapshots *snapshot.Store
+	networks  *network.Manager
+	volumes   *volume.Store
+	cgroups   *cgroup.Hierarchy
+	keeper    *supervise.Client
+	events    *event.Bus
+	attached  Attachments
+	filters   seccomp.Cache
+
+	mu       sync.Mutex
+	backoff  map[string]*backoff // containers under a restart policy
+	closing  bool
+	pending  sync.WaitGroup // work that goes on behind an answer
+	restarts context.Context
+	cancel   context.CancelFunc
+}
+
+// New joins the parts. Restore must be called before the first request.
+func New(cfg Config, p Parts) *Engine {
+	e := &Engine{
+		cfg: cfg, store: p.Containers, images: p.Images, snapshots: p.Snapshots, networks: p.Networks, volumes: p.Volumes,
+		cgroups: p.Cgroups, keeper: p.Keeper, events: p.Events, attached: p.Attached, backoff: map[string]*backoff{},
+	}
+	e.restarts, e.cancel = context.WithCancel(context.Background())
+	return e
+}
+
+// publish sends an event of a container with the attributes that dockerd gives:
+// its labels, image and name, and what is special to the action.
+func (e *Engine) publish(c *container.Container, action events.Action, extra map[string]string) {
+	r := c.Snapshot()
+	e.events.Container(action, r.ID, r.Attributes(extra))
+}
+
+// later runs work behind the answer to a request; Close waits for it.
+func (e *Engine) later(work func()) {
+	e.pending.Add(1)
+	go func() {
+		defer e.pending.Done()
+		work()
+	}()
+}
+
+// warn reports a failure that nobody waits for.
+func warn(what, id string, err error) {
+	if err != nil {
+		slog.Warn(what, "container", id, "error", err)
+	}
+}
+
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "localhost"
+	}
+	return name
+}

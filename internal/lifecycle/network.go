@@ -1,0 +1,160 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	apinetwork "github.com/moby/moby/api/types/network"
+
+	"github.com/wherry-engine/wherry/internal/container"
+	"github.com/wherry-engine/wherry/internal/network"
+	"github.com/wherry-engine/wherry/internal/network/resolv"
+	"github.com/wherry-engine/wherry/internal/undo"
+)
+
+// networking is the network side of one start.
+type networking struct {
+	ns         *os.File // the namespace to join; nil with the host's or another container's
+	path       string   // namespace of another container
+	filesOf    string   // directory whose hosts, hostname and resolv.conf are used
+	addresses  []netip.Addr
+	nameServer netip.Addr
+}
+
+func (n *networking) close() {
+	if n.ns != nil {
+		n.ns.Close()
+	}
+}
+
+// connect gets the container its network namespace: a ready one from the pool
+// for the default bridge, none for the host's, another container's by path.
+func (e *Engine) connect(ctx context.Context, c *container.Container, u *undo.Stack) (*networking, error) {
+	h := c.HostConfig
+	n := &networking{filesOf: c.Dir()}
+	switch {
+	case h.NetworkMode.IsHost():
+		return n, nil
+	case h.NetworkMode.IsContainer():
+		other, err := e.runningContainer(h.NetworkMode.ConnectedContainer())
+		if err != nil {
+			return nil, err
+		}
+		n.path = fmt.Sprintf("/proc/%d/ns/net", other.State.Pid)
+		n.filesOf = filepath.Join(e.cfg.DataRoot, "containers", other.ID[:2], other.ID)
+		return n, nil
+	}
+	s, err := e.networks.Attach(ctx, network.Request{
+		ContainerID: c.ID, ContainerName: c.Name, Hostname: c.Config.Hostname, Network: string(h.NetworkMode), Endpoints: c.Networks,
+		Ports: h.PortBindings, Exposed: c.Config.ExposedPorts, PublishAll: h.PublishAllPorts,
+		DNS: h.DNS, DNSOptions: h.DNSOptions, DNSSearch: h.DNSSearch,
+	})
+	if err != nil {
+		return nil, err
+	}
+	u.Add(func() { warn("take back network", c.ID, e.networks.Release(context.WithoutCancel(ctx), c.ID)) })
+	n.ns, n.nameServer = s.NS, s.NameServer
+	c.Lock()
+	c.Networks, c.Ports, c.SandboxID = s.Endpoints, s.Ports, s.ID
+	for _, ep := range s.Endpoints {
+		for _, a := range []netip.Addr{ep.IPAddress, ep.GlobalIPv6Address} {
+			if a.IsValid() {
+				n.addresses = append(n.addresses, a)
+			}
+		}
+	}
+	c.Unlock()
+	return n, nil
+}
+
+// runningContainer finds the container whose namespace another one joins.
+func (e *Engine) runningContainer(ref string) (container.Record, error) {
+	other, err := e.store.Get(ref)
+	if err != nil {
+		return container.Record{}, err
+	}
+	r := other.Snapshot()
+	switch {
+	case !r.State.Running || r.State.Pid == 0:
+		return r, errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot join network namespace of a non running container: container %s is %s", ref, r.State.Status()))
+	case r.State.Restarting:
+		return r, errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is restarting, wait until the container is running", r.ID))
+	}
+	return r, nil
+}
+
+// writeFiles makes /etc/hosts, /etc/hostname and /etc/resolv.conf of a
+// container, unless it uses another's.
+func (e *Engine) writeFiles(c *container.Container, n *networking) error {
+	if n.filesOf != c.Dir() {
+		return nil
+	}
+	h := c.HostConfig
+	o := resolv.Overrides{Servers: h.DNS, Search: h.DNSSearch, Options: h.DNSOptions}
+	if len(o.Servers) == 0 {
+		o.Servers = e.cfg.DNS
+	}
+	if len(o.Search) == 0 {
+		o.Search = e.cfg.DNSSearch
+	}
+	if len(o.Options) == 0 {
+		o.Options = e.cfg.DNSOptions
+	}
+	var conf []byte
+	switch host := resolv.Host(); {
+	case n.nameServer.IsValid():
+		conf, _ = host.Internal(n.nameServer, o)
+	case h.NetworkMode.IsHost():
+		conf = host.Plain(o)
+	default:
+		conf = host.Legacy(o, false)
+	}
+	in := resolv.HostsInput{Hostname: c.Config.Hostname, Domainname: c.Config.Domainname, Addresses: n.addresses, Extra: h.ExtraHosts}
+	if in.Gateway = e.cfg.HostGatewayIPs; len(in.Gateway) == 0 {
+		in.Gateway = e.hostGateway()
+	}
+	hosts, err := resolv.Hosts(in)
+	if h.NetworkMode.IsHost() && err == nil && len(h.ExtraHosts) == 0 {
+		hosts, err = os.ReadFile("/etc/hosts") // the host's own, as dockerd does
+		if errors.Is(err, os.ErrNotExist) {
+			hosts, err = resolv.Hosts(in)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	for name, data := range map[string][]byte{"hosts": hosts, "hostname": resolv.Hostname(c.Config.Hostname), "resolv.conf": conf} {
+		if err := writeFile(filepath.Join(c.Dir(), name), data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hostGateway is the default bridge's address on the host.
+func (e *Engine) hostGateway() []netip.Addr {
+	n, err := e.networks.Inspect(apinetwork.NetworkBridge, false)
+	if err != nil {
+		return nil
+	}
+	var out []netip.Addr
+	for _, c := range n.IPAM.Config {
+		if c.Gateway.IsValid() {
+			out = append(out, c.Gateway)
+		}
+	}
+	return out
+}
+
+// extra is what the process's init is handed.
+func (n *networking) extra() []*os.File {
+	if n.ns == nil {
+		return nil
+	}
+	return []*os.File{n.ns}
+}

@@ -1,0 +1,183 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	apicontainer "github.com/moby/moby/api/types/container"
+
+	"github.com/wherry-engine/wherry/internal/atomicfile"
+	"github.com/wherry-engine/wherry/internal/container"
+	"github.com/wherry-engine/wherry/internal/supervise"
+)
+
+// Restore brings the records and the keeper's processes together after a start
+// of the engine: what still runs is adopted, what ended meanwhile is recorded,
+// what a restart policy wants is started. orphan is told of execs.
+func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) error {
+	processes, err := e.keeper.List(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the keeper what runs: %w", err)
+	}
+	running := map[string]supervise.Process{}
+	for _, p := range processes {
+		switch _, err := e.store.Get(p.Key.Container); {
+		case p.Key.Exec != "":
+			exec(p)
+		case err != nil:
+			e.orphan(ctx, p)
+		default:
+			running[p.Key.Container] = p
+		}
+	}
+	for _, c := range e.store.All() {
+		for _, m := range c.Mounts {
+			if m.Name != "" {
+				e.volumes.Use(m.Name, c.ID)
+			}
+		}
+		p, known := running[c.ID]
+		switch {
+		case known && p.Exited == nil:
+			e.adopt(ctx, c, p)
+		case known:
+			e.adoptExited(c, p)
+		case c.State.Running && !c.State.Restarting:
+			// The host was restarted, or everything was killed at once.
+			c.Op.Lock()
+			e.exited(c, 255, time.Now().UTC())
+			c.Op.Unlock()
+		case c.State.Removing || c.HostConfig.AutoRemove:
+			c.Op.Lock()
+			warn("finish removal", c.ID, e.remove(c, true))
+			c.Op.Unlock()
+		}
+	}
+	for _, c := range e.store.All() {
+		if e.wantedAtBoot(c) {
+			e.later(func() {
+				c.Op.Lock()
+				defer c.Op.Unlock()
+				c.Lock()
+				wanted := !c.Gone() && (!c.State.Running || c.State.Restarting)
+				c.Unlock()
+				if wanted {
+					warn("start by restart policy", c.ID, e.start(e.restarts, c))
+				}
+			})
+		}
+	}
+	return nil
+}
+
+// adopt takes over a container whose process runs.
+func (e *Engine) adopt(ctx context.Context, c *container.Container, p supervise.Process) {
+	c.Lock()
+	defer c.Unlock()
+	if len(c.Networks) > 0 {
+		warn("adopt network", c.ID, e.networks.Adopt(c.ID, c.Networks, c.Ports, p.PID))
+	}
+	if !c.State.Running || c.State.Pid != p.PID {
+		// The engine ended between the process's start and its record.
+		c.SetRunning(p.PID, p.StartedAt)
+	}
+	if g, err := e.cgroups.Open(c.CgroupPath); err == nil {
+		if frozen, err := g.Frozen(); err == nil {
+			c.SetPaused(frozen)
+		}
+	}
+	warn("save record", c.ID, c.Save(atomicfile.Cached))
+}
+
+// adoptExited records an exit that happened while no engine ran.
+func (e *Engine) adoptExited(c *container.Container, p supervise.Process) {
+	c.Op.Lock()
+	defer c.Op.Unlock()
+	c.Lock()
+	if !c.State.Running {
+		if !c.State.FinishedAt.Before(p.StartedAt) && !c.State.StartedAt.IsZero() {
+			c.Unlock() // recorded already, only not forgotten
+			e.forget(p.Key)
+			return
+		}
+		c.SetRunning(p.PID, p.StartedAt)
+	}
+	c.Unlock()
+	e.exited(c, p.Exited.Code, p.Exited.At)
+}
+
+// orphan ends a process that no record belongs to: a creation that a crash
+// interrupted before the record was written, or a removal after it was gone.
+func (e *Engine) orphan(ctx context.Context, p supervise.Process) {
+	if p.Exited == nil {
+		warn("end orphan", p.Key.Container, e.keeper.Signal(ctx, p.Key, 9))
+		return // its exit is forgotten when it arrives
+	}
+	e.forget(p.Key)
+}
+
+// wantedAtBoot says whether the restart policy asks for a start of a container
+// that does not run when the engine starts.
+func (e *Engine) wantedAtBoot(c *container.Container) bool {
+	c.Lock()
+	defer c.Unlock()
+	if c.State.Running && !c.State.Restarting || c.State.Removing || c.State.Dead {
+		return false
+	}
+	switch p := c.HostConfig.RestartPolicy; p.Name {
+	case apicontainer.RestartPolicyAlways:
+		return !c.State.StartedAt.IsZero()
+	case apicontainer.RestartPolicyUnlessStopped:
+		return !c.ManuallyStopped && !c.State.StartedAt.IsZero()
+	case apicontainer.RestartPolicyOnFailure:
+		return c.State.Restarting
+	}
+	return false
+}
+
+// Close ends the engine's own work. Containers live on, unless the engine was
+// told to stop them with itself (live-restore: false).
+func (e *Engine) Close(ctx context.Context) {
+	e.mu.Lock()
+	e.closing = true
+	for _, b := range e.backoff {
+		if b.timer != nil {
+			b.timer.Stop()
+		}
+	}
+	e.mu.Unlock()
+	e.cancel()
+	if e.cfg.StopAtClose {
+		done := make(chan struct{})
+		n := 0
+		for _, c := range e.store.All() {
+			if r := c.Snapshot(); !r.State.Running {
+				continue
+			}
+			n++
+			go func() {
+				warn("stop at shutdown", c.ID, e.stopAtClose(ctx, c))
+				done <- struct{}{}
+			}()
+		}
+		for range n {
+			<-done
+		}
+	}
+	e.pending.Wait()
+}
+
+// stopAtClose stops a container without marking it as stopped by the user, so
+// that its restart policy starts it again with the engine.
+func (e *Engine) stopAtClose(ctx context.Context, c *container.Container) error {
+	c.Lock()
+	manually := c.ManuallyStopped
+	c.Unlock()
+	err := e.stop(ctx, c, "", nil)
+	c.Lock()
+	defer c.Unlock()
+	c.ManuallyStopped = manually
+	warn("save record", c.ID, c.Save(atomicfile.Cached))
+	return err
+}

@@ -1,0 +1,102 @@
+package lifecycle
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/wherry-engine/wherry/internal/container"
+)
+
+// security is what --security-opt and the engine's defaults say of one container.
+type security struct {
+	seccomp         string // "" the default, "unconfined", or a profile's JSON
+	apparmor        string // "" the default
+	labels          []string
+	noNewPrivileges bool
+	unconfinedPaths bool // systempaths=unconfined
+}
+
+// parseSecurity reads --security-opt in both of its forms, key=value and the
+// older key:value.
+func (e *Engine) parseSecurity(c *container.Record) (security, error) {
+	s := security{noNewPrivileges: e.cfg.NoNewPrivileges}
+	if e.cfg.SeccompUnconfined || c.HostConfig.Privileged {
+		s.seccomp = "unconfined"
+	} else if e.cfg.SeccompProfile != nil {
+		s.seccomp = string(e.cfg.SeccompProfile)
+	}
+	for _, opt := range c.HostConfig.SecurityOpt {
+		switch opt {
+		case "no-new-privileges":
+			s.noNewPrivileges = true
+			continue
+		case "disable":
+			s.labels = append(s.labels, "disable")
+			continue
+		}
+		key, value, ok := strings.Cut(opt, "=")
+		if !ok {
+			if key, value, ok = strings.Cut(opt, ":"); !ok {
+				return s, invalid("invalid --security-opt 1: %q", opt)
+			}
+		}
+		switch key {
+		case "seccomp":
+			s.seccomp = value
+			if value == "builtin" {
+				s.seccomp = ""
+			}
+		case "apparmor":
+			s.apparmor = value
+		case "label":
+			s.labels = append(s.labels, value)
+		case "no-new-privileges":
+			on, err := strconv.ParseBool(value)
+			if err != nil {
+				return s, invalid("invalid --security-opt 2: %q", opt)
+			}
+			s.noNewPrivileges = on
+		case "systempaths":
+			if value != "unconfined" {
+				return s, invalid("invalid --security-opt: %q", opt)
+			}
+			s.unconfinedPaths = true
+		case "writable-cgroups":
+			return s, invalid("invalid --security-opt: %q is not served by this version of wherryd", opt)
+		default:
+			return s, invalid("invalid --security-opt 2: %q", opt)
+		}
+	}
+	return s, nil
+}
+
+// applySecurity checks the options and keeps what inspect shows of them.
+func (e *Engine) applySecurity(c *container.Container) error {
+	s, err := e.parseSecurity(&c.Record)
+	if err != nil {
+		return err
+	}
+	if s.unconfinedPaths {
+		c.HostConfig.MaskedPaths, c.HostConfig.ReadonlyPaths = []string{}, []string{}
+	}
+	if s.seccomp != "" && s.seccomp != "unconfined" {
+		if _, err := e.filters.Load([]byte(s.seccomp), nil); err != nil {
+			return invalid("decoding seccomp profile failed: %v", err)
+		}
+	}
+	c.AppArmorProfile = s.apparmor
+	return nil
+}
+
+// maskedPaths are hidden from every container that is not privileged, and
+// readonlyPaths cannot be written there: docker's lists.
+func maskedPaths() []string {
+	return []string{
+		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
+		"/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+	}
+}
+
+func readonlyPaths() []string {
+	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+}

@@ -1,0 +1,195 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	apicontainer "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+
+	"github.com/wherry-engine/wherry/internal/atomicfile"
+	"github.com/wherry-engine/wherry/internal/container"
+	"github.com/wherry-engine/wherry/internal/runtime/compile"
+	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
+	"github.com/wherry-engine/wherry/internal/supervise"
+	"github.com/wherry-engine/wherry/internal/undo"
+)
+
+// Start runs a container that does not run; errdefs.ErrNotModified when it does.
+func (e *Engine) Start(ctx context.Context, ref string) error {
+	c, err := e.store.Get(ref)
+	if err != nil {
+		return err
+	}
+	c.Op.Lock()
+	defer c.Op.Unlock()
+	c.Lock()
+	s, gone, autoRemove := c.State, c.Gone(), c.HostConfig.AutoRemove
+	c.Unlock()
+	switch {
+	case gone:
+		return errdefs.ErrNotFound.WithMessage("No such container: " + ref)
+	case s.Paused:
+		return errdefs.ErrConflict.WithMessage("cannot start a paused container, try unpause instead")
+	case s.Removing || s.Dead:
+		return errdefs.ErrConflict.WithMessage("container is marked for removal and cannot be started")
+	case s.Running && !s.Restarting:
+		return errdefs.ErrNotModified.WithMessage("container is already running")
+	}
+	e.endBackoff(c)
+	c.Lock()
+	c.RestartCount, c.ManuallyStopped = 0, false
+	c.Unlock()
+	if err := e.start(ctx, c); err != nil {
+		if autoRemove {
+			warn("remove after failed start", c.ID, e.remove(c, true))
+		}
+		return err
+	}
+	return nil
+}
+
+// start does the work of Start; Op is held. Whatever was made for a start that
+// fails is taken back, and the reason is on record.
+func (e *Engine) start(ctx context.Context, c *container.Container) error {
+	var u undo.Stack
+	defer u.Run()
+	started, err := e.run(ctx, c, &u)
+	c.Lock()
+	defer c.Unlock()
+	if err != nil {
+		code := StartExitCode(err)
+		err = fmt.Errorf("failed to create task for container: %w", StartFailure(err))
+		c.SetStartFailed(code, err.Error())
+		warn("save record", c.ID, c.Save(atomicfile.Cached))
+		e.attached.Abandon(c.ID)
+		return err
+	}
+	u.Keep()
+	c.SetRunning(started.PID, started.At)
+	warn("save record", c.ID, c.Save(atomicfile.Cached))
+	e.events.Container(events.ActionStart, c.ID, c.Attributes(nil))
+	return nil
+}
+
+// run makes everything that a run needs and starts the process.
+func (e *Engine) run(ctx context.Context, c *container.Container, u *undo.Stack) (*supervise.Started, error) {
+	if err := makeSources(c.Mounts); err != nil {
+		return nil, err
+	}
+	net, err := e.connect(ctx, c, u)
+	if err != nil {
+		return nil, err
+	}
+	defer net.close()
+	if err := e.writeFiles(c, net); err != nil {
+		return nil, err
+	}
+	in, err := e.specInput(c, net)
+	if err != nil {
+		return nil, err
+	}
+	s, warnings, err := buildSpec(in)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range warnings {
+		warn("start", c.ID, errors.New(w))
+	}
+	group, warnings, err := e.cgroups.Create(c.CgroupPath, s.Linux.Resources)
+	if err != nil {
+		return nil, err
+	}
+	u.Add(func() { warn("take back control group", c.ID, group.Remove()) })
+	for _, w := range warnings {
+		warn("limits", c.ID, errors.New(w))
+	}
+	plan, err := e.compile(s, group, net)
+	if err != nil {
+		return nil, err
+	}
+	target, err := e.logTarget(&c.Record, c.Dir())
+	if err != nil {
+		return nil, err
+	}
+	req := &supervise.StartRequest{
+		Key: supervise.Key{Container: c.ID}, Plan: plan, Extra: net.extra(),
+		Stdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce, Log: target, Attach: e.attached.Take(c.ID),
+	}
+	defer func() {
+		for _, a := range req.Attach {
+			a.Conn.Close()
+		}
+	}()
+	if plan.Hold {
+		return e.startHeld(ctx, c, req, net)
+	}
+	return e.keeper.Start(ctx, req)
+}
+
+// StartExitCode is docker's exit code for a process that could not be started:
+// 127 when the program was not found, 126 when it cannot be executed, 128 else.
+func StartExitCode(err error) int {
+	var f *sandbox.StartError
+	if !errors.As(err, &f) {
+		return 128
+	}
+	text := f.Error()
+	switch {
+	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"):
+		return 127
+	case f.Errno == syscall.EACCES, f.Errno == syscall.EISDIR, f.Errno == syscall.ENOEXEC, strings.Contains(text, "permission denied"), strings.Contains(text, "is a directory"):
+		return 126
+	}
+	return 128
+}
+
+// StartFailure gives a failure to start the kind that clients expect: what the
+// user asked for cannot be executed, which is a bad request.
+func StartFailure(err error) error {
+	var f *sandbox.StartError
+	if errors.As(err, &f) && StartExitCode(err) != 128 {
+		return errdefs.ErrInvalidArgument.WithMessage(f.Error())
+	}
+	return err
+}
+
+// StartExec starts a command in a running container; see session.Starter.
+func (e *Engine) StartExec(ctx context.Context, c *container.Container, r *apicontainer.ExecCreateRequest, rows, cols uint16, req *supervise.StartRequest) (*supervise.Started, int, error) {
+	started, err := e.startExec(ctx, c, r, rows, cols, req)
+	if err != nil {
+		code := StartExitCode(err)
+		if code == 128 {
+			code = 126
+		}
+		return nil, code, StartFailure(err)
+	}
+	return started, 0, nil
+}
+
+func (e *Engine) startExec(ctx context.Context, c *container.Container, r *apicontainer.ExecCreateRequest, rows, cols uint16, req *supervise.StartRequest) (*supervise.Started, error) {
+	rec := c.Snapshot()
+	in, err := e.specInput(c, nil)
+	if err != nil {
+		return nil, err
+	}
+	s, _, err := buildSpec(in)
+	if err != nil {
+		return nil, err
+	}
+	group, err := e.cgroups.Open(rec.CgroupPath)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := e.compileExec(s, group, &rec, r)
+	if err != nil {
+		return nil, err
+	}
+	plan.Rows, plan.Cols = rows, cols
+	req.Plan = plan
+	return e.keeper.Start(ctx, req)
+}

@@ -1,0 +1,225 @@
+package lifecycle
+
+import (
+	"fmt"
+	"path"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/sys/signal"
+
+	"github.com/wherry-engine/wherry/internal/linux/cgroup"
+)
+
+const minimumMemory = 6 << 20 // bytes; below it a program cannot even be loaded
+
+func invalid(format string, args ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
+}
+
+// validate checks what a client asks for before anything is made, with
+// dockerd's words. It returns warnings about what this kernel cannot do; the
+// settings concerned are taken out of h.
+func validate(cfg *container.Config, h *container.HostConfig, f cgroup.Features) ([]string, error) {
+	if cfg != nil {
+		if err := validateConfig(cfg); err != nil {
+			return nil, err
+		}
+	}
+	if h == nil {
+		return nil, nil
+	}
+	if h.AutoRemove && !h.RestartPolicy.IsNone() {
+		return nil, invalid("can't create 'AutoRemove' container with restart policy")
+	}
+	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(err.Error())
+	}
+	switch {
+	case !h.Isolation.IsDefault():
+		return nil, invalid("invalid isolation '%s' on %s", h.Isolation, runtime.GOOS)
+	case !h.IpcMode.Valid():
+		return nil, invalid("invalid IPC mode: %s", h.IpcMode)
+	case !h.PidMode.Valid():
+		return nil, invalid("invalid PID mode: %s", h.PidMode)
+	case !h.UTSMode.Valid():
+		return nil, invalid("invalid UTS mode: %s", h.UTSMode)
+	case !h.UsernsMode.Valid():
+		return nil, invalid("invalid userns mode: %s", h.UsernsMode)
+	case !h.CgroupnsMode.Valid():
+		return nil, invalid("invalid cgroup namespace mode: %s", h.CgroupnsMode)
+	case h.Privileged && !h.UsernsMode.IsHost() && h.UsernsMode != "":
+		return nil, invalid("privileged mode is incompatible with user namespaces.  You must run the container in the host namespace when running privileged mode")
+	case h.ShmSize < 0:
+		return nil, invalid("SHM size can not be less than 0")
+	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
+		return nil, invalid("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
+	case h.Runtime != "" && h.Runtime != DefaultRuntime:
+		return nil, invalid("unknown or invalid runtime name: %s", h.Runtime)
+	}
+	for k := range h.Annotations {
+		if k == "" {
+			return nil, invalid("invalid Annotations: the empty string is not permitted as an annotation key")
+		}
+	}
+	if h.NetworkMode.IsHost() && h.UTSMode == "" && cfg != nil && cfg.Domainname != "" && h.UTSMode.IsHost() {
+		return nil, invalid("conflicting options: domainname and the network mode")
+	}
+	if len(h.Sysctls) > 0 {
+		for k := range h.Sysctls {
+			if h.IpcMode.IsHost() && (strings.HasPrefix(k, "kernel.") || strings.HasPrefix(k, "fs.mqueue.")) {
+				return nil, invalid("sysctl %q is not allowed because the IPC namespace of the host is used", k)
+			}
+			if h.NetworkMode.IsHost() && strings.HasPrefix(k, "net.") {
+				return nil, invalid("sysctl %q is not allowed because the network namespace of the host is used", k)
+			}
+		}
+	}
+	return validateResources(&h.Resources, f)
+}
+
+func validateConfig(cfg *container.Config) error {
+	if cfg.WorkingDir != "" {
+		if !path.IsAbs(cfg.WorkingDir) {
+			return invalid("the working directory '%s' is invalid, it needs to be an absolute path", cfg.WorkingDir)
+		}
+		cfg.WorkingDir = path.Clean(cfg.WorkingDir)
+	}
+	for _, e := range cfg.Env {
+		if strings.HasPrefix(e, "=") || e == "" {
+			return invalid("invalid environment variable: %s", e)
+		}
+		if strings.ContainsRune(e, 0) {
+			return invalid("invalid environment variable %q: contains a nul byte", e)
+		}
+	}
+	if cfg.StopSignal != "" {
+		if _, err := signal.ParseSignal(cfg.StopSignal); err != nil {
+			return errdefs.ErrInvalidArgument.WithMessage(err.Error())
+		}
+	}
+	if h := cfg.Healthcheck; h != nil && len(h.Test) > 0 {
+		for _, d := range []struct {
+			name  string
+			value int64
+		}{{"Interval", int64(h.Interval)}, {"Timeout", int64(h.Timeout)}, {"StartPeriod", int64(h.StartPeriod)}, {"StartInterval", int64(h.StartInterval)}} {
+			if d.value != 0 && d.value < int64(container.MinimumDuration) {
+				return invalid("%s in Healthcheck cannot be less than %s", d.name, container.MinimumDuration)
+			}
+		}
+		if h.Retries < 0 {
+			return invalid("Retries in Healthcheck cannot be negative")
+		}
+	}
+	return nil
+}
+
+func validateResources(r *container.Resources, f cgroup.Features) (warnings []string, err error) {
+	warn := func(format string, args ...any) { warnings = append(warnings, fmt.Sprintf(format, args...)) }
+	switch {
+	case r.Memory != 0 && r.Memory < minimumMemory:
+		return nil, invalid("Minimum memory limit allowed is 6MB")
+	case r.Memory > 0 && r.MemorySwap > 0 && r.MemorySwap < r.Memory:
+		return nil, invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
+	case r.Memory == 0 && r.MemorySwap > 0:
+		return nil, invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
+	case r.MemorySwappiness != nil && (*r.MemorySwappiness < -1 || *r.MemorySwappiness > 100):
+		return nil, invalid("Invalid value: %v, valid memory swappiness range is 0-100", *r.MemorySwappiness)
+	case r.MemoryReservation > 0 && r.MemoryReservation < minimumMemory:
+		return nil, invalid("Minimum memory reservation allowed is 6MB")
+	case r.MemoryReservation > 0 && r.Memory > 0 && r.Memory < r.MemoryReservation:
+		return nil, invalid("Minimum memory limit can not be less than memory reservation limit, see usage")
+	case r.NanoCPUs > 0 && r.CPUPeriod > 0:
+		return nil, invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set")
+	case r.NanoCPUs > 0 && r.CPUQuota > 0:
+		return nil, invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
+	case r.NanoCPUs < 0 || r.NanoCPUs > int64(runtime.NumCPU())*1e9:
+		return nil, invalid("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", runtime.NumCPU(), runtime.NumCPU())
+	case r.CPUPeriod != 0 && (r.CPUPeriod < 1000 || r.CPUPeriod > 1000000):
+		return nil, invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+	case r.CPUQuota > 0 && r.CPUQuota < 1000:
+		return nil, invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+	case r.CPUShares < 0:
+		return nil, invalid("shares too low or too high: %d", r.CPUShares)
+	case r.BlkioWeight > 0 && (r.BlkioWeight < 10 || r.BlkioWeight > 1000):
+		return nil, invalid("range of blkio weight is from 10 to 1000")
+	case r.OomKillDisable != nil && *r.OomKillDisable && r.Memory == 0:
+		warn("OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
+	}
+	if r.Memory > 0 && !f.Memory {
+		warn("Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.")
+		r.Memory, r.MemorySwap = 0, -1
+	}
+	if r.Memory > 0 && r.MemorySwap != -1 && !f.MemorySwap {
+		warn("Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.")
+		r.MemorySwap = -1
+	}
+	if r.PidsLimit != nil && *r.PidsLimit > 0 && !f.Pids {
+		warn("Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.")
+		r.PidsLimit = nil
+	}
+	if r.NanoCPUs > 0 && !f.CPUQuota {
+		return warnings, invalid("NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the cgroup is not mounted")
+	}
+	if f.Cpuset {
+		for _, s := range []struct{ what, wanted, available string }{
+			{"CPUs", r.CpusetCpus, f.CpusetCPUs}, {"memory nodes", r.CpusetMems, f.CpusetMems},
+		} {
+			if err := validateSet(s.what, s.wanted, s.available); err != nil {
+				return warnings, err
+			}
+		}
+	} else if r.CpusetCpus != "" || r.CpusetMems != "" {
+		warn("Your kernel does not support cpuset or the cgroup is not mounted. Cpuset discarded.")
+		r.CpusetCpus, r.CpusetMems = "", ""
+	}
+	return warnings, nil
+}
+
+// validateSet checks a list such as "0-2,7" against what the machine has.
+func validateSet(what, wanted, available string) error {
+	if wanted == "" {
+		return nil
+	}
+	want, err := parseSet(wanted)
+	if err != nil {
+		return invalid("Invalid value %s for cpuset %s", wanted, map[string]string{"CPUs": "cpus", "memory nodes": "mems"}[what])
+	}
+	have, err := parseSet(available)
+	if err != nil {
+		return err
+	}
+	for n := range want {
+		if !have[n] {
+			return invalid("Requested %s are not available - requested %s, available: %s", what, wanted, available)
+		}
+	}
+	return nil
+}
+
+func parseSet(list string) (map[int]bool, error) {
+	set := map[int]bool{}
+	for _, part := range strings.Split(strings.TrimSpace(list), ",") {
+		from, to, isRange := strings.Cut(part, "-")
+		a, err := strconv.Atoi(strings.TrimSpace(from))
+		if err != nil {
+			return nil, err
+		}
+		b := a
+		if isRange {
+			if b, err = strconv.Atoi(strings.TrimSpace(to)); err != nil {
+				return nil, err
+			}
+		}
+		if a < 0 || b < a || b > 8192 { // the kernel's largest NR_CPUS
+			return nil, fmt.Errorf("%q is not a range", part)
+		}
+		for ; a <= b; a++ {
+			set[a] = true
+		}
+	}
+	return set, nil
+}
