@@ -1,6 +1,8 @@
 package mount
 
 import (
+	"errors"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -71,7 +73,7 @@ func makeIn(root int, path string, mode uint32, file bool, links int) (int, bool
 	if err == nil {
 		return fd, false, nil
 	}
-	if !is(err, unix.ENOENT) {
+	if !errors.Is(err, unix.ENOENT) {
 		return -1, false, err
 	}
 	if links == 0 {
@@ -131,12 +133,6 @@ func split(path string) (dir, base string) {
 	return "", path
 }
 
-func is(err error, errno unix.Errno) bool {
-	if e, ok := err.(*Error); ok {
-		return e.Err == errno
-	}
-	return err == errno
-}
 
 // FSType gives the magic number of the file system that fd is on.
 func FSType(fd int) (int64, error) {

@@ -55,7 +55,7 @@ func (r *reader) payload(op *Op) {
 	case CodeRoot:
 		op.Root = &Root{Overlay: r.bool(), Base: r.str(), Data: r.str(), Paths: r.strs(), Tree: r.u32()}
 	case CodeDevice:
-		op.Device = &Device{Path: r.str(), Mode: r.u32(), Dev: r.u64(), UID: r.u32(), GID: r.u32(), Bind: r.bool()}
+		op.Device = &Device{Path: r.str(), Mode: r.u32(), Dev: r.u64(), UID: r.u32(), GID: r.u32()}
 	case CodeProcess:
 		op.Process = r.process()
 	}
@@ -92,7 +92,7 @@ func (r *reader) process() *Process {
 		p.Seccomp = nil
 	}
 	p.SeccompFlags = r.u32()
-	p.Restrict = r.bool()
+	p.BlockSignals = r.bool()
 	if len(p.Args) == 0 {
 		r.bad = true
 	}

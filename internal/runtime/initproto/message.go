@@ -1,5 +1,8 @@
 package initproto
 
+// Name is argv[0] of init; under another name the binary reaps as docker-init.
+const Name = "wherry-init"
+
 // The descriptors that init is born with beside 0, 1 and 2.
 const (
 	ControlFD = 3 // one end of a SOCK_SEQPACKET pair

@@ -107,13 +107,12 @@ type Root struct {
 	Tree    uint32
 }
 
-// Device is a node to make, or to bind from the host where nodes cannot be made.
+// Device is a node to make.
 type Device struct {
 	Path     string
 	Mode     uint32 // S_IF* and permissions
 	Dev      uint64
 	UID, GID uint32
-	Bind     bool
 }
 
 // Rlimit is one resource limit.
@@ -146,7 +145,7 @@ type Process struct {
 	Keyring      string // name of a new session keyring, "" = keep
 	Seccomp      []byte // sock_filter array
 	SeccompFlags uint32
-	Restrict     bool // not dumpable and without access to the host until exec: a join of a running container
+	BlockSignals bool // start with signals blocked, as a reaping first process wants it
 }
 
 // Append adds the encoded operation to a program.
@@ -195,7 +194,6 @@ func (w *writer) payload(op *Op) {
 		w.u64(d.Dev)
 		w.u32(d.UID)
 		w.u32(d.GID)
-		w.bool(d.Bind)
 	case CodeProcess:
 		w.process(op.Process)
 	}
@@ -247,5 +245,5 @@ func (w *writer) process(p *Process) {
 	w.str(p.Keyring)
 	w.str(string(p.Seccomp))
 	w.u32(p.SeccompFlags)
-	w.bool(p.Restrict)
+	w.bool(p.BlockSignals)
 }

@@ -2,12 +2,15 @@ package sandbox
 
 import (
 	"os"
-	"syscall"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/runtime/initproto"
 )
 
-// Stdio holds the child's ends of its standard streams; nil means /dev/null is
-// not opened and the stream is closed. It is ignored with Plan.Terminal. Start
-// does not close the files.
+// Stdio holds the child's ends of its standard streams; a nil one is
+// /dev/null. It is ignored with Plan.Terminal. Start does not close the files.
 type Stdio struct{ In, Out, Err *os.File }
 
 // Process is a started process. The caller owns PIDFD and Terminal and must
@@ -16,24 +19,123 @@ type Process struct {
 	PID      int
 	PIDFD    *os.File
 	Terminal *os.File // master of the pty, with Plan.Terminal
+
+	control    int // our end of the conversation, -1 when it is over
+	rows, cols uint16
 }
 
 // Start returns when the user's program has been exec'ed (or, with Hold, when
-// init waits), or with a *StartError. init is the file InitFile returned.
-// extra are descriptors the program refers to by index. The caller owns all
-// files it passed.
+// init waits), or with a *StartError; then nothing of the process is left.
+// init is the file InitFile returned. extra are descriptors the program refers
+// to by index. The caller owns all files it passed.
 func Start(init *os.File, p *Plan, io Stdio, extra []*os.File) (*Process, error) {
-	return nil, &StartError{Step: "start", Errno: syscall.ENOSYS}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, stepError("control socket", err)
+	}
+	ours := pair[0]
+	proc, err := start(init, p, io, extra, ours, pair[1])
+	runtime.KeepAlive(extra)
+	runtime.KeepAlive(init)
+	runtime.KeepAlive(io)
+	if err != nil {
+		unix.Close(ours)
+		return nil, err
+	}
+	proc.control, proc.rows, proc.cols = ours, p.Rows, p.Cols
+	if err := proc.adjustOOM(p.OOMScoreAdj); err != nil {
+		return nil, proc.abandon(err)
+	}
+	if len(p.Program) > initproto.PacketSize {
+		if err := sendProgram(ours, p.Program, passed(p, extra)); err != nil {
+			return nil, proc.abandon(stepError("send program", err))
+		}
+	}
+	if err := proc.converse(); err != nil {
+		return nil, err
+	}
+	return proc, nil
 }
 
-// Release lets a held process go on to exec; same errors as Start.
+// start forks init with its descriptors; a program that fits the socket is
+// there before init asks for it.
+func start(init *os.File, p *Plan, io Stdio, extra []*os.File, ours, theirs int) (*Process, error) {
+	opened := make([]int, 0, len(p.Open)+len(p.CgroupTasks)+1)
+	defer func() {
+		unix.Close(theirs)
+		for _, fd := range opened {
+			unix.Close(fd)
+		}
+	}()
+	open := func(path string, flags int) (int, error) {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, stepError("open "+path, err)
+		}
+		opened = append(opened, fd)
+		return fd, nil
+	}
+	files := make([]uintptr, initproto.FirstFile, initproto.FirstFile+passed(p, extra))
+	files[initproto.ControlFD] = uintptr(theirs)
+	files[initproto.BinaryFD] = init.Fd()
+	for _, f := range extra {
+		files = append(files, f.Fd())
+	}
+	for _, path := range p.Open {
+		fd, err := open(path, unix.O_RDONLY)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, uintptr(fd))
+	}
+	for _, path := range p.CgroupTasks {
+		fd, err := open(path, unix.O_WRONLY)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, uintptr(fd))
+	}
+	null := -1
+	for i, f := range [3]*os.File{io.In, io.Out, io.Err} {
+		if f != nil && !p.Terminal {
+			files[i] = f.Fd()
+			continue
+		}
+		if null < 0 {
+			var err error
+			if null, err = open("/dev/null", unix.O_RDWR); err != nil {
+				return nil, err
+			}
+		}
+		files[i] = uintptr(null)
+	}
+	if len(p.Program) <= initproto.PacketSize {
+		if err := sendProgram(ours, p.Program, passed(p, extra)); err != nil {
+			return nil, stepError("send program", err)
+		}
+	}
+	return fork(p, files)
+}
+
+// passed is the number of descriptors the program can refer to.
+func passed(p *Plan, extra []*os.File) int {
+	return len(extra) + len(p.Open) + len(p.CgroupTasks)
+}
+
+// Release lets a held process go on to exec; same errors as Start. After an
+// error the process is gone and PIDFD is closed.
 func (p *Process) Release() error {
-	return &StartError{Step: "release", Errno: syscall.ENOSYS}
+	if p.control < 0 {
+		return &StartError{Step: "release", Message: "process is not held"}
+	}
+	if err := unix.Sendto(p.control, []byte{1}, unix.MSG_NOSIGNAL, nil); err != nil {
+		return p.abandon(stepError("release", err))
+	}
+	return p.converse()
 }
 
-// InitFile makes the sealed file that Start executes from the bytes of the
-// wherry-init binary. Nobody can write to it any more, also not through
-// /proc/<pid>/exe from inside a container.
-func InitFile(binary []byte) (*os.File, error) {
-	return nil, syscall.ENOSYS
+func stepError(step string, err error) *StartError {
+	e := &StartError{Step: step, Message: step + ": " + err.Error()}
+	e.Errno = errnoOf(err)
+	return e
 }

@@ -1,0 +1,243 @@
+// Command wherry-init runs inside the new namespaces: it applies the list of
+// operations that it is sent on descriptor 3 and becomes the user's process.
+// There is no policy in it. Under any other name than its own it is a small
+// first process that forwards signals and reaps children (docker-init).
+//
+// It imports neither os nor fmt nor anything that does: its start is part of
+// the start of every container, and os would also change the limit of open
+// files that the user's process inherits.
+package main
+
+import (
+	"runtime"
+	_ "unsafe" // for go:linkname
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/linux/mount"
+	"github.com/wherry-engine/wherry/internal/runtime/initproto"
+)
+
+// The main goroutine stays on the main thread: namespaces, credentials and
+// the final exec belong to one thread.
+func init() { runtime.LockOSThread() }
+
+//go:linkname arguments os.runtime_args
+func arguments() []string
+
+func main() {
+	args := arguments()
+	if len(args) == 0 || args[0] != initproto.Name {
+		unix.Exit(reap(args))
+	}
+	// Not traceable or readable by whoever shares our namespaces before exec.
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	unix.CloseOnExec(initproto.ControlFD)
+	unix.Close(initproto.BinaryFD)
+	if f := run(); f != nil {
+		_ = send(f.Encode(), -1)
+		unix.Exit(1)
+	}
+}
+
+// state is what operations leave for later ones.
+type state struct {
+	files  int // number of passed descriptors
+	mounts []prepared
+	root   int // the root directory, -1 before CodeRoot
+	proc   int // our own /proc, /dev and /dev/pts, -1 when there is none
+	dev    int
+	pts    int
+	null   int // /dev/null, checked
+	label  int // attr/exec of this thread in the host's /proc
+}
+
+func run() *initproto.Failure {
+	program, files, f := receive()
+	if f != nil {
+		return f
+	}
+	ops, err := initproto.Decode(program)
+	if err != nil {
+		return fail("decode", err)
+	}
+	s := &state{files: files, root: -1, proc: -1, dev: -1, pts: -1, null: -1, label: -1}
+	unix.Umask(0)
+	// Threads of the runtime share our working directory and root; joining
+	// mount namespaces wants them alone.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fail("unshare fs", err)
+	}
+	if f := s.openLabel(ops); f != nil {
+		return f
+	}
+	for i := range ops {
+		if f := s.apply(&ops[i]); f != nil {
+			return f
+		}
+	}
+	return &initproto.Failure{Step: "program", Message: "init program without a process"}
+}
+
+// receive reads the program from the parent.
+func receive() (program []byte, files int, f *initproto.Failure) {
+	var header [8]byte
+	n, err := read(initproto.ControlFD, header[:])
+	if err != nil {
+		return nil, 0, fail("receive", err)
+	}
+	length, files, err := initproto.DecodeHeader(header[:n])
+	if err != nil {
+		return nil, 0, fail("receive", err)
+	}
+	program = make([]byte, length)
+	for at := 0; at < length; {
+		n, err := read(initproto.ControlFD, program[at:])
+		if err != nil {
+			return nil, 0, fail("receive", err)
+		}
+		if n == 0 {
+			return nil, 0, fail("receive", unix.ECONNRESET)
+		}
+		at += n
+	}
+	return program, files, nil
+}
+
+func read(fd int, p []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, p)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+// send writes one message, with a descriptor when fd >= 0.
+func send(message []byte, fd int) error {
+	var rights []byte
+	if fd >= 0 {
+		rights = unix.UnixRights(fd)
+	}
+	for {
+		err := unix.Sendmsg(initproto.ControlFD, message, rights, nil, unix.MSG_NOSIGNAL)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+func (s *state) apply(op *initproto.Op) *initproto.Failure {
+	switch op.Code {
+	case initproto.CodeCgroup:
+		return s.joinCgroups(op.Numbers)
+	case initproto.CodeEnter:
+		return s.enter(op)
+	case initproto.CodeUnshare:
+		return fail("unshare", unix.Unshare(int(op.Flags)))
+	case initproto.CodeMount:
+		return s.prepare(op.Mount)
+	case initproto.CodeRoot:
+		return s.enterRoot(op.Root)
+	case initproto.CodeAttach:
+		return s.attach()
+	case initproto.CodeDevice:
+		return s.device(op.Device)
+	case initproto.CodeLinks:
+		return s.links(op.Strings)
+	case initproto.CodeAttr:
+		return s.attr(op.Text, op.Flags)
+	case initproto.CodeConsole:
+		return s.console(op.Number == 1)
+	case initproto.CodeHostname:
+		return fail("sethostname", unix.Sethostname([]byte(op.Text)))
+	case initproto.CodeDomainname:
+		return fail("setdomainname", unix.Setdomainname([]byte(op.Text)))
+	case initproto.CodeSysctl:
+		return s.sysctl(op.Strings)
+	case initproto.CodeReadonly:
+		return s.readonly(op.Strings)
+	case initproto.CodeMask:
+		return s.mask(op.Strings)
+	case initproto.CodeMkdir:
+		return s.mkdir(op.Text)
+	case initproto.CodeSealRoot:
+		return fail("make root read-only", mount.Change(s.root, unix.MOUNT_ATTR_RDONLY, 0, 0, false))
+	case initproto.CodeShareRoot:
+		return fail("root propagation", mount.Change(s.root, 0, 0, op.Flags, false))
+	case initproto.CodeHold:
+		return hold()
+	case initproto.CodeProcess:
+		return s.become(op.Process)
+	}
+	return fail("decode", initproto.ErrMalformed)
+}
+
+// hold waits for the parent's byte; a parent that is gone ends the start.
+func hold() *initproto.Failure {
+	if err := send([]byte{initproto.KindHeld}, -1); err != nil {
+		return fail("hold", err)
+	}
+	var b [1]byte
+	n, err := read(initproto.ControlFD, b[:])
+	if err == nil && n == 0 {
+		err = unix.ECANCELED
+	}
+	return fail("hold", err)
+}
+
+func (s *state) file(index uint32) (int, *initproto.Failure) {
+	if int(index) >= s.files {
+		return -1, fail("file", initproto.ErrMalformed)
+	}
+	return initproto.FirstFile + int(index), nil
+}
+
+func (s *state) joinCgroups(indexes []uint32) *initproto.Failure {
+	for _, i := range indexes {
+		fd, f := s.file(i)
+		if f != nil {
+			return f
+		}
+		if _, err := unix.Write(fd, []byte("0")); err != nil {
+			return fail("join cgroup", err)
+		}
+	}
+	return nil
+}
+
+func (s *state) enter(op *initproto.Op) *initproto.Failure {
+	fd, f := s.file(op.Number)
+	if f != nil {
+		return f
+	}
+	if err := unix.Setns(fd, int(op.Flags)); err != nil {
+		return fail("join namespace", err)
+	}
+	if op.Flags&unix.CLONE_NEWNS != 0 {
+		root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fail("open root", err)
+		}
+		s.root = root
+	}
+	return nil
+}
+
+// fail makes a Failure of an error; nil stays nil.
+func fail(step string, err error) *initproto.Failure {
+	if err == nil {
+		return nil
+	}
+	f := &initproto.Failure{Step: step, Errno: uint32(errno(err))}
+	f.Message = step + ": " + err.Error()
+	return f
+}
+
+func failText(step, text string, err error) *initproto.Failure {
+	f := fail(step, err)
+	if f != nil {
+		f.Message = text
+	}
+	return f
+}

@@ -1,0 +1,1 @@
+// Empty: lets the compiler accept the bodyless function of main.go.
