@@ -90,9 +90,13 @@ type Registry struct {
 // Config is the merged configuration. A value is made by Parse and not changed
 // afterwards; reloading makes another one (see Merge).
 type Config struct {
-	File              string // the file that was asked for
-	Validate, Version bool   // only check, or only print the version
-	Help              bool
+	File     string // the file that was asked for
+	Validate bool   // --validate: only check
+	Version  bool   // --version: only print it
+	Help     bool
+
+	// Build is not a setting: the program fills it in after Parse.
+	Build struct{ Version, Commit string }
 
 	Hosts         []string
 	Group         string // group of unix sockets

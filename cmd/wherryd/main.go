@@ -1,0 +1,77 @@
+// Command wherryd is the engine: it takes dockerd's flags and answers the
+// Docker Engine API.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/config"
+	"github.com/wherry-engine/wherry/internal/daemon"
+)
+
+// Set by the linker.
+var (
+	version = "dev"
+	commit  = "unknown"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	c, err := config.Parse(args, os.Getenv)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w\nSee 'wherryd --help'", err)
+	case c.Help:
+		fmt.Println(config.Usage())
+		return nil
+	case c.Version:
+		fmt.Printf("Wherry version %s, build %s\n", version, commit)
+		return nil
+	case c.Validate:
+		fmt.Fprintln(os.Stderr, "configuration OK") // where dockerd says it
+		return nil
+	case os.Geteuid() != 0:
+		return errors.New("wherryd needs to be started with root privileges")
+	}
+	c.Build.Version, c.Build.Commit = version, commit
+	level := logTo(os.Stderr, c)
+	for _, w := range c.Warnings {
+		slog.Warn(w)
+	}
+	unix.Umask(0o022)
+	if err := applyProcess(c); err != nil {
+		return err
+	}
+	unlock, err := writePidfile(c.Pidfile)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	r := &reloader{args: args, running: c, level: level}
+	go handleSignals(stop, r, c.ExecRoot)
+	engine, err := daemon.New(ctx, c)
+	if err != nil {
+		return fmt.Errorf("failed to start daemon: %w", err)
+	}
+	r.engine.Store(engine)
+	notify("READY=1")
+	err = engine.Run(ctx)
+	notify("STOPPING=1")
+	engine.Close()
+	return err
+}
