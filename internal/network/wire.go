@@ -186,14 +186,14 @@ func settings() error {
 	return nil
 }
 
-// addVeth creates the pair; the inner end is left down.
+// addVeth creates the pair; the inner end is down.
 func (m *Manager) addVeth(ns *os.File, w *wire) error {
 	for {
 		w.veth = vethName()
 		var b rtnl.Batch
 		b.AddVeth(rtnl.Veth{
 			Name: w.veth, Master: w.seg.link, MTU: w.seg.mtu, Isolated: !w.seg.icc(),
-			Peer: w.device(), PeerMAC: []byte(w.mac), PeerNS: int(ns.Fd()), PeerDown: true,
+			Peer: w.device(), PeerMAC: []byte(w.mac), PeerNS: int(ns.Fd()),
 		})
 		err := m.rt.Do(&b)
 		if errors.Is(err, unix.EEXIST) {

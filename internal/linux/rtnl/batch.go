@@ -96,7 +96,8 @@ type Veth struct {
 	PeerDown bool
 }
 
-// AddVeth creates the pair with both ends up. The end here gets no IPv6
+// AddVeth creates the pair and brings the end here up; the peer is born down
+// (the kernel cannot bring it up before it is paired). The end here gets no IPv6
 // link-local address: with a thousand ports their multicast reports alone load
 // the bridge.
 func (b *Batch) AddVeth(v Veth) {
@@ -114,11 +115,7 @@ func (b *Batch) AddVeth(v Veth) {
 	e.attr(unix.IFLA_INFO_KIND, []byte("veth"))
 	data := e.nest(unix.IFLA_INFO_DATA)
 	peer := e.nest(vethInfoPeer)
-	up := uint32(unix.IFF_UP)
-	if v.PeerDown {
-		up = 0
-	}
-	e.ifinfo(unix.AF_UNSPEC, 0, up, up)
+	e.ifinfo(unix.AF_UNSPEC, 0, 0, 0)
 	b.name(e, v.Peer)
 	if v.MTU > 0 {
 		e.u32(unix.IFLA_MTU, uint32(v.MTU))
