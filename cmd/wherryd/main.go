@@ -45,7 +45,6 @@ func run(args []string) error {
 	case os.Geteuid() != 0:
 		return errors.New("wherryd needs to be started with root privileges")
 	}
-	c.Build.Version, c.Build.Commit = version, commit
 	level := logTo(os.Stderr, c)
 	for _, w := range c.Warnings {
 		slog.Warn(w)
@@ -62,9 +61,9 @@ func run(args []string) error {
 
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	r := &reloader{args: args, running: c, level: level}
+	r := &reloader{args: args, level: level}
 	go handleSignals(stop, r, c.ExecRoot)
-	engine, err := daemon.New(ctx, c)
+	engine, err := daemon.New(ctx, c, daemon.Build{Version: version, Commit: commit})
 	if err != nil {
 		return fmt.Errorf("failed to start daemon: %w", err)
 	}
@@ -72,6 +71,6 @@ func run(args []string) error {
 	notify("READY=1")
 	err = engine.Run(ctx)
 	notify("STOPPING=1")
-	engine.Close()
+	engine.Close(context.Background())
 	return err
 }

@@ -57,10 +57,9 @@ func handleSignals(stop func(), r *reloader, dumps string) {
 
 // reloader applies the configuration anew at SIGHUP.
 type reloader struct {
-	args    []string
-	running *config.Config // replaced, never changed: the engine has the old one
-	level   *slog.LevelVar
-	engine  atomic.Pointer[daemon.System] // nil until it has started
+	args   []string
+	level  *slog.LevelVar
+	engine atomic.Pointer[daemon.System] // nil until it has started
 }
 
 func (r *reloader) reload() error {
@@ -72,16 +71,13 @@ func (r *reloader) reload() error {
 	if err != nil {
 		return err
 	}
-	merged, changed, pending := config.Merge(r.running, next)
-	if len(pending) > 0 {
-		slog.Warn("these settings take effect after a restart of wherryd", "settings", strings.Join(pending, ","))
-	}
-	if err := engine.Reload(merged); err != nil {
+	if err := engine.Reload(next); err != nil {
 		return err
 	}
-	r.level.Set(levelOf(merged))
-	r.running = merged
-	slog.Info("reloaded configuration", "changed", strings.Join(changed, ","))
+	r.level.Set(levelOf(next))
+	for _, w := range next.Warnings {
+		slog.Warn(w)
+	}
 	return nil
 }
 

@@ -40,9 +40,9 @@ type Runtime struct {
 
 // Bridge holds what concerns the default bridge network.
 type Bridge struct {
-	Name         string       // "" = our own bridge, "none" = no bridge network
-	IP           netip.Prefix // --bip; invalid = chosen
-	FixedCIDR    netip.Prefix // containers' addresses come from here
+	Name         string // "" = our own bridge, "none" = no bridge network
+	IP           string // --bip: IPv4 with prefix length; "" = chosen
+	FixedCIDR    string // IPv4 network; containers' addresses come from here
 	Gateway      netip.Addr
 	MTU          int
 	ICC          bool
@@ -94,9 +94,6 @@ type Config struct {
 	Validate bool   // --validate: only check
 	Version  bool   // --version: only print it
 	Help     bool
-
-	// Build is not a setting: the program fills it in after Parse.
-	Build struct{ Version, Commit string }
 
 	Hosts         []string
 	Group         string // group of unix sockets

@@ -98,7 +98,7 @@ func TestMergeOfFlagsAndFile(t *testing.T) {
 	}
 	got := []any{c.LiveRestore, c.Labels, c.Hosts, c.ShmSize, c.Bridge.MTU, c.CgroupDriver, c.Ulimits["nofile"].Soft,
 		c.DNS.Servers[0].String(), c.Registry.HTTPProxy, c.Runtimes["crun"].Path, c.Runtimes["kata"].Path,
-		c.LogOpts["max-size"], c.Bridge.Firewall, c.Bridge.IP.String(), c.Init, c.Group, c.GroupExplicit, len(c.Warnings), c.MinAPIVersion}
+		c.LogOpts["max-size"], c.Bridge.Firewall, c.Bridge.IP, c.Init, c.Group, c.GroupExplicit, len(c.Warnings), c.MinAPIVersion}
 	want := []any{false, []string{"a=1", "b=2"}, []string{"unix:///x.sock", "tcp://127.0.0.1"}, int64(32 << 20), 1400, "systemd", int64(32),
 		"1.1.1.1", "http://p:1", "/usr/bin/crun", "/opt/kata", "10m", false, "10.0.0.1/24", true, "x", true, 0, "1.40"}
 	if d := cmp.Diff(want, got); d != "" {

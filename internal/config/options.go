@@ -41,7 +41,7 @@ var options = []option{
 	{flag: "pidfile", short: "p", key: "pidfile", say: "Path to use for daemon PID file", bind: func(c *Config) value { return text(&c.Pidfile) }},
 	{flag: "oom-score-adjust", key: "oom-score-adjust", say: "Set the oom_score_adj for the daemon", bind: func(c *Config) value { return integer(&c.OOMScoreAdjust) }},
 	{flag: "debug", short: "D", key: "debug", reload: true, say: "Enable debug mode", bind: func(c *Config) value { return boolean(&c.Debug) }},
-	{flag: "log-level", short: "l", key: "log-level", say: `Set the logging level ("debug"|"info"|"warn"|"error"|"fatal")`, bind: func(c *Config) value {
+	{flag: "log-level", short: "l", key: "log-level", reload: true, say: `Set the logging level ("debug"|"info"|"warn"|"error"|"fatal")`, bind: func(c *Config) value {
 		return choice(&c.LogLevel, "logging level", "trace", "debug", "info", "warn", "error", "fatal", "panic")
 	}},
 	{flag: "log-format", key: "log-format", say: `Set the logging format ("text"|"json")`, bind: func(c *Config) value { return choice(&c.LogFormat, "log format", "text", "json") }},

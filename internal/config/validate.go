@@ -92,7 +92,7 @@ func (c *Config) validate() error {
 	if c.ShmSize <= 0 {
 		return fmt.Errorf("invalid default-shm-size: %d", c.ShmSize)
 	}
-	if c.Bridge.Name != "" && c.Bridge.IP.IsValid() {
+	if c.Bridge.Name != "" && c.Bridge.IP != "" {
 		return errors.New("you specified -b & --bip, mutually exclusive options; please specify only one")
 	}
 	switch c.StorageDriver {

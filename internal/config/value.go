@@ -105,21 +105,14 @@ func address(at *netip.Addr) value {
 		}}
 }
 
-func network4(at *netip.Prefix) value {
-	return scalar[netip.Prefix]{at: at, kind: "string",
-		parse: func(s string) (netip.Prefix, error) {
-			p, err := netip.ParsePrefix(s)
-			if err != nil || !p.Addr().Is4() {
-				return p, fmt.Errorf("invalid network %q: must be an IPv4 address with a prefix length", s)
-			}
-			return p, nil
-		},
-		show: func(p netip.Prefix) string {
-			if !p.IsValid() {
-				return ""
-			}
-			return p.String()
-		}}
+// network4 is an IPv4 address or network with its prefix length.
+func network4(at *string) value {
+	return scalar[string]{at: at, kind: "string", parse: func(s string) (string, error) {
+		if p, err := netip.ParsePrefix(s); s != "" && (err != nil || !p.Addr().Is4()) {
+			return "", fmt.Errorf("invalid network %q: must be an IPv4 address with a prefix length", s)
+		}
+		return s, nil
+	}}
 }
 
 // list is a setting that may be given several times.

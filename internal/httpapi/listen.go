@@ -22,7 +22,7 @@ import (
 // Listen opens everything that the configuration names, or nothing. A unix
 // socket is never reachable with more rights than it will have, and one that
 // somebody answers on is left alone.
-func Listen(c *config.Config, log *slog.Logger) ([]net.Listener, error) {
+func Listen(c *config.Config) ([]net.Listener, error) {
 	var all []net.Listener
 	fail := func(err error) ([]net.Listener, error) {
 		for _, l := range all {
@@ -38,9 +38,9 @@ func Listen(c *config.Config, log *slog.Logger) ([]net.Listener, error) {
 		var ls []net.Listener
 		switch proto {
 		case "unix":
-			ls, err = listenUnix(addr, c, log)
+			ls, err = listenUnix(addr, c)
 		case "tcp":
-			ls, err = listenTCP(addr, c, log)
+			ls, err = listenTCP(addr, c)
 		case "fd":
 			ls, err = activated(addr)
 		}
@@ -52,13 +52,13 @@ func Listen(c *config.Config, log *slog.Logger) ([]net.Listener, error) {
 	return all, nil
 }
 
-func listenTCP(addr string, c *config.Config, log *slog.Logger) ([]net.Listener, error) {
+func listenTCP(addr string, c *config.Config) ([]net.Listener, error) {
 	if !c.TLS.Enabled || !c.TLS.Verify {
 		for _, text := range []string{
 			"Binding to IP address without --tlsverify is insecure and gives root access on this machine to everyone who has access to your network.",
 			"Binding to an IP address, even on localhost, can also give access to scripts run in a browser. Be safe out there!",
 		} {
-			log.Warn(text, "host", "tcp://"+addr)
+			slog.Warn(text, "host", "tcp://"+addr)
 		}
 	}
 	var t *tls.Config
@@ -117,8 +117,8 @@ func (l *unixListener) Close() error {
 	return l.Listener.Close()
 }
 
-func listenUnix(path string, c *config.Config, log *slog.Logger) ([]net.Listener, error) {
-	gid, err := groupID(c, log)
+func listenUnix(path string, c *config.Config) ([]net.Listener, error) {
+	gid, err := groupID(c)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +189,7 @@ func removeStale(path string) error {
 
 // groupID looks the socket's group up. The default group need not exist; then
 // the socket is root's alone.
-func groupID(c *config.Config, log *slog.Logger) (int, error) {
+func groupID(c *config.Config) (int, error) {
 	if c.Group == "" {
 		return os.Getgid(), nil
 	}
@@ -203,7 +203,7 @@ func groupID(c *config.Config, log *slog.Logger) (int, error) {
 	if c.GroupExplicit {
 		return 0, fmt.Errorf("group %s not found", c.Group)
 	}
-	log.Debug("no group for the socket", "group", c.Group, "error", err)
+	slog.Debug("no group for the socket", "group", c.Group, "error", err)
 	return os.Getgid(), nil
 }
 
