@@ -1,0 +1,12 @@
+// Command wherry-keeper is the parent of an engine's processes. wherryd has it
+// inside and starts it.
+package main
+
+import (
+	"os"
+
+	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
+	"github.com/wherry-engine/wherry/internal/supervise/keeper"
+)
+
+func main() { os.Exit(keeper.Main(os.Args, sandbox.Start)) }

@@ -1,0 +1,164 @@
+// Package keeper owns the program that is the parent of an engine's processes:
+// it starts them, copies their output into log files and to attached clients,
+// keeps their exit codes, and goes on with all that while no engine is there.
+//
+// One goroutine, the loop, owns all state. Only the start of a process and the
+// compression of a rotated log run beside it.
+//
+// In its directory:
+//
+//	keeper.sock     where engines connect; the newest one wins
+//	keeper.lock     locked while a keeper lives
+//	keeper.log      its standard error
+//	exits/KEY       a wire.Exit that no engine has heard of yet
+package keeper
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/logs"
+	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
+	"github.com/wherry-engine/wherry/internal/supervise/wire"
+)
+
+// StartFunc is sandbox.Start, or what stands in for it.
+type StartFunc func(init *os.File, p *sandbox.Plan, io sandbox.Stdio, extra []*os.File) (*sandbox.Process, error)
+
+// Keeper is the whole state.
+type Keeper struct {
+	dir    string
+	build  string // told to engines, which compare it with their own program's
+	start  StartFunc
+	loop   *loop
+	lock   int
+	listen int
+
+	init     *os.File // the program for new processes; nil until an engine sent it
+	initHash string
+	devnull  *os.File
+
+	engine   *control // the one that is served; nil while there is none
+	controls map[*control]struct{}
+	procs    map[wire.Key]*process
+	clients  map[*client]struct{}  // also those of processes that were forgotten
+	starting map[wire.Key]struct{} // handed to StartFunc
+	held     int                   // processes that wait for Release
+	upgrade  *upgrade              // waits for starting and held to be none
+	idle     *timer
+
+	buf     [64 << 10]byte // what was read last, from anywhere
+	oob     []byte
+	frame   []byte
+	scratch logs.Scratch
+}
+
+func newKeeper(dir, build string, start StartFunc) (*Keeper, error) {
+	l, err := newLoop()
+	if err != nil {
+		return nil, err
+	}
+	k := &Keeper{
+		dir: dir, build: build, start: start, loop: l, lock: -1, listen: -1,
+		controls: map[*control]struct{}{},
+		procs:    map[wire.Key]*process{},
+		clients:  map[*client]struct{}{},
+		starting: map[wire.Key]struct{}{},
+		oob:      make([]byte, wire.ControlLen()),
+	}
+	k.devnull, err = os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// open takes the lock and listens.
+func (k *Keeper) open() error {
+	lock, err := unix.Open(filepath.Join(k.dir, "keeper.lock"), unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: "keeper.lock", Err: err}
+	}
+	// A keeper that was killed may take a moment to be gone.
+	got := make(chan error, 1)
+	go func() { got <- unix.Flock(lock, unix.LOCK_EX) }()
+	select {
+	case err = <-got:
+	case <-time.After(3 * time.Second):
+		err = errors.New("another keeper is running")
+	}
+	if err != nil {
+		return err
+	}
+	k.lock = lock
+	path := filepath.Join(k.dir, "keeper.sock")
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	k.listen, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	// The address of a socket is short; a directory need not be.
+	dirfd, err := unix.Open(k.dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("open", err)
+	}
+	defer unix.Close(dirfd)
+	if err := unix.Bind(k.listen, &unix.SockaddrUnix{Name: wire.SocketPath(dirfd)}); err != nil {
+		return os.NewSyscallError("bind", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return err
+	}
+	if err := unix.Listen(k.listen, 16); err != nil {
+		return os.NewSyscallError("listen", err)
+	}
+	return nil
+}
+
+// serve runs until there is nothing left to do.
+func (k *Keeper) serve() error {
+	if err := k.loop.add(k.listen, unix.EPOLLIN, listener{k}); err != nil {
+		return err
+	}
+	return k.loop.run()
+}
+
+// engineLost is called when no engine is connected any more.
+func (k *Keeper) engineLost() {
+	for _, p := range k.procs {
+		if p.reported {
+			k.saveExit(p)
+		}
+	}
+	k.mayEnd()
+}
+
+// mayEnd ends the keeper when nobody needs it: the next engine starts another
+// one, which finds the exits that are still to be told in the directory.
+func (k *Keeper) mayEnd() {
+	if len(k.controls) > 0 || len(k.clients) > 0 || len(k.starting) > 0 || k.idle != nil {
+		return
+	}
+	for _, p := range k.procs {
+		if !p.reported || !p.drained() {
+			return
+		}
+	}
+	_ = os.Remove(filepath.Join(k.dir, "keeper.sock"))
+	k.loop.stopped = true
+}
+
+// logf writes a line to standard error, which is keeper.log.
+func (k *Keeper) logf(parts ...string) {
+	b := time.Now().UTC().AppendFormat(nil, "2006-01-02T15:04:05.000Z ")
+	for _, p := range parts {
+		b = append(b, p...)
+	}
+	_, _ = os.Stderr.Write(append(b, '\n'))
+}
