@@ -90,17 +90,16 @@ func TestMergeOfFlagsAndFile(t *testing.T) {
 		"debug": false, "live-restore": false, "labels": ["a=1","b=2"], "hosts": ["unix:///x.sock","tcp://127.0.0.1"],
 		"default-shm-size": "32M", "mtu": 1400, "exec-opts": ["native.cgroupdriver=systemd"],
 		"default-ulimits": {"nofile": {"Name":"nofile","Hard":64,"Soft":32}}, "dns": ["1.1.1.1"],
-		"proxies": {"http-proxy": "http://p:1"}, "runtimes": {"crun": {"path":"/usr/bin/crun"}},
+		"proxies": {"http-proxy": "http://p:1"},
 		"log-opts": {"max-size":"10m"}, "iptables": false, "userland-proxy": false, "ipv6": false, "min-api-version": "1.40"
-	}`, "--add-runtime", "kata=/opt/kata", "-G", "x", "--bip=10.0.0.1/24", "--init")
+	}`, "-G", "x", "--bip=10.0.0.1/24", "--init")
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := []any{c.LiveRestore, c.Labels, c.Hosts, c.ShmSize, c.Bridge.MTU, c.CgroupDriver, c.Ulimits["nofile"].Soft,
-		c.DNS.Servers[0].String(), c.Registry.HTTPProxy, c.Runtimes["crun"].Path, c.Runtimes["kata"].Path,
-		c.LogOpts["max-size"], c.Bridge.Firewall, c.Bridge.IP, c.Init, c.Group, c.GroupExplicit, len(c.Warnings), c.MinAPIVersion}
+		c.DNS.Servers[0].String(), c.Registry.HTTPProxy, c.LogOpts["max-size"], c.Bridge.Firewall, c.Bridge.IP, c.Init, c.Group, c.GroupExplicit, len(c.Warnings), c.MinAPIVersion}
 	want := []any{false, []string{"a=1", "b=2"}, []string{"unix:///x.sock", "tcp://127.0.0.1"}, int64(32 << 20), 1400, "systemd", int64(32),
-		"1.1.1.1", "http://p:1", "/usr/bin/crun", "/opt/kata", "10m", false, "10.0.0.1/24", true, "x", true, 0, "1.40"}
+		"1.1.1.1", "http://p:1", "10m", false, "10.0.0.1/24", true, "x", true, 0, "1.40"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
@@ -143,7 +142,8 @@ func TestErrors(t *testing.T) {
 		{``, "--label a=1 --label a=2", "conflict labels for a=2 and a=1"},
 		{``, "-H nope://x", "invalid bind address format: nope://x"},
 		{``, "-H tcp://1.2.3.4:x", `invalid port "x"`},
-		{``, "--default-runtime foo", `specified default runtime "foo" does not exist`},
+		{``, "--default-runtime runc", "--default-runtime is not supported by this version of wherryd"},
+		{`{"runtimes":{"crun":{"path":"/usr/bin/crun"}}}`, "", "runtimes is not supported by this version of wherryd"},
 		{``, "--bip 10.0.0.1", "invalid network \"10.0.0.1\""},
 		{``, "-b br0 --bip 10.0.0.1/24", "mutually exclusive"},
 		{``, "-s btrfs", "storage-driver btrfs is not supported by this version of wherryd"},
@@ -231,5 +231,24 @@ func TestUsageNamesWhatIsServedOnly(t *testing.T) {
 	u := Usage()
 	if !strings.Contains(u, "--live-restore") || strings.Contains(u, "--metrics-addr") {
 		t.Error(u)
+	}
+}
+
+// The values of settings that are refused today are read all the same, so that
+// serving one later is a change of its class alone.
+func TestRuntimesOfFlagsAndFileAddUp(t *testing.T) {
+	c := New(none)
+	v := runtimes(&c.Runtimes)
+	if err := v.Set("kata=/opt/kata"); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.decode([]byte(`{"crun":{"path":"/usr/bin/crun"}}`)); err != nil {
+		t.Fatal(err)
+	}
+	if c.Runtimes["kata"].Path != "/opt/kata" || c.Runtimes["crun"].Path != "/usr/bin/crun" {
+		t.Error(c.Runtimes)
+	}
+	if v.decode([]byte(`{"kata":{"path":"/x"}}`)) == nil || v.Set("wherry=/x") == nil || v.Set("x") == nil {
+		t.Error("a runtime was named twice, or badly, and that was accepted")
 	}
 }
