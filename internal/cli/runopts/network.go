@@ -35,11 +35,11 @@ func (o *Options) endpoints() (map[string]*network.EndpointSettings, error) {
 		} else {
 			builtin = true
 		}
-		make := endpoint
+		build := endpoint
 		if i == 0 {
-			make = o.firstEndpoint
+			build = o.firstEndpoint
 		}
-		ep, err := make(n)
+		ep, err := build(n)
 		if err != nil {
 			return nil, err
 		}

@@ -106,3 +106,6 @@ func (o *Out) Size() (height, width uint) {
 	}
 	return uint(ws.Height), uint(ws.Width)
 }
+
+// Raw returns the writer underneath, for code that looks for a terminal itself.
+func (o *Out) Raw() io.Writer { return o.w }

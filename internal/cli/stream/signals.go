@@ -18,8 +18,9 @@ type Killer interface {
 
 // ForwardSignals passes every signal that this process gets on to the
 // container until stop is called. Not ctx but stop ends it: a cancelled verb
-// must still deliver the signal that cancelled it.
-func ForwardSignals(ctx context.Context, k Killer, id string, debugf func(string, ...any)) (stop func()) {
+// must still deliver the signal that cancelled it. A program on a terminal
+// learns of a new window size from its own terminal, not as a signal.
+func ForwardSignals(ctx context.Context, k Killer, id string, tty bool, debugf func(string, ...any)) (stop func()) {
 	ctx = context.WithoutCancel(ctx)
 	c := make(chan os.Signal, 128)
 	signal.Notify(c)
@@ -31,7 +32,7 @@ func ForwardSignals(ctx context.Context, k Killer, id string, debugf func(string
 				return
 			case s := <-c:
 				name := forwardName(s)
-				if name == "" {
+				if name == "" || tty && s == syscall.SIGWINCH {
 					continue
 				}
 				if _, err := k.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: name}); err != nil {
@@ -49,7 +50,7 @@ func ForwardSignals(ctx context.Context, k Killer, id string, debugf func(string
 // forwardName returns "" for signals that are about this process only.
 func forwardName(s os.Signal) string {
 	switch s {
-	case syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGURG, syscall.SIGWINCH:
+	case syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGURG:
 		return ""
 	}
 	for name, n := range msignal.SignalMap {

@@ -1,0 +1,74 @@
+// Package cli owns the command line as a whole: the tree of verbs, help and
+// usage texts, global flags, signals and the end of the program. The verbs
+// themselves are in its sub-packages and see only the API client.
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/wherry-engine/wherry/internal/cli/shell"
+)
+
+// patience is how many times a user may ask to end before it is forced.
+const patience = 3
+
+// Main runs one command line on the process's streams and returns its exit
+// status.
+func Main(name string, b shell.Build, args []string) int {
+	ctx, stop := interruptible(context.Background())
+	defer stop()
+	apiVersion := ""
+	for {
+		sh := shell.New(name, b)
+		sh.APIVersion = apiVersion
+		err := Run(ctx, sh, args)
+		// An engine of an older API refuses the first request and changes
+		// nothing, so the whole command line can be run again in its version.
+		if v := shell.TooNew(err); v != "" && apiVersion == "" && os.Getenv("DOCKER_API_VERSION") == "" {
+			apiVersion = v
+			continue
+		}
+		if cause := context.Cause(ctx); cause != nil && err != nil {
+			var status *shell.StatusError
+			if !asStatus(err, &status) {
+				err = cause
+			}
+		}
+		shell.Print(sh.Err, err)
+		return shell.ExitCode(err)
+	}
+}
+
+// Run executes one command line in sh. Its error is not printed yet.
+func Run(ctx context.Context, sh *shell.Shell, args []string) error {
+	root := newRoot(sh, args)
+	root.SetArgs(args)
+	return root.ExecuteContext(ctx)
+}
+
+// interruptible cancels ctx at the first SIGINT or SIGTERM with the signal as
+// the cause. A verb that forwards signals goes on regardless of ctx; the user
+// who insists gets out all the same.
+func interruptible(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	c := make(chan os.Signal, patience)
+	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		for n := 1; ; n++ {
+			s, ok := (<-c).(syscall.Signal)
+			if !ok {
+				return
+			}
+			cancel(shell.Interrupted{Signal: s})
+			if n == patience {
+				fmt.Fprintf(os.Stderr, "\ngot %d SIGTERM/SIGINTs, forcefully exiting\n", n)
+				os.Exit(1)
+			}
+		}
+	}()
+	return ctx, func() { signal.Stop(c); close(c) }
+}
