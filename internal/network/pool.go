@@ -119,6 +119,13 @@ func (p *pool) held(n *segment) int {
 	return count
 }
 
+// count returns how many wired namespaces wait.
+func (p *pool) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.ready)
+}
+
 func (p *pool) work() {
 	defer close(p.ended)
 	for {

@@ -244,10 +244,12 @@ func (m *Manager) Inspect(ref string, verbose bool) (*network.Inspect, error) {
 	}
 	out := &network.Inspect{Network: n.api(), Containers: m.members(n)}
 	if n.addrs != nil {
-		used := uint64(n.addrs.Used())
-		out.Status = &network.Status{IPAM: network.IPAMStatus{Subnets: map[netip.Prefix]network.SubnetStatus{
-			n.subnet: {IPsInUse: used, DynamicIPsAvailable: n.addrs.Available()},
-		}}}
+		// What waits in the pool is nobody's yet.
+		waiting := m.pool.held(n)
+		out.Status = &network.Status{IPAM: network.IPAMStatus{Subnets: map[netip.Prefix]network.SubnetStatus{n.subnet: {
+			IPsInUse:            uint64(n.addrs.Used() - waiting + n.addrs.Reserved()),
+			DynamicIPsAvailable: n.addrs.Available() + uint64(waiting),
+		}}}}
 	}
 	return out, nil
 }

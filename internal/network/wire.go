@@ -130,7 +130,7 @@ func (m *Manager) enter(ns *os.File, wires []*wire, fresh bool) error {
 // furnish runs inside the namespace: links, addresses, routes and the settings
 // that docker gives a container's namespace.
 func (m *Manager) furnish(ns *os.File, in *rtnl.Conn, wires []*wire, fresh bool) error {
-	var inner rtnl.Batch
+	var inner, outer rtnl.Batch
 	if fresh {
 		if err := settings(); err != nil {
 			return err
@@ -164,8 +164,13 @@ func (m *Manager) furnish(ns *os.File, in *rtnl.Conn, wires []*wire, fresh bool)
 		if w.gateway && w.seg.gateway.IsValid() {
 			inner.AddRoute(dev, netip.Prefix{}, w.seg.gateway)
 		}
+		inner.Sync(w.device())
+		outer.Sync(w.veth)
 	}
-	return in.Do(&inner)
+	if err := in.Do(&inner); err != nil {
+		return err
+	}
+	return m.rt.Do(&outer)
 }
 
 func (w *wire) device() string { return "eth" + strconv.Itoa(w.slot) }
