@@ -22,6 +22,7 @@ type State struct {
 	Error      string `json:",omitempty"`
 	StartedAt  time.Time
 	FinishedAt time.Time
+	Health     *container.Health `json:",omitempty"` // replaced as a whole, never changed in place; nil without a health check
 }
 
 // Status is the one word for the state.
@@ -57,6 +58,13 @@ func (s *State) Sentence(now time.Time) string {
 	case container.StateRestarting:
 		return fmt.Sprintf("Restarting (%d) %s ago", s.ExitCode, ago(s.FinishedAt))
 	case container.StateRunning:
+		switch h := s.Health; {
+		case h == nil:
+		case h.Status == container.Starting:
+			return fmt.Sprintf("Up %s (health: starting)", ago(s.StartedAt))
+		default:
+			return fmt.Sprintf("Up %s (%s)", ago(s.StartedAt), h.Status)
+		}
 		return "Up " + ago(s.StartedAt)
 	case container.StateCreated:
 		return "Created"

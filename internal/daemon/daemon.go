@@ -21,6 +21,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/embedded"
 	"github.com/wherry-engine/wherry/internal/event"
+	"github.com/wherry-engine/wherry/internal/health"
 	"github.com/wherry-engine/wherry/internal/httpapi"
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/lifecycle"
@@ -54,6 +55,7 @@ type System struct {
 	networks  *network.Manager
 	keeper    *supervise.Client
 	sessions  *session.Manager
+	probes    *health.Monitor
 	engine    *lifecycle.Engine
 	view      *query.View
 	listening sync.WaitGroup
@@ -216,9 +218,10 @@ func (s *System) restore(ctx context.Context) error {
 		return err
 	}
 	s.sessions = session.New(s.store, s.keeper, s.events)
+	s.probes = health.New(s.sessions, s.events)
 	s.engine = lifecycle.New(lc, lifecycle.Parts{
 		Containers: s.store, Images: s.images, Snapshots: s.images.Snapshots(), Networks: s.networks, Volumes: s.volumes,
-		Cgroups: s.cgroups, Keeper: s.keeper, Events: s.events, Attached: s.sessions,
+		Cgroups: s.cgroups, Keeper: s.keeper, Events: s.events, Attached: s.sessions, Probes: s.probes,
 	})
 	s.sessions.Use(s.engine)
 	host, err := s.host()
@@ -291,6 +294,9 @@ func (s *System) Close(ctx context.Context) {
 		}
 		cancel()
 		s.listening.Wait()
+	}
+	if s.probes != nil {
+		s.probes.Close()
 	}
 	if s.engine != nil {
 		s.engine.Close(ctx)

@@ -119,6 +119,13 @@ func (b *Bus) Subscribe(ctx context.Context, since, until time.Time, match filte
 	return past, s.ch
 }
 
+// Listeners counts the live subscribers.
+func (b *Bus) Listeners() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.subs)
+}
+
 // Match reports whether a message passes the filters of `events`.
 func Match(a filter.Args, m events.Message) bool {
 	if len(a) == 0 {

@@ -63,6 +63,7 @@ type Parts struct {
 	Keeper     *supervise.Client
 	Events     *event.Bus
 	Attached   Attachments
+	Probes     Probes
 }
 
 // Attachments gives the clients that attached before the start; session has them.
@@ -71,6 +72,12 @@ type Attachments interface {
 	Take(containerID string) []supervise.Attachment
 	// Abandon closes the connections of clients whose container will not start.
 	Abandon(containerID string)
+}
+
+// Probes watches the health of running containers; health does it.
+type Probes interface {
+	Started(c *container.Container, fresh bool) // with the container's lock held
+	Ended(containerID string)
 }
 
 // Engine runs containers. Use New; its methods may be called concurrently.
@@ -85,6 +92,7 @@ type Engine struct {
 	keeper    *supervise.Client
 	events    *event.Bus
 	attached  Attachments
+	probes    Probes
 	filters   seccomp.Cache
 
 	mu       sync.Mutex
@@ -99,7 +107,7 @@ type Engine struct {
 func New(cfg Config, p Parts) *Engine {
 	e := &Engine{
 		cfg: cfg, store: p.Containers, images: p.Images, snapshots: p.Snapshots, networks: p.Networks, volumes: p.Volumes,
-		cgroups: p.Cgroups, keeper: p.Keeper, events: p.Events, attached: p.Attached, backoff: map[string]*backoff{},
+		cgroups: p.Cgroups, keeper: p.Keeper, events: p.Events, attached: p.Attached, probes: p.Probes, backoff: map[string]*backoff{},
 	}
 	e.restarts, e.cancel = context.WithCancel(context.Background())
 	return e

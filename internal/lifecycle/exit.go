@@ -36,6 +36,7 @@ func (e *Engine) Exited(x supervise.Exit) {
 
 // exited does the work of Exited; Op is held.
 func (e *Engine) exited(c *container.Container, code int, at time.Time) {
+	e.probes.Ended(c.ID)
 	oom := e.releaseRun(c)
 	c.Lock()
 	started := c.State.StartedAt

@@ -76,7 +76,7 @@ func (e *Engine) adopt(ctx context.Context, c *container.Container, p supervise.
 	c.Lock()
 	defer c.Unlock()
 	if len(c.Networks) > 0 {
-		warn("adopt network", c.ID, e.networks.Adopt(c.ID, c.Networks, c.Ports, p.PID))
+		warn("adopt network", c.ID, e.networks.Adopt(c.ID, c.Networks, p.PID))
 	}
 	if !c.State.Running || c.State.Pid != p.PID {
 		// The engine ended between the process's start and its record.
@@ -87,6 +87,7 @@ func (e *Engine) adopt(ctx context.Context, c *container.Container, p supervise.
 			c.SetPaused(frozen)
 		}
 	}
+	e.probes.Started(c, false)
 	warn("save record", c.ID, c.Save(atomicfile.Cached))
 }
 

@@ -13,7 +13,6 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/container"
-	"github.com/wherry-engine/wherry/internal/runtime/compile"
 	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
 	"github.com/wherry-engine/wherry/internal/supervise"
 	"github.com/wherry-engine/wherry/internal/undo"
@@ -71,6 +70,7 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 	}
 	u.Keep()
 	c.SetRunning(started.PID, started.At)
+	e.probes.Started(c, true)
 	warn("save record", c.ID, c.Save(atomicfile.Cached))
 	e.events.Container(events.ActionStart, c.ID, c.Attributes(nil))
 	return nil

@@ -97,7 +97,7 @@ func (v *View) Info(ctx context.Context) (*system.Info, error) {
 }
 
 // Version describes the engine's build.
-func (v *View) Version(context.Context) (*system.VersionResponse, error) {
+func (v *View) Version() *system.VersionResponse {
 	h := v.host
 	return &system.VersionResponse{
 		Platform: system.PlatformInfo{Name: "Wherry Engine"}, Version: h.Version, APIVersion: h.APIVersion, MinAPIVersion: h.MinAPIVersion,
@@ -106,7 +106,7 @@ func (v *View) Version(context.Context) (*system.VersionResponse, error) {
 			"ApiVersion": h.APIVersion, "MinAPIVersion": h.MinAPIVersion, "Arch": runtime.GOARCH, "Os": runtime.GOOS, "GitCommit": h.GitCommit,
 			"GoVersion": runtime.Version(), "KernelVersion": kernelVersion(), "BuildTime": h.BuildTime, "Experimental": "false",
 		}}},
-	}, nil
+	}
 }
 
 // ID is the engine's own id, kept in its data root.

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/storage"
 
 	"github.com/wherry-engine/wherry/internal/container"
+	"github.com/wherry-engine/wherry/internal/snapshot"
 )
 
 // Inspect tells everything about one container.
@@ -59,7 +60,7 @@ func state(r *container.Record) *apicontainer.State {
 	s := r.State
 	return &apicontainer.State{
 		Status: s.Status(), Running: s.Running, Paused: s.Paused, Restarting: s.Restarting, OOMKilled: s.OOMKilled, Dead: s.Dead,
-		Pid: s.Pid, ExitCode: s.ExitCode, Error: s.Error, StartedAt: s.StartedAt.Format(time.RFC3339Nano), FinishedAt: s.FinishedAt.Format(time.RFC3339Nano),
+		Pid: s.Pid, ExitCode: s.ExitCode, Error: s.Error, StartedAt: s.StartedAt.Format(time.RFC3339Nano), FinishedAt: s.FinishedAt.Format(time.RFC3339Nano), Health: s.Health,
 	}
 }
 
@@ -67,7 +68,7 @@ func state(r *container.Record) *apicontainer.State {
 // container only, so its directory is named through the process.
 func (v *View) storage(r *container.Record) *storage.DriverData {
 	d := &storage.DriverData{Name: r.Driver, Data: map[string]string{"ID": r.ID}}
-	w, err := v.snapshots.Describe(r.ID)
+	w, err := v.snapshots.OpenWritable(r.ID, snapshot.Lower{})
 	if err != nil {
 		return d
 	}

@@ -173,7 +173,7 @@ func (v *View) matcher(ctx context.Context, o *ListOptions) (func(*container.Rec
 			before != nil && !r.Created.Before(before.Created),
 			since != nil && !r.Created.After(since.Created),
 			f.Has("ancestor") && !ancestors[r.ImageID],
-			f.Has("health") && !f.Exact("health", "none"),
+			!f.Exact("health", string(healthOf(r))),
 			f.Has("volume") && !hasVolume(f, r),
 			f.Has("network") && !onNetwork(f, r),
 			len(published) > 0 && !anyPort(published, portsOf(r.HostConfig.PortBindings)),
@@ -182,6 +182,13 @@ func (v *View) matcher(ctx context.Context, o *ListOptions) (func(*container.Rec
 		}
 		return true
 	}, nil
+}
+
+func healthOf(r *container.Record) apicontainer.HealthStatus {
+	if r.State.Health == nil {
+		return apicontainer.NoHealthcheck
+	}
+	return r.State.Health.Status
 }
 
 func hasVolume(f filter.Args, r *container.Record) bool {
@@ -238,7 +245,10 @@ func (v *View) summary(ctx context.Context, r *container.Record, now time.Time, 
 		s.Labels = map[string]string{}
 	}
 	s.HostConfig.NetworkMode, s.HostConfig.Annotations = string(r.HostConfig.NetworkMode), r.HostConfig.Annotations
-	s.Health = &apicontainer.HealthSummary{Status: apicontainer.NoHealthcheck}
+	s.Health = &apicontainer.HealthSummary{Status: healthOf(r)}
+	if h := r.State.Health; h != nil {
+		s.Health.FailingStreak = h.FailingStreak
+	}
 	if size {
 		rw, root, err := v.sizes(ctx, r)
 		if err != nil {

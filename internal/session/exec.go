@@ -29,6 +29,7 @@ type exec struct {
 	pid           int
 	exitCode      *int
 	ended         time.Time
+	done          chan int // of Run: gets the exit code
 }
 
 // ExecStartOptions are those of POST /exec/{id}/start.
@@ -199,6 +200,9 @@ func (m *Manager) Exited(e supervise.Exit) {
 	m.mu.Unlock()
 	if x != nil {
 		m.ended(x, e.Code)
+		if x.done != nil {
+			x.done <- e.Code
+		}
 		if c, err := m.store.Get(e.Key.Container); err == nil {
 			m.publish(c, events.ActionExecDie, map[string]string{"execID": x.id, "exitCode": strconv.Itoa(e.Code)})
 		}
@@ -271,9 +275,9 @@ func (m *Manager) ExecResize(ctx context.Context, execID string, height, width u
 	if x == nil {
 		return noExec(execID)
 	}
-	return m.resize(supervise.Key{Container: x.container, Exec: x.id}, height, width)
+	return m.resize(ctx, supervise.Key{Container: x.container, Exec: x.id}, height, width)
 }
 
-func (m *Manager) resize(k supervise.Key, height, width uint16) error {
-	return m.keeper.Resize(context.Background(), k, height, width)
+func (m *Manager) resize(ctx context.Context, k supervise.Key, height, width uint16) error {
+	return m.keeper.Resize(ctx, k, height, width)
 }

@@ -163,7 +163,7 @@ func (m *Manager) Resize(ref string, height, width uint16) error {
 	if err := mustRun(c); err != nil {
 		return err
 	}
-	if err := m.resize(supervise.Key{Container: c.ID}, height, width); err != nil {
+	if err := m.resize(context.Background(), supervise.Key{Container: c.ID}, height, width); err != nil {
 		return err
 	}
 	m.publish(c, events.ActionResize, map[string]string{"height": fmt.Sprint(height), "width": fmt.Sprint(width)})

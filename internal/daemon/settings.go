@@ -1,0 +1,147 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/moby/moby/api/types/system"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/wherry-engine/wherry/internal/atomicfile"
+	"github.com/wherry-engine/wherry/internal/config"
+	"github.com/wherry-engine/wherry/internal/httpapi"
+	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/lifecycle"
+	"github.com/wherry-engine/wherry/internal/network"
+	"github.com/wherry-engine/wherry/internal/network/ipam"
+	"github.com/wherry-engine/wherry/internal/query"
+)
+
+// cgroupParent is where the groups of containers lie.
+func cgroupParent(c *config.Config) string {
+	switch {
+	case c.CgroupParent != "":
+		return c.CgroupParent
+	case c.CgroupDriver == "systemd":
+		return "system.slice"
+	}
+	return "/wherry"
+}
+
+func lifecycleConfig(c *config.Config) (lifecycle.Config, error) {
+	lc := lifecycle.Config{
+		DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, CgroupParent: cgroupParent(c), CgroupNamespace: c.CgroupnsMode, IpcMode: c.IpcMode,
+		ShmSize: c.ShmSize, Init: c.Init, NoNewPrivileges: c.NoNewPrivileges, LogDriver: c.LogDriver, LogOptions: c.LogOpts,
+		DNS: c.DNS.Servers, DNSSearch: c.DNS.Search, DNSOptions: c.DNS.Options, HostGatewayIPs: c.DNS.HostGateway,
+		StopTimeout: c.DefaultStopTimeout, StopAtClose: !c.LiveRestore,
+	}
+	for name, u := range c.Ulimits {
+		lc.Ulimits = append(lc.Ulimits, specs.POSIXRlimit{Type: name, Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
+	}
+	switch c.SeccompProfile {
+	case "", "builtin":
+	case "unconfined":
+		lc.SeccompUnconfined = true
+	default:
+		var err error
+		if lc.SeccompProfile, err = os.ReadFile(c.SeccompProfile); err != nil {
+			return lc, fmt.Errorf("opening seccomp profile failed: %w", err)
+		}
+	}
+	return lc, nil
+}
+
+func networkConfig(c *config.Config) (network.Config, error) {
+	b := c.Bridge
+	nc := network.Config{
+		Root: c.DataRoot, ExecRoot: c.ExecRoot, BridgeName: b.Name, DefaultGateway: b.Gateway, MTU: b.MTU, DefaultBindIP: b.DefaultIP,
+		DNS: c.DNS.Servers, DNSSearch: c.DNS.Search, DNSOptions: c.DNS.Options, HostGatewayIPs: c.DNS.HostGateway,
+		IPForward: b.Forward, Firewall: b.Firewall, IPMasq: b.Masquerade, ICC: b.ICC,
+	}
+	for _, p := range b.AddressPools {
+		nc.AddressPools = append(nc.AddressPools, ipam.Range{Base: p.Base, Size: p.Size})
+	}
+	for _, p := range []struct {
+		text string
+		to   *netip.Prefix
+	}{{b.IP, &nc.BIP}, {b.FixedCIDR, &nc.FixedCIDR}} {
+		if p.text == "" {
+			continue
+		}
+		var err error
+		if *p.to, err = netip.ParsePrefix(p.text); err != nil {
+			return nc, err
+		}
+	}
+	return nc, nil
+}
+
+// host is what `info` and `version` say of the engine.
+func (s *System) host() (query.Host, error) {
+	c := s.config
+	engineID, err := engineID(c.DataRoot)
+	if err != nil {
+		return query.Host{}, err
+	}
+	h := query.Host{
+		Version: s.build.Version, GitCommit: s.build.Commit, APIVersion: httpapi.MaxVersion, MinAPIVersion: c.MinAPIVersion, ID: engineID,
+		DataRoot: c.DataRoot, Labels: c.Labels, LogDriver: c.LogDriver, InitBinary: "docker-init", LiveRestore: c.LiveRestore, Debug: c.Debug,
+		HTTPProxy: c.Registry.HTTPProxy, HTTPSProxy: c.Registry.HTTPSProxy, NoProxy: c.Registry.NoProxy, Mirrors: c.Registry.Mirrors, Insecure: c.Registry.Insecure,
+		SecurityOptions: []string{"name=seccomp,profile=" + seccompName(c)}, StorageDriver: s.images.Snapshots().Driver(),
+		EventListeners: s.events.Listeners,
+	}
+	if s.cgroups.Version() == 2 {
+		h.SecurityOptions = append(h.SecurityOptions, "name=cgroupns")
+	}
+	if c.NoNewPrivileges {
+		h.SecurityOptions = append(h.SecurityOptions, "name=no-new-privileges")
+	}
+	if c.Bridge.Firewall {
+		h.Firewall = "nftables"
+	}
+	for _, p := range c.Bridge.AddressPools {
+		h.AddressPools = append(h.AddressPools, system.NetworkAddressPool{Base: p.Base, Size: p.Size})
+	}
+	return h, nil
+}
+
+func seccompName(c *config.Config) string {
+	if c.SeccompProfile == "" {
+		return "builtin"
+	}
+	return c.SeccompProfile
+}
+
+// engineID is the id of this data root, made at its first use.
+func engineID(root string) (string, error) {
+	path := filepath.Join(root, "engine.json")
+	var v struct{ ID string }
+	data, err := os.ReadFile(path)
+	switch {
+	case err == nil:
+		if err := json.Unmarshal(data, &v); err != nil || v.ID == "" {
+			return "", fmt.Errorf("%s is damaged; remove it to get a new engine id", path)
+		}
+		return v.ID, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	}
+	v.ID = id.New()
+	if data, err = json.Marshal(v); err != nil {
+		return "", err
+	}
+	return v.ID, atomicfile.Write(path, data, 0o600, atomicfile.Synced)
+}
+
+// backends gives the API's routes what they stand on.
+func (s *System) backends() httpapi.Backends {
+	return httpapi.Backends{
+		Lifecycle: s.engine, Changes: s.engine, Sessions: s.sessions, Views: s.view, Images: s.images, ImagePruner: s.images,
+		Puller: puller{s.images}, Networks: networks{s.networks}, Events: s.events, Cgroup2: s.cgroups.Version() == 2,
+	}
+}
