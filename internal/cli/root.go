@@ -171,8 +171,7 @@ func addGlobal(f *pflag.FlagSet, sh *shell.Shell) {
 	f.SetInterspersed(false)
 	f.BoolP("version", "v", false, "Print version information and quit")
 	f.StringVar(&g.ConfigDir, "config", dir, "Directory of the client's configuration")
-	f.StringVarP(&g.Context, "context", "c", "", `Context with which to connect to the engine; goes before
-DOCKER_HOST and the context that is set as current`)
+	f.StringVarP(&g.Context, "context", "c", "", "Context to connect by, in place of DOCKER_HOST and of the context set as current")
 	f.BoolVarP(&g.Debug, "debug", "D", false, "Enable debug mode")
 	f.VarP(&hosts{g}, "host", "H", "Engine socket to connect to")
 	f.StringVarP(&g.LogLevel, "log-level", "l", "info", `Logging level ("debug", "info", "warn", "error", "fatal")`)

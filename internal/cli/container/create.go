@@ -66,6 +66,9 @@ func NewCreate(sh *shell.Shell) *cobra.Command {
 		Args:        shell.MinArgs(1),
 		Annotations: shell.Aliases("container create", "create"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := runopts.Supported(cmd.Flags()); err != nil {
+				return err
+			}
 			o.Image, o.Args = args[0], args[1:]
 			if err := c.check(); err != nil {
 				return sh.WithHelp(err, "create", 125)
@@ -163,6 +166,9 @@ func create(ctx context.Context, sh *shell.Shell, spec *runopts.Container, c *cr
 		return "", err
 	}
 	sh.Warn(res.Warnings)
+	for _, a := range spec.LocalDNS() {
+		sh.Warn([]string{"Localhost DNS (" + a + ") may fail in containers."})
+	}
 	return res.ID, cid.write(res.ID)
 }
 

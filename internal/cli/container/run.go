@@ -32,6 +32,9 @@ func NewRun(sh *shell.Shell) *cobra.Command {
 		Args:        shell.MinArgs(1),
 		Annotations: shell.Aliases("container run", "run"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := runopts.Supported(cmd.Flags()); err != nil {
+				return err
+			}
 			o.Image, o.Args = args[0], args[1:]
 			if err := r.check(); err != nil {
 				return sh.WithHelp(err, "run", 125)

@@ -19,6 +19,29 @@ type Container struct {
 	Networking *network.NetworkingConfig
 }
 
+// Supported refuses flags that no engine on Linux can honour.
+func Supported(f *pflag.FlagSet) error {
+	var errs []error
+	for _, name := range []string{"cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops"} {
+		if f.Changed(name) {
+			errs = append(errs, fmt.Errorf("%q is only supported on a Docker daemon running on windows, but the Docker daemon is running on linux", "--"+name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// LocalDNS returns the DNS servers that mean the container itself when used
+// inside it.
+func (c *Container) LocalDNS() []string {
+	var out []string
+	for _, a := range c.Host.DNS {
+		if a.IsLoopback() {
+			out = append(out, a.String())
+		}
+	}
+	return out
+}
+
 // Parse validates the options together and builds the request. It reads the
 // files that flags name (env, labels, seccomp profiles). f tells which flags
 // were given, where that matters.
@@ -62,11 +85,11 @@ func (o *Options) Parse(f *pflag.FlagSet) (*Container, error) {
 func (o *Options) config(f *pflag.FlagSet) (*container.Config, error) {
 	env, err := opts.ReadKVEnvStrings(o.envFile.GetSlice(), o.Env.GetSlice())
 	if err != nil {
-		return nil, fmt.Errorf("--env-file: %w", err)
+		return nil, err
 	}
 	labels, err := opts.ReadKVStrings(o.labelFiles.GetSlice(), o.labels.GetSlice())
 	if err != nil {
-		return nil, fmt.Errorf("--label-file: %w", err)
+		return nil, err
 	}
 	check, err := o.healthcheck()
 	if err != nil {

@@ -277,8 +277,9 @@ func qualifiedCDI(s string) bool {
 	return ok && ok2 && word.MatchString(vendor) && word.MatchString(class) && device.MatchString(name)
 }
 
+// addrs is never nil: DNS servers are sent as an empty list, not as null.
 func addrs(in []string) []netip.Addr {
-	var out []netip.Addr
+	out := []netip.Addr{}
 	for _, s := range in {
 		if a, err := netip.ParseAddr(s); err == nil { // validated with the flag
 			out = append(out, a)

@@ -50,6 +50,9 @@ func Inspect(out io.Writer, refs []string, format string, get Get) error {
 		if err == nil && tmpl != nil {
 			err = execute(&text, tmpl, typed, raw)
 		}
+		if shell.TooNew(err) != "" {
+			return err // everything is asked again in the engine's version
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
