@@ -51,6 +51,7 @@ type Engine struct {
 	exited  chan struct{} // closed when cmd has been waited for
 	netns   *os.File      // nil with HostNet
 	baseNet netState      // links and tables before the first start
+	aborted atomic.Bool
 }
 
 // startLimit bounds one start; dockerd starts a containerd first.
@@ -286,6 +287,11 @@ func (e *Engine) LogTail(lines int) string {
 func (e *Engine) Close() error {
 	var errs []error
 	var ids []string
+	if e.aborted.Load() {
+		e.Kill()
+		e.sweep()
+		return errors.Join(errors.New("took too long and was aborted"), os.RemoveAll(e.Dir))
+	}
 	if !e.Running() && e.cmd != nil && e.opts.Kind == Wherry {
 		// Containers may have outlived it; only an engine can remove them.
 		if err := e.Start(); err != nil {
@@ -327,11 +333,28 @@ func (e *Engine) removeContainers() ([]string, error) {
 		if err != nil {
 			return ids, err
 		}
-		if code != 204 && code != 404 {
+		// 409 is also said of one that --rm is removing just now.
+		if code != 204 && code != 404 && !bytes.Contains(body, []byte("already in progress")) {
 			return ids, fmt.Errorf("remove %.12s: %d %s", c.ID, code, body)
 		}
 	}
-	return ids, nil
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if err := e.GetJSON("/containers/json?all=1", &list); err != nil || len(list) == 0 {
+			return ids, err
+		}
+		if time.Now().After(deadline) {
+			return ids, fmt.Errorf("%d containers are still there after their removal", len(list))
+		}
+	}
+}
+
+// Abort ends the daemon and everything it started, so that a client that
+// hangs on it returns. Close reports nothing more afterwards.
+func (e *Engine) Abort() {
+	e.aborted.Store(true)
+	for _, p := range e.processes() {
+		syscall.Kill(p.pid, syscall.SIGKILL)
+	}
 }
 
 func listenNotify(path string) (*net.UnixConn, error) {

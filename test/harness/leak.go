@@ -63,16 +63,16 @@ func (e *Engine) leaksNow(ids []string) []string {
 	for _, p := range e.processes() {
 		found = append(found, "process "+p.String())
 	}
-	for _, m := range mounts() {
-		if strings.Contains(m, e.Dir) {
-			found = append(found, m)
-		}
-	}
 	for _, c := range e.cgroups() {
 		found = append(found, "cgroup "+c)
 	}
 	if e.opts.Kind == Docker {
-		return found // its own habits (docker0, chains, files) are not ours to judge
+		return found // its own habits (mounts, docker0, chains, files) are not ours to judge
+	}
+	for _, m := range mounts() {
+		if strings.Contains(m, e.Dir) {
+			found = append(found, m)
+		}
 	}
 	after, err := e.net()
 	if err != nil {
