@@ -71,7 +71,7 @@ type Entry struct {
 // past, for Tail is the number of lines: use -1 for all of them.
 type ReadOptions struct {
 	Since, Until time.Time // both inclusive; zero means unbounded
-	Tail         int       // last lines (of those before Until); -1: all
+	Tail         int       // last lines of the files, before Since and Until are looked at; -1: all
 	Follow       bool
 	// Done, with Follow, is closed once nothing more will be written. What was
 	// written before that is still delivered; then Read returns nil.
