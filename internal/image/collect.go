@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/wherry-engine/wherry/internal/content"
@@ -74,4 +75,10 @@ func (s *Store) Collect(ctx context.Context) error {
 		}
 		return s.content.Collect(ctx)
 	})
+}
+
+// logFailure reports a collection that failed after another error, which is
+// the one that the caller hears of.
+func logFailure(ctx context.Context, err, cause error) {
+	log.G(ctx).WithError(err).Warnf("images: cannot clean up after %q; the next collection will", cause)
 }

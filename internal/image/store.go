@@ -16,6 +16,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -111,8 +112,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 func (s *Store) Close() error {
 	s.stop()
 	s.background.Wait()
-	s.snapshots.Close()
-	return s.content.Close()
+	return errors.Join(s.snapshots.Close(), s.content.Close())
 }
 
 // Snapshots is where writable layers are made.

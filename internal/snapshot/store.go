@@ -19,6 +19,7 @@ package snapshot
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -56,6 +57,7 @@ type Store struct {
 	hold   func(context.Context, digest.Digest) error
 	limits Limits
 	trash  *trash
+	closer io.Closer
 
 	mu     sync.RWMutex
 	chains map[digest.Digest]Lower
@@ -70,7 +72,7 @@ func New(c Config) (*Store, error) {
 	root := c.Driver.Root
 	s := &Store{
 		root: root, base: filepath.Join(root, "snapshots"), empty: filepath.Join(root, "empty"), driver: c.Driver.Name,
-		sn: c.Snapshotter, hold: c.Hold, limits: c.Limits.orDefault(),
+		sn: c.Snapshotter, hold: c.Hold, closer: c.Driver.Snapshotter, limits: c.Limits.orDefault(),
 		chains: map[digest.Digest]Lower{}, busy: map[digest.Digest]chan struct{}{},
 	}
 	for _, d := range []string{s.empty, filepath.Join(root, "rw")} {
@@ -86,8 +88,14 @@ func New(c Config) (*Store, error) {
 // Driver returns the name of the storage driver.
 func (s *Store) Driver() string { return s.driver }
 
-// Close waits until removed layers are deleted.
-func (s *Store) Close() { s.trash.wait() }
+// Close waits until removed layers are deleted and closes the driver.
+func (s *Store) Close() error {
+	s.trash.wait()
+	return s.closer.Close()
+}
+
+// Settle waits until removed layers are deleted.
+func (s *Store) Settle() { s.trash.wait() }
 
 // Layers returns the directories of an unpacked chain; "" is the empty image.
 // The second call for a chain is answered from memory.

@@ -1,0 +1,127 @@
+package image
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/wherry-engine/wherry/internal/archive"
+)
+
+// Bounds on an archive's table of contents. Blobs themselves have none but the disk.
+const (
+	maxMembers = 100_000
+	maxLinks   = 32
+)
+
+// members is what an image archive was found to hold. All but the few
+// documents that describe it went straight into the content store.
+type members struct {
+	blobs map[string]ocispec.Descriptor // path -> digest and size
+	links map[string]string             // path -> path
+	docs  map[string][]byte             // index.json, manifest.json, oci-layout
+}
+
+// scan reads the whole archive once, from front to back.
+func (s *Store) scan(ctx context.Context, r io.Reader) (*members, error) {
+	plain, _, err := archive.Decompress(r)
+	if err != nil {
+		return nil, err
+	}
+	defer plain.Close()
+	m := &members{blobs: map[string]ocispec.Descriptor{}, links: map[string]string{}, docs: map[string][]byte{}}
+	tr := tar.NewReader(plain)
+	for n := 0; ; n++ {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, broken(err)
+		}
+		if n == maxMembers {
+			return nil, invalid("image archive has more than %d members", maxMembers)
+		}
+		if err := s.member(ctx, m, h, tr); err != nil {
+			return nil, broken(err)
+		}
+	}
+	// Whoever writes the archive may wait until all of it is taken.
+	_, err = io.Copy(io.Discard, plain)
+	return m, broken(err)
+}
+
+// broken gives damage of the archive the kind that it is the client's.
+func broken(err error) error {
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return invalid("image archive: %v", err)
+	}
+	return err
+}
+
+func (s *Store) member(ctx context.Context, m *members, h *tar.Header, r io.Reader) error {
+	// Names are only keys of maps here, never paths on this host; cleaning
+	// them makes "./x" and "x" one.
+	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
+	switch h.Typeflag {
+	case tar.TypeSymlink:
+		m.links[name] = strings.TrimPrefix(path.Join("/", path.Dir(name), h.Linkname), "/")
+		return nil
+	case tar.TypeLink:
+		m.links[name] = strings.TrimPrefix(path.Clean("/"+h.Linkname), "/")
+		return nil
+	case tar.TypeReg:
+	default:
+		return nil
+	}
+	if _, ok := m.blobs[name]; ok || m.docs[name] != nil {
+		return invalid("ambiguous image archive: %s is in it twice", name)
+	}
+	switch base := path.Base(name); {
+	case name == "index.json", name == "manifest.json", name == "oci-layout":
+		if h.Size > maxManifest {
+			return invalid("%s has %d bytes, more than %d", name, h.Size, maxManifest)
+		}
+		b, err := io.ReadAll(io.LimitReader(r, h.Size))
+		m.docs[name] = b
+		return err
+	case name == "repositories", base == "VERSION", base == "json":
+		return nil // the first image format's, said better by manifest.json
+	}
+	var want ocispec.Descriptor
+	if f := strings.Split(name, "/"); len(f) == 3 && f[0] == "blobs" {
+		want = ocispec.Descriptor{Digest: digest.NewDigestFromEncoded(digest.Algorithm(f[1]), f[2]), Size: h.Size}
+		if err := want.Digest.Validate(); err != nil {
+			return invalid("%s: %v", name, err)
+		}
+	}
+	d, _, err := s.content.Write(ctx, r, want)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	m.blobs[name] = d
+	return nil
+}
+
+// blob finds a member by path, following links inside the archive.
+func (m *members) blob(name string) (ocispec.Descriptor, error) {
+	at := strings.TrimPrefix(path.Clean("/"+name), "/")
+	for range maxLinks {
+		if d, ok := m.blobs[at]; ok {
+			return d, nil
+		}
+		next, ok := m.links[at]
+		if !ok {
+			break
+		}
+		at = next
+	}
+	return ocispec.Descriptor{}, invalid("image archive: %s is missing", name)
+}

@@ -1,0 +1,38 @@
+package image
+
+import (
+	"os"
+	"syscall"
+	"testing"
+
+	"github.com/wherry-engine/wherry/internal/snapshot"
+)
+
+// mountWritable mounts a container's root for the length of the test.
+func mountWritable(t *testing.T, w *snapshot.Writable) string {
+	t.Helper()
+	if w.Dir != "" {
+		return w.Dir
+	}
+	root := t.TempDir()
+	data, chdir := w.OverlayOptions()
+	if chdir != "" {
+		was, err := os.Getwd()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chdir(chdir); err != nil {
+			t.Fatal(err)
+		}
+		defer os.Chdir(was)
+	}
+	if err := syscall.Mount("overlay", root, "overlay", 0, data); err != nil {
+		t.Fatalf("mount %q: %v", data, err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(root, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return root
+}
