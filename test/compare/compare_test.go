@@ -1,0 +1,199 @@
+// Package compare runs the same commands of the real docker client against
+// dockerd and against wherryd and wants the same output. testdata/commands.txt
+// holds the commands in order; testdata/accepted.txt the differences that are
+// meant, each with its reason. That list may only shrink: an entry that no
+// longer differs fails the test as a new difference does.
+package compare
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/wherry-engine/wherry/test/harness"
+)
+
+// scrub hides what differs between two runs of the same engine.
+var scrub = []struct {
+	re   *regexp.Regexp
+	with string
+}{
+	{regexp.MustCompile(`\b[0-9a-f]{64}\b`), "<ID>"},
+	{regexp.MustCompile(`\b[0-9a-f]{12}\b`), "<ID>"},
+	{regexp.MustCompile(`\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?[+-]\d\d:?\d\d| ?Z)?( UTC)?`), "<TIME>"},
+	{regexp.MustCompile(`(?i)\b(about )?(less than )?(a|an|\d+) (second|minute|hour|day|week|month|year)s?\b`), "<SPAN>"},
+	{regexp.MustCompile(`\b\d+(\.\d+)? ?[kMG]i?B\b`), "<SIZE>"},
+	{regexp.MustCompile(`\b172\.\d+\.\d+\.\d+\b`), "<IP>"},
+	{regexp.MustCompile(`\b([0-9a-f]{2}:){5}[0-9a-f]{2}\b`), "<MAC>"},
+	{regexp.MustCompile(`/tmp/wt[0-9]+-[0-9]+-[0-9]+`), "<DIR>"},
+	{regexp.MustCompile(`wt[0-9]+-[0-9]+`), "<GROUP>"},
+	{regexp.MustCompile(`\bsince <TIME>`), "since <TIME>"},
+	{regexp.MustCompile(`(?m)^((?:root|UID)\s+)\d+\s+\d+\s+\d+\s+\S+\s+(\S+)\s+\S+`), "$1<PID> <PID> 0 <STIME> $2 <TIME>"},
+	{regexp.MustCompile(`[ \t]{2,}`), "  "}, // columns are as wide as what was scrubbed
+	{regexp.MustCompile(`(?m)[ \t]+$`), ""},
+}
+
+func clean(text string) string {
+	for _, s := range scrub {
+		text = s.re.ReplaceAllString(text, s.with)
+	}
+	return text
+}
+
+type result struct {
+	out, err string
+	code     int
+}
+
+func (r result) String() string {
+	return fmt.Sprintf("exit %d\n--- stdout\n%s--- stderr\n%s", r.code, ended(r.out), ended(r.err))
+}
+
+func ended(s string) string {
+	if s != "" && !strings.HasSuffix(s, "\n") {
+		s += "\n"
+	}
+	return s
+}
+
+func lines(t *testing.T, name string) []string {
+	b, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []string
+	for _, l := range strings.Split(string(b), "\n") {
+		if l = strings.TrimSpace(l); l != "" && !strings.HasPrefix(l, "#") {
+			list = append(list, l)
+		}
+	}
+	return list
+}
+
+// accepted maps a command to the reason why it may differ: "COMMAND  ## REASON".
+func accepted(t *testing.T) map[string]string {
+	reasons := map[string]string{}
+	for _, l := range lines(t, "accepted.txt") {
+		command, reason, ok := strings.Cut(l, "  ## ")
+		if !ok || strings.TrimSpace(reason) == "" {
+			t.Fatalf("accepted.txt: no reason in %q", l)
+		}
+		reasons[strings.TrimSpace(command)] = reason
+	}
+	return reasons
+}
+
+func TestCompare(t *testing.T) {
+	harness.Require(t, "root", "engine", "dockerd", "busybox")
+	for _, c := range []struct{ name, path string }{{"docker28", harness.DockerCLI()}, {"docker20", harness.OldDockerCLI()}} {
+		t.Run(c.name, func(t *testing.T) {
+			harness.Require(t, c.name)
+			side(t, c.path)
+		})
+	}
+}
+
+// side runs the list with one client against both engines and compares.
+func side(t *testing.T, client string) {
+	commands, reasons := lines(t, "commands.txt"), accepted(t)
+	kinds := []harness.Kind{harness.Docker, harness.Wherry}
+	results := make([][]result, len(kinds))
+	var wg sync.WaitGroup
+	for i, kind := range kinds {
+		e := harness.Run(t, harness.Options{Kind: kind})
+		if err := e.LoadBusybox(); err != nil {
+			t.Fatal(err)
+		}
+		dir := workdir(t, client)
+		wg.Go(func() {
+			for _, c := range commands {
+				results[i] = append(results[i], run(e, dir, c))
+			}
+		})
+	}
+	wg.Wait()
+	differ := 0
+	for n, c := range commands {
+		want, got := results[0][n].String(), results[1][n].String()
+		reason, known := reasons[c]
+		switch {
+		case want == got && known:
+			t.Errorf("%s\nno longer differs; take it out of accepted.txt", c)
+		case want != got && !known:
+			differ++
+			t.Errorf("%s\n(-dockerd +wherryd)\n%s", c, cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")))
+		case want != got:
+			t.Logf("%s differs: %s", c, reason)
+		}
+	}
+	t.Logf("%d commands, %d accepted differences, %d others", len(commands), len(reasons), differ)
+}
+
+// workdir is where the commands run: a `docker` in PATH and a few files.
+func workdir(t *testing.T, client string) string {
+	dir := t.TempDir()
+	files := map[string]string{
+		"vars": "ONE=1\nTWO=two words\n", "labels": "from.file=yes\n", "input": "first\nsecond\n", "share/file": "shared\n",
+	}
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := (&harness.Image{Layers: [][]harness.File{{{Name: "hello", Mode: 0o644, Data: []byte("hello\n")}}}}).RootTar()
+	b, err := io.ReadAll(root)
+	if err := errors.Join(err, os.WriteFile(filepath.Join(dir, "root.tar"), b, 0o644),
+		os.Mkdir(filepath.Join(dir, ".bin"), 0o755), os.Symlink(client, filepath.Join(dir, ".bin", "docker"))); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func run(e *harness.Engine, dir, line string) result {
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	defer cancel()
+	cmd := e.Command(ctx, "/bin/sh", "-c", line)
+	cmd.Env = append(cmd.Env, "PATH="+filepath.Join(dir, ".bin")+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TZ=UTC")
+	cmd.Dir = dir
+	cmd.WaitDelay = time.Second
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err := cmd.Run()
+	var exit *exec.ExitError
+	r := result{out: clean(strings.ReplaceAll(out.String(), dir, "<WORK>")), err: clean(strings.ReplaceAll(errOut.String(), dir, "<WORK>"))}
+	if cmd.ProcessState != nil {
+		r.code = cmd.ProcessState.ExitCode()
+	}
+	if err != nil && (!errors.As(err, &exit) || ctx.Err() != nil) {
+		r.err += "did not end: " + err.Error() + "\n"
+	}
+	return r
+}
+
+// TestScrub pins what is hidden and what is not.
+func TestScrub(t *testing.T) {
+	for in, want := range map[string]string{
+		"8a7abcad0123   busybox   Up 3 seconds    x": "<ID>  busybox  Up <SPAN>  x",
+		"Exited (3) About a minute ago":              "Exited (3) <SPAN> ago",
+		"Exited (3) Less than a second ago":          "Exited (3) <SPAN> ago",
+		"2026-11-21T01:50:07.418820467Z hi":          "<TIME> hi",
+		"1.98MB 172.17.0.2":                          "<SIZE> <IP>",
+	} {
+		if got := clean(in); got != want {
+			t.Errorf("clean(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
