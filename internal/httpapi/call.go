@@ -87,22 +87,23 @@ func (c *call) number(key string) (*int, error) {
 
 func (c *call) filters() (filter.Args, error) { return filter.Parse(c.arg("filters")) }
 
-// moment reads a time in seconds with an optional fraction.
-func (c *call) moment(key string) (time.Time, error) {
-	text := c.arg(key)
+// moment reads a time in seconds with an optional fraction. quote is what
+// dockerd puts around the parameter's name when it complains.
+func (c *call) moment(key, quote string) (time.Time, error) {
+	text, key := c.arg(key), quote+key+quote
 	if text == "" {
 		return time.Time{}, nil
 	}
 	seconds, fraction, _ := strings.Cut(text, ".")
 	s, err := strconv.ParseInt(seconds, 10, 64)
 	if err != nil {
-		return time.Time{}, invalid(fmt.Sprintf("invalid value for %q: invalid timestamp %q: invalid seconds %q: %v", key, text, seconds, errors.Unwrap(err)))
+		return time.Time{}, invalid(fmt.Sprintf("invalid value for %s: invalid timestamp %q: invalid seconds %q: %v", key, text, seconds, errors.Unwrap(err)))
 	}
 	var n int64
 	if fraction != "" {
 		n, err = strconv.ParseInt((fraction + "000000000")[:9], 10, 64)
 		if err != nil || n < 0 {
-			return time.Time{}, invalid(fmt.Sprintf("invalid value for %q: invalid timestamp %q: invalid nanoseconds %q", key, text, fraction))
+			return time.Time{}, invalid(fmt.Sprintf("invalid value for %s: invalid timestamp %q: invalid nanoseconds %q", key, text, fraction))
 		}
 	}
 	return time.Unix(s, n), nil
@@ -111,9 +112,15 @@ func (c *call) moment(key string) (time.Time, error) {
 // size reads the h and w of a resize.
 func (c *call) size() (height, width uint16, err error) {
 	one := func(key, word string) uint16 {
-		n, perr := strconv.ParseUint(c.arg(key), 10, 32)
+		digits, negative := strings.CutPrefix(c.arg(key), "-")
+		n, perr := strconv.ParseUint(digits, 10, 32)
+		if perr != nil {
+			perr = errors.Unwrap(perr)
+		} else if negative {
+			perr = strconv.ErrRange
+		}
 		if perr != nil && err == nil {
-			err = invalid(fmt.Sprintf("invalid resize %s %q: %v", word, c.arg(key), errors.Unwrap(perr)))
+			err = invalid(fmt.Sprintf("invalid resize %s %q: %v", word, c.arg(key), perr))
 		}
 		return uint16(min(n, 1<<16-1))
 	}

@@ -16,11 +16,11 @@ import (
 
 // events streams what happens, one JSON object a line.
 func (h systemHandlers) events(c *call) error {
-	since, err := c.moment("since")
+	since, err := c.moment("since", "'")
 	if err != nil {
 		return err
 	}
-	until, err := c.moment("until")
+	until, err := c.moment("until", "'")
 	if err != nil {
 		return err
 	}

@@ -319,7 +319,7 @@ func TestEvents(t *testing.T) {
 		t.Errorf("newest: %v %s", w.Header(), b)
 	}
 	for q, want := range map[string]string{
-		"since=x":               `invalid value for \"since\": invalid timestamp \"x\": invalid seconds \"x\": invalid syntax`,
+		"since=x":               `invalid value for 'since': invalid timestamp \"x\": invalid seconds \"x\": invalid syntax`,
 		"since=20&until=9":      "`since` time (20) cannot be after `until` time (9)",
 		"filters=bad":           "invalid filter",
 		`filters={"foo":["a"]}`: "invalid filter 'foo'",
@@ -327,5 +327,16 @@ func TestEvents(t *testing.T) {
 		if w := do(s, "GET", "/events?"+strings.ReplaceAll(q, `"`, "%22"), ""); w.Code != 400 || !strings.Contains(w.Body.String(), want) {
 			t.Errorf("%s: %d %s", q, w.Code, w.Body)
 		}
+	}
+}
+
+func BenchmarkPing(b *testing.B) {
+	s, err := New(Options{Version: "1"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := httptest.NewRequest("HEAD", "/_ping", nil)
+	for b.Loop() {
+		s.ServeHTTP(httptest.NewRecorder(), r)
 	}
 }

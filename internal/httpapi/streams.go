@@ -213,11 +213,11 @@ func (h streamHandlers) logs(c *call) error {
 		return invalid("must specify at least one of 'stdout' or 'stderr'")
 	}
 	var err error
-	if o.Since, err = c.moment("since"); err != nil {
+	if o.Since, err = c.moment("since", `"`); err != nil {
 		return err
 	}
 	if c.arg("until") != "0" {
-		if o.Until, err = c.moment("until"); err != nil {
+		if o.Until, err = c.moment("until", `"`); err != nil {
 			return err
 		}
 	}

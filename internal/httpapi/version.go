@@ -53,7 +53,7 @@ func parseVersion(given string, min version) (version, error) {
 	case a < 1 || a == 1 && v < min:
 		return v, invalid(fmt.Sprintf("client version %s is too old. Minimum supported API version is %s, please upgrade your client to a newer version", given, min))
 	case a > 1 || v > newest:
-		return v, invalid(fmt.Sprintf("client version %s is too new. Maximum supported API version is %s", given, newest))
+		return newest + 1, invalid(fmt.Sprintf("client version %s is too new. Maximum supported API version is %s", given, newest))
 	default:
 		return v, nil
 	}

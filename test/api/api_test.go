@@ -123,8 +123,8 @@ func exchange(client *http.Client, base string, request, want txtar.File) (txtar
 		req.Header.Set("Content-Type", "application/json")
 	}
 	for _, h := range headers {
-		k, v, _ := strings.Cut(h, ": ")
-		if v == "" {
+		k, v, _ := strings.Cut(h, ":")
+		if v = strings.TrimSpace(v); v == "" {
 			req.Header.Del(k)
 			continue
 		}
