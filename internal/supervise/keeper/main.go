@@ -68,12 +68,12 @@ func setUp(args []string, start StartFunc) (*Keeper, error) {
 		if err := k.newControl(fd); err != nil {
 			return nil, err
 		}
+		// The engine may never greet, so look once whether there is anything to do.
+		k.idle = k.loop.after(10*time.Second, func() {
+			k.idle = nil
+			k.mayEnd()
+		})
 	}
-	// Nobody may ever greet, so look once whether there is anything to do.
-	k.idle = k.loop.after(10*time.Second, func() {
-		k.idle = nil
-		k.mayEnd()
-	})
 	k.reapOrphans()
 	return k, nil
 }
