@@ -207,6 +207,9 @@ func (s *state) joinCgroups(indexes []uint32) *initproto.Failure {
 }
 
 func (s *state) enter(op *initproto.Op) *initproto.Failure {
+	if op.Flags == 0 {
+		return s.openRoot(0)
+	}
 	fd, f := s.file(op.Number)
 	if f != nil {
 		return f
@@ -214,7 +217,12 @@ func (s *state) enter(op *initproto.Op) *initproto.Failure {
 	if err := unix.Setns(fd, int(op.Flags)); err != nil {
 		return fail("join namespace", err)
 	}
-	if op.Flags&unix.CLONE_NEWNS != 0 {
+	return s.openRoot(op.Flags)
+}
+
+// openRoot keeps the root of a mount namespace that was joined.
+func (s *state) openRoot(joined uint64) *initproto.Failure {
+	if joined == 0 || joined&unix.CLONE_NEWNS != 0 {
 		root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return fail("open root", err)

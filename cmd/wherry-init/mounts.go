@@ -13,6 +13,7 @@ import (
 type prepared struct {
 	tree int
 	m    *initproto.Mount
+	made bool // the directory it covers did not exist
 }
 
 func errno(err error) unix.Errno {
@@ -35,7 +36,7 @@ func (s *state) prepare(m *initproto.Mount) *initproto.Failure {
 		}
 		return failText("mount", "error mounting \""+m.Source+"\" to rootfs at \""+m.Target+"\": "+err.Error(), err)
 	}
-	s.mounts = append(s.mounts, prepared{tree, m})
+	s.mounts = append(s.mounts, prepared{tree: tree, m: m})
 	return nil
 }
 
@@ -158,11 +159,14 @@ func (s *state) bindRoot(r *initproto.Root) (int, error) {
 // attach puts the prepared mounts at their targets in the new root.
 func (s *state) attach() *initproto.Failure {
 	for _, p := range s.mounts {
-		target, f := s.target(p)
+		target, f := s.target(&p)
 		if f != nil {
 			return f
 		}
-		err := mount.Attach(p.tree, target)
+		err := keepMode(p, target)
+		if err == nil {
+			err = mount.Attach(p.tree, target)
+		}
 		unix.Close(target)
 		if err != nil {
 			return failText("mount", "error mounting \""+p.m.Source+"\" to rootfs at \""+p.m.Target+"\": "+err.Error(), err)
@@ -171,6 +175,24 @@ func (s *state) attach() *initproto.Failure {
 	}
 	s.mounts = nil
 	return nil
+}
+
+// keepMode gives a tmpfs without a mode of its own that of the directory it
+// covers.
+func keepMode(p prepared, target int) error {
+	if p.m.Kind != initproto.MountNew || p.m.Type != "tmpfs" || p.made {
+		return nil
+	}
+	for _, o := range p.m.Options {
+		if len(o) > 5 && o[:5] == "mode=" {
+			return nil
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(target, &st); err != nil {
+		return err
+	}
+	return unix.Fchmodat(p.tree, ".", st.Mode&0o7777, 0)
 }
 
 // remember keeps the descriptors of file systems that later steps write to, so
@@ -194,7 +216,7 @@ func (s *state) remember(p prepared) {
 
 // target opens the place of a mount and makes it when it is missing: a
 // directory or an empty file, as the tree is one.
-func (s *state) target(p prepared) (int, *initproto.Failure) {
+func (s *state) target(p *prepared) (int, *initproto.Failure) {
 	var st unix.Stat_t
 	if err := unix.Fstat(p.tree, &st); err != nil {
 		return -1, fail("stat mount", err)
@@ -206,7 +228,7 @@ func (s *state) target(p prepared) (int, *initproto.Failure) {
 	var fd int
 	var err error
 	if dir {
-		fd, err = mount.MkdirAll(s.root, p.m.Target, 0o755)
+		fd, p.made, err = mount.MkdirAllMode(s.root, p.m.Target, 0o755)
 	} else {
 		fd, err = mount.CreateFile(s.root, p.m.Target, 0o755)
 	}

@@ -8,7 +8,8 @@ type Code uint8
 const (
 	// CodeCgroup writes "0" to the files Numbers (indexes of passed files).
 	CodeCgroup Code = 1 + iota
-	// CodeEnter joins the namespaces Flags (CLONE_NEW*) of the file Number.
+	// CodeEnter joins the namespaces Flags (CLONE_NEW*) of the file Number;
+	// Flags 0 says that the fork has joined them all.
 	CodeEnter
 	// CodeUnshare makes the namespaces Flags fresh.
 	CodeUnshare

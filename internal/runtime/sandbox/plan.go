@@ -4,7 +4,11 @@
 // whoever compiled the Plan.
 package sandbox
 
-import "syscall"
+import (
+	"syscall"
+
+	"github.com/wherry-engine/wherry/internal/linux/mount"
+)
 
 // Plan is one process to start, all policy already decided. It is plain data,
 // so that it can travel between processes.
@@ -32,6 +36,10 @@ type Plan struct {
 	// Open lists files that Start opens read-only for init. The program refers
 	// to them by index after the extra files of Start: extra first, then Open.
 	Open []string
+
+	// Root, when set, is mounted by Start with the rights of the first user
+	// namespace and passed as a detached tree after all other files.
+	Root *mount.Overlay
 
 	Program     []byte // initproto operation list
 	Terminal    bool   // the program allocates a pty; its master comes back from init

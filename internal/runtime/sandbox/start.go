@@ -60,7 +60,7 @@ func Start(init *os.File, p *Plan, io Stdio, extra []*os.File) (*Process, error)
 // start forks init with its descriptors; a program that fits the socket is
 // there before init asks for it.
 func start(init *os.File, p *Plan, io Stdio, extra []*os.File, ours, theirs int) (*Process, error) {
-	opened := make([]int, 0, len(p.Open)+len(p.CgroupTasks)+1)
+	opened := make([]int, 0, len(p.Open)+len(p.CgroupTasks)+2)
 	defer func() {
 		unix.Close(theirs)
 		for _, fd := range opened {
@@ -95,6 +95,14 @@ func start(init *os.File, p *Plan, io Stdio, extra []*os.File, ours, theirs int)
 		}
 		files = append(files, uintptr(fd))
 	}
+	if p.Root != nil {
+		fd, err := mountTree(p.Root)
+		if err != nil {
+			return nil, stepError("mount root", err)
+		}
+		opened = append(opened, fd)
+		files = append(files, uintptr(fd))
+	}
 	null := -1
 	for i, f := range [3]*os.File{io.In, io.Out, io.Err} {
 		if f != nil && !p.Terminal {
@@ -119,7 +127,11 @@ func start(init *os.File, p *Plan, io Stdio, extra []*os.File, ours, theirs int)
 
 // passed is the number of descriptors the program can refer to.
 func passed(p *Plan, extra []*os.File) int {
-	return len(extra) + len(p.Open) + len(p.CgroupTasks)
+	n := len(extra) + len(p.Open) + len(p.CgroupTasks)
+	if p.Root != nil {
+		n++
+	}
+	return n
 }
 
 // Release lets a held process go on to exec; same errors as Start. After an
