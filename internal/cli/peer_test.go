@@ -162,7 +162,7 @@ func TestCreateRequest(t *testing.T) {
 	for _, line := range []string{
 		"img", "img cmd -x --y z", "--name n img", "-it img sh", "-i img", "-t img",
 		"-a stdin -a stdout img", "-a STDERR img", "-e A=1 -e FROM_ENV -e NOT_SET_ANYWHERE -e X= img",
-		"--env-file " + env + " -e A=2 img", "--env-file /nope img", "--env-file " + seccomp + " img", "--label-file /nope img", "--dns 127.0.0.53 img", "-l a -l b=c -l a=d img", "--label-file " + labels + " -l b=2 img",
+		"--env-file " + env + " -e A=2 img", "--dns 127.0.0.53 img", "-l a -l b=c -l a=d img", "--label-file " + labels + " -l b=2 img",
 		"--entrypoint /bin/x img a b", "--entrypoint= img", "-h host --domainname dom img",
 		"-u 1:2 -w /tmp img", "--group-add 3 --group-add wheel img", "--read-only img",
 		"--restart always img", "--restart on-failure:3 img", "--restart unless-stopped img", "--restart no --rm img",
@@ -185,7 +185,6 @@ func TestCreateRequest(t *testing.T) {
 		"--gpus all img", "--gpus 2 img", `--gpus '"device=0,1","capabilities=compute,utility",driver=nvidia' img`,
 		"--blkio-weight 500 --blkio-weight-device /dev/sda:100 img",
 		"--device-read-bps /dev/sda:1mb --device-write-bps /dev/sda:2mb --device-read-iops /dev/sda:10 --device-write-iops /dev/sda:20 img",
-		"--io-maxbandwidth 1m --io-maxiops 5 --cpu-count 2 --cpu-percent 3 img",
 		"--network none img", "--network host img", "--network mynet img", "--network container:x img", "--net bridge img",
 		"--network mynet --network-alias a --net-alias b --ip 172.20.0.5 --ip6 2001:db8::1 --link-local-ip 169.254.1.1 img",
 		"--network name=mynet,alias=a,alias=b,ip=172.20.0.5,driver-opt=a=b,gw-priority=3 img",
@@ -223,6 +222,64 @@ func TestCreateRequest(t *testing.T) {
 				t.Errorf("body (-docker +wherry):\n%s", d)
 			}
 			os.Remove(filepath.Join(dir, "CID"))
+		})
+	}
+}
+
+// TestRefusals compares messages and exit codes of wrong command lines.
+func TestRefusals(t *testing.T) {
+	needDocker(t)
+	e := newEngine(t)
+	e.answers["POST /containers/create"] = `{"message":"Conflict. The container name \"/n\" is already in use"}`
+	e.status["POST /containers/create"] = http.StatusConflict
+	e.answers["GET /info"] = `{}`
+	t.Setenv("DOCKER_HOST", "")
+	for _, line := range []string{
+		"foo", "--foo", "ps --foo", "ps a b", "run", "run --foo x", "rm", "container foo", "container foo --bar",
+		"run --memory xx x", "run -p a:b:c:d:e x", "run --rm --restart always x", "create --pull foo x", "create --rm --restart on-failure x",
+		"exec", "exec a", "inspect", "rename a", "kill", "logs", "logs a b", "update x", "run -d -a stdout x",
+		"help nosuch", "tag a", "tag a b c", "save", "wait", "run -it x", "create -v /a:/b:/c:/d x", "create -v /a::/b x",
+		"run --network a --network a x", "run --network a --network host x", "run --gpus foo x", "events --since",
+		"ps --filter foo", "ps -n x", "image nosuch", "system nosuch", "create --platform foo/bar/baz/x y",
+		"create --mac-address zz x", "create --memory-swappiness 101 x", "create --restart foo x", "create --restart on-failure:x x",
+		"create --pid foo:bar x", "create --uts x x", "create --userns x x", "create --cgroupns x x", "create --ipc= x",
+		"create --log-driver none --log-opt a=b x", "create --security-opt foo x", "create --security-opt seccomp=/nope x",
+		"create --security-opt seccomp=/etc/passwd x", "create --storage-opt x y", "create --no-healthcheck --health-cmd x y",
+		"create --health-interval -1s x", "create --health-retries -1 x", "create --device :/x y", "create --device a:b:c:d y",
+		"create --device a:b:zz y", "create --device nul y", "create --device-cgroup-rule x y", "create --ulimit x y", "create --ulimit foo=1 y",
+		"create --ulimit nofile=2:1 y", "create --blkio-weight-device x y", "create --device-read-bps /dev/x y", "create --device-write-iops x:y z",
+		"create -a foo x", "create -l =x y", "create -e =x y", "create --add-host x y", "create --add-host x:y z", "create --dns x y",
+		"create --dns-search a_b. y", "create --link a:b:c y", "create --sysctl x y", "create --annotation x y", "create --tmpfs y",
+		"create --expose x y", "create --expose 1-x y", "create -p 80-81:1 x", "create -p x:80 y", "create -p 80/foo y", "create -p published=1,x y", "create -p 99999 y",
+		"create --mount type=foo,dst=/x y", "create --mount type=bind y", "create --mount dst=/x,foo=1 y", "create --mount type=bind,src=/a,dst=/b,volume-nocopy y",
+		"create --mount type=tmpfs,src=/a,dst=/b y", "create --network name=a,foo=b y", "create --network name=,alias=b y",
+		"create --network name=a,ip=1.2.3.4 --ip 1.2.3.5 y", "create --network name=a,alias=b --network-alias c y",
+		"create --network host --network-alias c y", "create --memory -1 y", "create --cpus x y", "create --cpus 0.0000000001 y",
+		"create --shm-size x y", "create --stop-timeout x y", "create --env-file /nope x", "create --env-file /etc/passwd x", "create --label-file /nope x",
+		"create --io-maxbandwidth 1m --io-maxiops 5 --cpu-count 2 --cpu-percent 3 x", "create --cidfile /etc/passwd x", "create --cidfile /nope/x y",
+		"create UPPER", "create --name n x", "run --name n x", "run --use-api", "create --detach-keys x y", "update --restart foo x", "update -m x y",
+		"inspect --type foo x", "inspect --type= x", "inspect x", "inspect --type container x", "container inspect x y", "image inspect x",
+		"inspect -f {{ x", "inspect -f {{.Foo}} x", "ps --format {{", "ps --format {{.Foo}}", "images --format {{", "events --format {{",
+		"events --format {{.Foo}}", "version --format {{", "info --format {{",
+		"start a", "start a b", "start -a a b", "start -a a", "stop a", "stop -t x a", "stop a b", "restart a", "kill a", "kill -s FOO a", "rm a b", "rm -f a", "rm /",
+		"pause a", "unpause a b", "rename a b", "top a", "top", "port a", "port a 80", "port", "port a b c", "logs a", "wait a b", "attach a", "exec -e =x a b",
+		"rmi a", "rmi -f a b", "rmi", "tag a b", "tag A b", "tag a B", "history a", "history", "import /nope", "import", "load -i /nope", "load x", "save -o /nope/x a",
+		"ps --no-trunc=x", "-H a -H b ps", "-H foo://x ps", "-c x ps", "-l foo ps", "version x", "info x", "events x",
+		"container prune x", "container ls x", "image ls a b --x", "pull", "pull A", "pull -a a:b",
+	} {
+		t.Run(line, func(t *testing.T) {
+			args := words(t, line)
+			theirs := docker(t, e, "", args...)
+			want := e.take()
+			ours := wherry(t, e, "", args...)
+			got := e.take()
+			if theirs.Code == 0 && !strings.Contains(line, "-f a") {
+				t.Errorf("docker accepts it: %q", theirs.Stdout)
+			}
+			if d := cmp.Diff(theirs, ours); d != "" {
+				t.Errorf("output (-docker +wherry):\n%s", d)
+			}
+			_, _ = want, got
 		})
 	}
 }

@@ -74,6 +74,8 @@ func newRoot(sh *shell.Shell, args []string) *cobra.Command {
 		SilenceUsage:     true,
 		SilenceErrors:    true,
 		TraverseChildren: true,
+
+		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if v, _ := cmd.Flags().GetBool("version"); v {
 				fmt.Fprintf(sh.Out, "%s version %s, build %s\n", strings.ToUpper(sh.Name[:1])+sh.Name[1:], sh.Build.Version, sh.Build.Commit)

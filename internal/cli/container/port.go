@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"net"
 	"sort"
+	"strconv"
 	"strings"
 
-	"github.com/docker/go-connections/nat"
 	"github.com/fvbommel/sortorder"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
@@ -60,7 +60,7 @@ func portLines(args []string, ports network.PortMap) ([]string, error) {
 	if proto == "" {
 		proto = "tcp"
 	}
-	if _, err := nat.ParsePort(port); err != nil {
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return nil, fmt.Errorf("Error: invalid port (%s): %w", port, err)
 	}
 	p, err := network.ParsePort(port + "/" + proto)
@@ -69,7 +69,7 @@ func portLines(args []string, ports network.PortMap) ([]string, error) {
 	}
 	bindings, ok := ports[p]
 	if !ok || bindings == nil {
-		return nil, fmt.Errorf("Error: No public port '%s' published for %s", p, args[0])
+		return nil, fmt.Errorf("Error: No public port '%s' published for %s", args[1], args[0])
 	}
 	for _, b := range bindings {
 		out = append(out, net.JoinHostPort(b.HostIP.String(), b.HostPort))

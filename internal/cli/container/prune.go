@@ -1,8 +1,6 @@
 package container
 
 import (
-	"errors"
-
 	"github.com/docker/cli/opts"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/client"
@@ -26,7 +24,7 @@ func NewPrune(sh *shell.Shell) *cobra.Command {
 					return err
 				}
 				if !ok {
-					return errors.New("container prune has been cancelled")
+					return nil // the user said no
 				}
 			}
 			api, err := sh.API()

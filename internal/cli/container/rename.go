@@ -2,6 +2,7 @@ package container
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/moby/moby/client"
@@ -26,8 +27,10 @@ func NewRename(sh *shell.Shell) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = api.ContainerRename(cmd.Context(), from, client.ContainerRenameOptions{NewName: to})
-			return err
+			if _, err = api.ContainerRename(cmd.Context(), from, client.ContainerRenameOptions{NewName: to}); err != nil {
+				return fmt.Errorf("%w\nError: failed to rename container named %s", err, from)
+			}
+			return nil
 		},
 		ValidArgsFunction: shell.Complete(sh, 1, all),
 	}

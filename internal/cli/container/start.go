@@ -76,7 +76,7 @@ func (s *startFlags) run(ctx context.Context, sh *shell.Shell, names []string) e
 		sh.Println(n)
 	}
 	if len(failed) > 0 {
-		return fmt.Errorf("failed to start containers: %s", strings.Join(failed, ", "))
+		return fmt.Errorf("Error: failed to start containers: %s", strings.Join(failed, ", "))
 	}
 	return nil
 }

@@ -55,9 +55,13 @@ func display(ctx context.Context, r io.Reader, out *shell.Out) error {
 	return err
 }
 
-func parsePlatforms(in []string) ([]ocispec.Platform, error) {
+// parsePlatforms parses each value; empty ones are not given.
+func parsePlatforms(in ...string) ([]ocispec.Platform, error) {
 	var out []ocispec.Platform
 	for _, s := range in {
+		if s == "" {
+			continue
+		}
 		p, err := platforms.Parse(s)
 		if err != nil {
 			return nil, fmt.Errorf("invalid platform: %w", err)

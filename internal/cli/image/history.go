@@ -27,7 +27,7 @@ func NewHistory(sh *shell.Shell) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var o []client.ImageHistoryOption
 			if platform != "" {
-				p, err := parsePlatforms([]string{platform})
+				p, err := parsePlatforms(platform)
 				if err != nil {
 					return err
 				}

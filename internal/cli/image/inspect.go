@@ -20,7 +20,7 @@ func NewInspect(sh *shell.Shell) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var o []client.ImageInspectOption
 			if platform != "" {
-				p, err := parsePlatforms([]string{platform})
+				p, err := parsePlatforms(platform)
 				if err != nil {
 					return err
 				}

@@ -3,8 +3,10 @@ package image
 import (
 	"context"
 
+	"github.com/distribution/reference"
 	"github.com/docker/cli/cli/command/formatter"
 	"github.com/docker/cli/opts"
+	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
@@ -66,5 +68,44 @@ func (l *listFlags) run(ctx context.Context, sh *shell.Shell, args []string) err
 			Output: sh.Out, Format: formatter.NewImageFormat(format, l.quiet, l.digests), Trunc: !l.noTrunc,
 		},
 		Digest: l.digests,
-	}, res.Items)
+	}, byRepository(res.Items))
+}
+
+// byRepository gives every repository of an image its own row, in the order
+// of the engine's answer; the formatter would shuffle them.
+func byRepository(items []image.Summary) []image.Summary {
+	var out []image.Summary
+	for _, i := range items {
+		rows := map[string]*image.Summary{}
+		var order []string
+		row := func(ref string) *image.Summary {
+			name := ref
+			if n, err := reference.ParseNormalizedNamed(ref); err == nil {
+				name = n.Name()
+			}
+			if rows[name] == nil {
+				r := i
+				r.RepoTags, r.RepoDigests = nil, nil
+				rows[name] = &r
+				order = append(order, name)
+			}
+			return rows[name]
+		}
+		for _, t := range i.RepoTags {
+			r := row(t)
+			r.RepoTags = append(r.RepoTags, t)
+		}
+		for _, d := range i.RepoDigests {
+			r := row(d)
+			r.RepoDigests = append(r.RepoDigests, d)
+		}
+		if len(order) < 2 {
+			out = append(out, i)
+			continue
+		}
+		for _, n := range order {
+			out = append(out, *rows[n])
+		}
+	}
+	return out
 }

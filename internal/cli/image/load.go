@@ -15,7 +15,7 @@ import (
 func NewLoad(sh *shell.Shell) *cobra.Command {
 	var input string
 	var quiet bool
-	var platform []string
+	var platform string
 	cmd := &cobra.Command{
 		Use:         "load [OPTIONS]",
 		Short:       "Load an image from a tar archive or STDIN",
@@ -61,6 +61,6 @@ func NewLoad(sh *shell.Shell) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&input, "input", "i", "", "Archive file to read in place of STDIN")
 	f.BoolVarP(&quiet, "quiet", "q", false, "Suppress the load output")
-	f.StringSliceVar(&platform, "platform", nil, `Only load these platforms, as "os[/arch[/variant]]" (e.g., "linux/amd64")`)
+	f.StringVar(&platform, "platform", "", `Only load this platform, as "os[/arch[/variant]]" (e.g., "linux/amd64")`)
 	return cmd
 }

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"errors"
 	"strconv"
 
 	"github.com/docker/cli/opts"
@@ -31,7 +30,7 @@ func NewPrune(sh *shell.Shell) *cobra.Command {
 					return err
 				}
 				if !ok {
-					return errors.New("image prune has been cancelled")
+					return nil // the user said no
 				}
 			}
 			api, err := sh.API()

@@ -72,7 +72,7 @@ func NewPull(sh *shell.Shell) *cobra.Command {
 			}
 			o := client.ImagePullOptions{All: allTags}
 			if platform != "" {
-				if o.Platforms, err = parsePlatforms([]string{platform}); err != nil {
+				if o.Platforms, err = parsePlatforms(platform); err != nil {
 					return err
 				}
 			}

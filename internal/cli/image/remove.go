@@ -20,7 +20,7 @@ func NewRmi(sh *shell.Shell) *cobra.Command {
 		Args:        shell.MinArgs(1),
 		Annotations: shell.Aliases("image rm", "image remove", "rmi"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := parsePlatforms(platform)
+			p, err := parsePlatforms(platform...)
 			if err != nil {
 				return err
 			}

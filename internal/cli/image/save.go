@@ -15,7 +15,7 @@ import (
 // NewSave is `save`.
 func NewSave(sh *shell.Shell) *cobra.Command {
 	var output string
-	var platform []string
+	var platform string
 	cmd := &cobra.Command{
 		Use:         "save [OPTIONS] IMAGE [IMAGE...]",
 		Short:       "Save one or more images to a tar archive (STDOUT by default)",
@@ -59,6 +59,6 @@ func NewSave(sh *shell.Shell) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVarP(&output, "output", "o", "", "File to write in place of STDOUT")
-	f.StringSliceVar(&platform, "platform", nil, `Only save these platforms, as "os[/arch[/variant]]" (e.g., "linux/amd64")`)
+	f.StringVar(&platform, "platform", "", `Only save this platform, as "os[/arch[/variant]]" (e.g., "linux/amd64")`)
 	return cmd
 }

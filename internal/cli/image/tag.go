@@ -1,7 +1,11 @@
 package image
 
 import (
+	"fmt"
+
+	"github.com/distribution/reference"
 	"github.com/moby/moby/client"
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"github.com/wherry-engine/wherry/internal/cli/shell"
@@ -15,6 +19,11 @@ func NewTag(sh *shell.Shell) *cobra.Command {
 		Args:        shell.ExactArgs(2),
 		Annotations: shell.Aliases("image tag", "tag"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, ref := range args {
+				if _, err := reference.ParseNormalizedNamed(ref); err != nil && !digest.DigestRegexpAnchored.MatchString(ref) {
+					return fmt.Errorf("Error parsing reference: %q is not a valid repository/tag: %w", ref, err)
+				}
+			}
 			api, err := sh.API()
 			if err != nil {
 				return err

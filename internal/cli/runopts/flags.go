@@ -4,7 +4,6 @@
 package runopts
 
 import (
-	"net"
 	"time"
 
 	"github.com/docker/cli/opts"
@@ -69,13 +68,12 @@ type networking struct {
 	dns, dnsOptions, dnsSearch            opts.ListOpts
 	publish, expose                       opts.ListOpts
 	publishAll                            bool
-	ip, ip6                               net.IP
-	mac                                   string
+	ip, ip6, mac                          string
 }
 
 type storage struct {
 	volumes, volumesFrom, tmpfs, storageOpt opts.ListOpts
-	mounts                                  opts.MountOpt
+	mounts                                  mountOpt
 	volumeDriver                            string
 }
 
@@ -206,8 +204,8 @@ func (o *Options) addNetworking(f *pflag.FlagSet) {
 	f.Var(&o.nets, "net", "Network to connect the container to")
 	f.Var(&o.aliases, "network-alias", "Network-scoped alias of the container")
 	f.Var(&o.aliases, "net-alias", "Network-scoped alias of the container")
-	f.IPVar(&o.ip, "ip", nil, "IPv4 address (e.g., 172.30.100.104)")
-	f.IPVar(&o.ip6, "ip6", nil, "IPv6 address (e.g., 2001:db8::33)")
+	f.StringVar(&o.ip, "ip", "", "IPv4 address (e.g., 172.30.100.104)")
+	f.StringVar(&o.ip6, "ip6", "", "IPv6 address (e.g., 2001:db8::33)")
 	f.Var(&o.linkLocal, "link-local-ip", "Link-local addresses, IPv4 or IPv6")
 	f.StringVar(&o.mac, "mac-address", "", "Container MAC address (e.g., 92:d0:c6:0a:29:33)")
 	f.Var(&o.links, "link", "Link to another container")

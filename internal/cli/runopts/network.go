@@ -65,8 +65,8 @@ func (o *Options) firstEndpoint(n opts.NetworkAttachmentOpts) (*network.Endpoint
 	}{
 		{len(n.Aliases) > 0 && o.aliases.Len() > 0, "--network-alias", "per-network alias"},
 		{len(n.Links) > 0 && o.links.Len() > 0, "--link", "per-network links"},
-		{n.IPv4Address.IsValid() && o.ip != nil, "--ip", "per-network IPv4 address"},
-		{n.IPv6Address.IsValid() && o.ip6 != nil, "--ip6", "per-network IPv6 address"},
+		{n.IPv4Address.IsValid() && o.ip != "", "--ip", "per-network IPv4 address"},
+		{n.IPv6Address.IsValid() && o.ip6 != "", "--ip6", "per-network IPv6 address"},
 		{n.MacAddress != "" && o.mac != "", "--mac-address", "per-network MAC address"},
 		{len(n.LinkLocalIPs) > 0 && o.linkLocal.Len() > 0, "--link-local-ip", "per-network link-local IP addresses"},
 	} {
@@ -81,11 +81,20 @@ func (o *Options) firstEndpoint(n opts.NetworkAttachmentOpts) (*network.Endpoint
 	if container.NetworkMode(n.Target).IsUserDefined() && o.links.Len() > 0 {
 		n.Links = o.links.GetSlice()
 	}
-	if a, ok := netip.AddrFromSlice(o.ip.To4()); ok {
-		n.IPv4Address = a
-	}
-	if a, ok := netip.AddrFromSlice(o.ip6.To16()); ok {
-		n.IPv6Address = a
+	for _, f := range []struct {
+		flag  string
+		value string
+		dst   *netip.Addr
+		is    func(netip.Addr) bool
+	}{{"--ip", o.ip, &n.IPv4Address, netip.Addr.Is4}, {"--ip6", o.ip6, &n.IPv6Address, netip.Addr.Is6}} {
+		if f.value == "" {
+			continue
+		}
+		a, err := netip.ParseAddr(f.value)
+		if err != nil || !f.is(a) {
+			return nil, fmt.Errorf("invalid address for %s: %s", f.flag, f.value)
+		}
+		*f.dst = a
 	}
 	if o.mac != "" {
 		n.MacAddress = o.mac

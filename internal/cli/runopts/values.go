@@ -10,9 +10,11 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode"
 
+	"github.com/docker/cli/opts"
 	"github.com/docker/go-connections/nat"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
@@ -103,6 +105,24 @@ func volumeSource(spec string) (string, error) {
 	return parts[0], nil
 }
 
+// mountOpt is --mount with the words and checks of docker 28.
+type mountOpt struct{ opts.MountOpt }
+
+// Set parses one value and adds it.
+func (m *mountOpt) Set(v string) error {
+	err := m.MountOpt.Set(v)
+	if err != nil {
+		if rest, ok := strings.CutPrefix(err.Error(), "unknown option '"); ok {
+			return errors.New("unexpected key '" + rest)
+		}
+		return err
+	}
+	if all := m.Value(); all[len(all)-1].Target == "" {
+		return errors.New("target is required")
+	}
+	return nil
+}
+
 func parseTmpfs(specs []string) map[string]string {
 	m := map[string]string{}
 	for _, s := range specs {
@@ -166,6 +186,9 @@ func parsePorts(publish, expose []string) (network.PortSet, network.PortMap, err
 		}
 	}
 	for _, e := range expose {
+		if err := checkRange(e); err != nil {
+			return nil, nil, fmt.Errorf("invalid range format for --expose: %s, error: %w", e, err)
+		}
 		r, err := network.ParsePortRange(e)
 		if err != nil {
 			return nil, nil, fmt.Errorf("invalid range format for --expose: %w", err)
@@ -175,6 +198,17 @@ func parsePorts(publish, expose []string) (network.PortSet, network.PortMap, err
 		}
 	}
 	return exposed, bindings, nil
+}
+
+// checkRange words a bad number as docker does.
+func checkRange(s string) error {
+	ports, _, _ := strings.Cut(s, "/")
+	for _, n := range strings.SplitN(ports, "-", 2) {
+		if _, err := strconv.ParseUint(n, 10, 16); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // parseSecurity inlines seccomp profiles, because the engine may be on another
@@ -192,7 +226,7 @@ func parseSecurity(in []string) (security, masked, readonly []string, err error)
 			k, v, ok = strings.Cut(opt, ":")
 		}
 		if k != "no-new-privileges" && (!ok || v == "") {
-			return nil, nil, nil, fmt.Errorf("invalid --security-opt: %q", opt)
+			return nil, nil, nil, fmt.Errorf("Invalid --security-opt: %q", opt)
 		}
 		if k == "seccomp" && v != "unconfined" && v != "builtin" {
 			b, err := os.ReadFile(v)

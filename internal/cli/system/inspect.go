@@ -151,7 +151,7 @@ func (f *finder) find(ctx context.Context, ref string) (any, []byte, error) {
 		}
 		return v, raw, nil
 	}
-	return nil, nil, fmt.Errorf("error: no such object: %s", ref)
+	return nil, nil, fmt.Errorf("Error: No such object: %s", ref)
 }
 
 // notThisKind says whether the next type may be tried: nothing has that name,

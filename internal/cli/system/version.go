@@ -64,7 +64,7 @@ func NewVersion(sh *shell.Shell) *cobra.Command {
 			if format == "json" {
 				format = "{{json .}}"
 			}
-			tmpl, err := templates.Parse(format)
+			tmpl, err := templates.New("version").Parse(format)
 			if err != nil {
 				return &shell.StatusError{Code: 64, Message: fmt.Sprintf("template parsing error: %v", err)}
 			}
