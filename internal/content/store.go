@@ -320,3 +320,12 @@ func (s *Store) Labels(ctx context.Context, d digest.Digest) (map[string]string,
 	info, err := s.blobs.Info(With(ctx), d)
 	return info.Labels, err
 }
+
+// Total returns the bytes of all blobs.
+func (s *Store) Total(ctx context.Context) (n int64, err error) {
+	err = s.blobs.Walk(With(ctx), func(info content.Info) error {
+		n += info.Size
+		return nil
+	})
+	return n, err
+}

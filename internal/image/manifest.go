@@ -243,9 +243,14 @@ func (s *Store) pick(ctx context.Context, target ocispec.Descriptor) (*candidate
 	return nil, invalid("%s holds no image that could run", target.Digest)
 }
 
-// keep labels the blobs below target so that the collector follows them.
-func (s *Store) keep(ctx context.Context, target ocispec.Descriptor) error {
-	return s.walk(ctx, target, 0, func(d ocispec.Descriptor, doc *document) error {
+// keep labels the blobs below target so that the collector follows them, and
+// returns target's full descriptor.
+func (s *Store) keep(ctx context.Context, target ocispec.Descriptor) (ocispec.Descriptor, error) {
+	full := target
+	err := s.walk(ctx, target, 0, func(d ocispec.Descriptor, doc *document) error {
+		if d.Digest == target.Digest {
+			full = d
+		}
 		labels := map[string]string{}
 		if doc.index != nil {
 			for i, m := range doc.index.Manifests {
@@ -257,11 +262,12 @@ func (s *Store) keep(ctx context.Context, target ocispec.Descriptor) error {
 				labels[fmt.Sprintf("containerd.io/gc.ref.content.l.%d", i)] = l.Digest.String()
 			}
 		}
-		size, err := s.content.Labels(ctx, d.Digest)
+		had, err := s.content.Labels(ctx, d.Digest)
 		if err != nil {
 			return err
 		}
-		maps.DeleteFunc(labels, func(k, v string) bool { return size[k] == v })
+		maps.DeleteFunc(labels, func(k, v string) bool { return had[k] == v })
 		return s.content.Label(ctx, d.Digest, labels)
 	})
+	return full, err
 }

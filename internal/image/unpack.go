@@ -38,7 +38,8 @@ func (s *Store) adopt(ctx context.Context, target ocispec.Descriptor, progress f
 	if err != nil {
 		return nil, err
 	}
-	if err := s.keep(ctx, target); err != nil {
+	// An archive's index.json may leave out what the manifest says itself.
+	if target, err = s.keep(ctx, target); err != nil {
 		return nil, err
 	}
 	if chain != "" {

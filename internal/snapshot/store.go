@@ -168,3 +168,22 @@ func directories(mounts []mount.Mount) (upper string, parents []string, overlaid
 	}
 	return upper, parents, true, nil
 }
+
+// Total returns the bytes of all layers' files, each layer once.
+func (s *Store) Total(ctx context.Context) (n int64, err error) {
+	err = s.sn.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		size, _ := strconv.ParseInt(info.Labels[labelSize], 10, 64)
+		n += size
+		return nil
+	})
+	return n, err
+}
+
+// Size returns the bytes of the files of one layer, named by its chain.
+func (s *Store) Size(ctx context.Context, chain digest.Digest) (int64, error) {
+	info, err := s.sn.Stat(ctx, chain.String())
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(info.Labels[labelSize], 10, 64)
+}

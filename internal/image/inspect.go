@@ -1,0 +1,92 @@
+package image
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	imageapi "github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/storage"
+	"github.com/opencontainers/image-spec/identity"
+
+	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/snapshot"
+)
+
+// Inspect describes one image in full. Manifests is left empty: a client asks
+// for it apart, with Manifests.
+func (s *Store) Inspect(ctx context.Context, ref string) (*imageapi.InspectResponse, error) {
+	img, err := s.Resolve(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	target, config := img.Target, img.Config.Config
+	out := &imageapi.InspectResponse{
+		ID: img.ID.String(), RepoTags: img.RepoTags, RepoDigests: img.RepoDigests,
+		Author: img.Config.Author, Config: &config,
+		Architecture: img.Config.Architecture, Variant: img.Config.Variant, Os: img.Config.OS, OsVersion: img.Config.OSVersion,
+		Size: img.Size, RootFS: imageapi.RootFS{Type: img.Config.RootFS.Type},
+		Metadata:   imageapi.Metadata{LastTagTime: img.Tagged},
+		Descriptor: &target,
+	}
+	if n := len(img.Config.History); n > 0 {
+		out.Comment = img.Config.History[n-1].Comment
+	}
+	if !img.Created.IsZero() {
+		out.Created = img.Created.Format(time.RFC3339Nano)
+	}
+	for _, d := range img.Config.RootFS.DiffIDs {
+		out.RootFS.Layers = append(out.RootFS.Layers, d.String())
+	}
+	lower, err := s.Layers(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	out.GraphDriver = &storage.DriverData{Name: s.snapshots.Driver(), Data: map[string]string{}}
+	if s.snapshots.Driver() == snapshot.Overlay2 && len(lower.Dirs) > 0 {
+		out.GraphDriver.Data["UpperDir"] = lower.Dirs[0]
+		if len(lower.Dirs) > 1 {
+			out.GraphDriver.Data["LowerDir"] = strings.Join(lower.Dirs[1:], ":")
+		}
+	}
+	return out, nil
+}
+
+// Manifests describes the manifests that the image was loaded or pulled with.
+func (s *Store) Manifests(ctx context.Context, ref string) ([]imageapi.ManifestSummary, error) {
+	img, err := s.Resolve(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	return s.manifests(ctx, img)
+}
+
+// History lists the steps that made the image, newest first.
+func (s *Store) History(ctx context.Context, ref string) ([]imageapi.HistoryResponseItem, error) {
+	img, err := s.Resolve(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	out := []imageapi.HistoryResponseItem{}
+	layer, diffs := 0, img.Config.RootFS.DiffIDs
+	for _, h := range img.Config.History {
+		item := imageapi.HistoryResponseItem{ID: "<missing>", CreatedBy: h.CreatedBy, Comment: h.Comment}
+		if h.Created != nil {
+			item.Created = h.Created.Unix()
+		}
+		if !h.EmptyLayer {
+			if layer == len(diffs) {
+				return nil, invalid("too many non-empty layers in History section")
+			}
+			layer++
+			if item.Size, err = s.snapshots.Size(content.With(ctx), identity.ChainID(diffs[:layer])); err != nil {
+				return nil, err
+			}
+		}
+		out = append([]imageapi.HistoryResponseItem{item}, out...)
+	}
+	if len(out) > 0 {
+		out[0].ID, out[0].Tags = img.ID.String(), img.RepoTags
+	}
+	return out, nil
+}

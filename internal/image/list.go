@@ -1,0 +1,295 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	imageapi "github.com/moby/moby/api/types/image"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+
+	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/filter"
+)
+
+// ListOptions are those of images.
+type ListOptions struct {
+	All        bool // also nameless images that others were built from
+	Filters    filter.Args
+	SharedSize bool
+	Digests    bool // without effect: digests are always listed, as dockerd does
+	Manifests  bool
+}
+
+// List describes the images, newest first.
+func (s *Store) List(ctx context.Context, o ListOptions) ([]*imageapi.Summary, error) {
+	f, err := s.listFilter(ctx, o.Filters)
+	if err != nil {
+		return nil, err
+	}
+	entries := s.entries()
+	parents := map[digest.Digest]bool{}
+	for _, e := range entries {
+		parents[e.records[0].parent] = true
+	}
+	imgs := make([]*Image, 0, len(entries))
+	for _, e := range entries {
+		img, err := s.image(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		imgs = append(imgs, img)
+	}
+	shares := map[digest.Digest]int{} // chain -> images
+	if o.SharedSize {
+		for _, img := range imgs {
+			for i := range img.Config.RootFS.DiffIDs {
+				shares[identity.ChainID(img.Config.RootFS.DiffIDs[:i+1])]++
+			}
+		}
+	}
+	sort.Slice(imgs, func(i, j int) bool {
+		if !imgs[i].Created.Equal(imgs[j].Created) {
+			return imgs[i].Created.After(imgs[j].Created)
+		}
+		return imgs[i].ID < imgs[j].ID
+	})
+	out := []*imageapi.Summary{}
+	for _, img := range imgs {
+		tags, digests, ok := f.match(img)
+		if !ok || len(img.RepoTags)+len(img.RepoDigests) == 0 && parents[img.ID] && !o.All {
+			continue
+		}
+		sum, err := s.summary(ctx, img, tags, digests)
+		if err != nil {
+			return nil, err
+		}
+		if o.SharedSize {
+			if sum.SharedSize, err = s.sharedSize(ctx, img, shares); err != nil {
+				return nil, err
+			}
+		}
+		if o.Manifests {
+			if sum.Manifests, err = s.manifests(ctx, img); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, sum)
+	}
+	return out, nil
+}
+
+func (s *Store) summary(_ context.Context, img *Image, tags, digests []string) (*imageapi.Summary, error) {
+	target := img.Target
+	sum := &imageapi.Summary{ID: img.ID.String(), ParentID: img.Parent.String(), RepoTags: tags, RepoDigests: digests,
+		Created: img.Created.Unix(), Labels: img.Config.Config.Labels, Size: img.Size, SharedSize: -1,
+		Containers: int64(len(s.usedBy(img.ID))), Descriptor: &target}
+	if img.Created.IsZero() {
+		sum.Created = 0
+	}
+	return sum, nil
+}
+
+func (s *Store) sharedSize(ctx context.Context, img *Image, shares map[digest.Digest]int) (n int64, err error) {
+	for i := range img.Config.RootFS.DiffIDs {
+		chain := identity.ChainID(img.Config.RootFS.DiffIDs[:i+1])
+		if shares[chain] < 2 {
+			break // what is above an unshared layer is unshared
+		}
+		size, err := s.snapshots.Size(content.With(ctx), chain)
+		if err != nil {
+			return 0, err
+		}
+		n += size
+	}
+	return n, nil
+}
+
+// listFilter is the checked form of a list's filters.
+type listFilter struct {
+	args          filter.Args
+	dangling      *bool
+	before, since time.Time
+	until         time.Time
+}
+
+func (s *Store) listFilter(ctx context.Context, a filter.Args) (*listFilter, error) {
+	if err := a.Validate("dangling", "label", "label!", "before", "since", "reference", "until"); err != nil {
+		return nil, err
+	}
+	f := &listFilter{args: a}
+	if a.Has("dangling") {
+		v, err := a.Bool("dangling", false)
+		if err != nil {
+			return nil, err
+		}
+		f.dangling = &v
+	}
+	for key, at := range map[string]*time.Time{"before": &f.before, "since": &f.since} {
+		for _, ref := range a[key] {
+			img, err := s.Resolve(ctx, ref)
+			if err != nil {
+				return nil, err
+			}
+			if at.IsZero() || key == "before" && img.Created.Before(*at) || key == "since" && img.Created.After(*at) {
+				*at = img.Created
+			}
+		}
+	}
+	for _, text := range a["until"] {
+		at, err := until(text)
+		if err != nil {
+			return nil, err
+		}
+		if f.until.IsZero() || at.Before(f.until) {
+			f.until = at
+		}
+	}
+	for _, p := range a["reference"] {
+		if _, err := path.Match(p, ""); err != nil {
+			return nil, invalid("invalid filter 'reference=%s': %v", p, err)
+		}
+	}
+	return f, nil
+}
+
+// until reads a moment: seconds since 1970, a date, or a duration before now.
+func until(text string) (time.Time, error) {
+	if d, err := time.ParseDuration(text); err == nil {
+		return time.Now().Add(-d), nil
+	}
+	if sec, err := strconv.ParseFloat(text, 64); err == nil {
+		return time.Unix(0, int64(sec*1e9)), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, invalid("invalid filter 'until=%s'", text)
+}
+
+// match reports whether the image is listed, and under which names.
+func (f *listFilter) match(img *Image) (tags, digests []string, ok bool) {
+	tags, digests = img.RepoTags, img.RepoDigests
+	if f.dangling != nil && *f.dangling != (len(tags) == 0) ||
+		!f.before.IsZero() && !img.Created.Before(f.before) ||
+		!f.since.IsZero() && !img.Created.After(f.since) ||
+		!f.until.IsZero() && !img.Created.Before(f.until) {
+		return nil, nil, false
+	}
+	labels := img.Config.Config.Labels
+	if !f.args.Labels("label", labels) {
+		return nil, nil, false
+	}
+	for _, l := range f.args["label!"] {
+		if (filter.Args{"label": {l}}).Labels("label", labels) {
+			return nil, nil, false
+		}
+	}
+	if f.args.Has("reference") {
+		tags, digests = f.named(tags), f.named(digests)
+		if len(tags)+len(digests) == 0 {
+			return nil, nil, false
+		}
+	}
+	return tags, digests, true
+}
+
+func (f *listFilter) named(names []string) []string {
+	out := []string{}
+	for _, n := range names {
+		ref, err := reference.ParseNormalizedNamed(n)
+		if err == nil && slices.ContainsFunc(f.args["reference"], func(p string) bool {
+			ok, err := reference.FamiliarMatch(p, ref)
+			return err == nil && ok
+		}) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// manifests describes what lies below an image's target.
+func (s *Store) manifests(ctx context.Context, img *Image) ([]imageapi.ManifestSummary, error) {
+	ctx = content.With(ctx)
+	list, err := s.candidates(ctx, img.Target)
+	if err != nil {
+		return nil, err
+	}
+	out := []imageapi.ManifestSummary{}
+	for _, c := range list {
+		m := imageapi.ManifestSummary{ID: c.desc.Digest.String(), Descriptor: c.desc, Available: c.missing == nil, Kind: imageapi.ManifestKindUnknown}
+		m.Size.Content = c.desc.Size
+		for _, b := range append(slices.Clone(c.manifest.Layers), c.manifest.Config) {
+			if n, err := s.content.Size(ctx, b.Digest); err == nil {
+				m.Size.Content += n
+			}
+		}
+		m.Size.Total = m.Size.Content
+		switch {
+		case c.runnable:
+			m.Kind = imageapi.ManifestKindImage
+			p := &imageapi.ImageProperties{Platform: c.platform, Containers: []string{}}
+			if c.desc.Digest == img.Manifest.Digest {
+				p.Size.Unpacked = img.Size
+				for _, u := range s.usedBy(img.ID) {
+					p.Containers = append(p.Containers, u.Container)
+				}
+			}
+			m.Size.Total += p.Size.Unpacked
+			m.ImageData = p
+		case strings.HasPrefix(c.desc.Annotations["vnd.docker.reference.type"], "attestation"):
+			m.Kind = imageapi.ManifestKindAttestation
+			m.AttestationData = &imageapi.AttestationProperties{For: digest.Digest(c.desc.Annotations["vnd.docker.reference.digest"])}
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// DiskUsage is the images' part of `system df`: sizes count each layer once.
+func (s *Store) DiskUsage(ctx context.Context) (*imageapi.DiskUsage, error) {
+	list, err := s.List(ctx, ListOptions{All: true, SharedSize: true})
+	if err != nil {
+		return nil, err
+	}
+	u := &imageapi.DiskUsage{TotalCount: int64(len(list))}
+	var used int64
+	needed := map[digest.Digest]bool{}
+	for _, sum := range list {
+		u.Items = append(u.Items, *sum)
+		if sum.Containers == 0 {
+			continue
+		}
+		u.ActiveCount++
+		img, err := s.Resolve(ctx, sum.ID)
+		if err != nil {
+			continue // removed meanwhile
+		}
+		for i := range img.Config.RootFS.DiffIDs {
+			chain := identity.ChainID(img.Config.RootFS.DiffIDs[:i+1])
+			if needed[chain] {
+				continue
+			}
+			needed[chain] = true
+			n, err := s.snapshots.Size(content.With(ctx), chain)
+			if err != nil {
+				return nil, fmt.Errorf("image %s: %w", img.ID, err)
+			}
+			used += n
+		}
+	}
+	if u.TotalSize, err = s.snapshots.Total(content.With(ctx)); err != nil {
+		return nil, err
+	}
+	u.Reclaimable = max(0, u.TotalSize-used)
+	return u, nil
+}
