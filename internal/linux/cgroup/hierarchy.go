@@ -15,9 +15,18 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Driver says who makes the directories.
@@ -29,78 +38,248 @@ const (
 	Systemd  Driver = "systemd"
 )
 
-// ErrGone is returned by operations on a group whose directories are no more.
-var ErrGone = errors.New("cgroup: no such group")
+// Resources is the caller's word for limits: the OCI structure.
+type Resources = specs.LinuxResources
 
 // Hierarchy is what Probe found. It may be used by several goroutines.
 type Hierarchy struct {
-	version  int
-	driver   Driver
-	features Features
+	*machine
+	driver Driver
 }
+
+// machine is shared by the drivers of one Hierarchy.
+type machine struct {
+	version  int
+	mounts   map[string]mount // v1: by controller; name=systemd without the "name="
+	root     mount            // v2
+	features Features
+	systemd  manager
+
+	mu       sync.Mutex
+	shared   map[string]int      // v1: device directory -> groups that joined it here
+	enabled  map[string]string   // v2: directory -> controllers known to be on for its children
+	programs map[string]int      // v2: device rules -> descriptor of the loaded program
+	pending  map[string]*removal // by path
+}
+
+// mount is where a v1 hierarchy, or the v2 one, is mounted.
+type mount struct {
+	dir  string // mount point
+	root string // what of the hierarchy is seen there, "/" unless in a namespace
+	name string // all controllers of it, "cpu,cpuacct"
+}
+
+// Probe reads once what this machine has.
+func Probe() (*Hierarchy, error) {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	m := &machine{
+		mounts: map[string]mount{}, shared: map[string]int{}, enabled: map[string]string{},
+		programs: map[string]int{}, pending: map[string]*removal{},
+	}
+	for line := range strings.Lines(string(text)) {
+		m.read(line)
+	}
+	switch {
+	case m.mounts["memory"].dir != "" || m.mounts["pids"].dir != "" || m.mounts["cpu"].dir != "":
+		m.version = 1
+		m.features = m.featuresV1()
+	case m.root.dir != "":
+		m.version = 2
+		m.features = m.featuresV2()
+	default:
+		return nil, errors.New("no cgroup hierarchy is mounted: mount cgroup2 at /sys/fs/cgroup")
+	}
+	return &Hierarchy{machine: m, driver: Cgroupfs}, nil
+}
+
+// read takes in a line of mountinfo. Of several mounts of one hierarchy the
+// first wins, as it is the one below /sys/fs/cgroup.
+func (m *machine) read(line string) {
+	before, after, ok := strings.Cut(line, " - ")
+	left, right := strings.Fields(before), strings.Fields(after)
+	if !ok || len(left) < 6 || len(right) < 3 {
+		return
+	}
+	at := mount{dir: unescape(left[4]), root: unescape(left[3])}
+	switch right[0] {
+	case "cgroup2":
+		if m.root.dir == "" {
+			m.root = at
+		}
+	case "cgroup":
+		var names []string
+		for opt := range strings.SplitSeq(right[2], ",") {
+			if name, ok := strings.CutPrefix(opt, "name="); ok {
+				names = append(names, name)
+			} else if _, known := controllersV1[opt]; known {
+				names = append(names, opt)
+			}
+		}
+		at.name = strings.Join(names, ",")
+		for _, n := range names {
+			if _, have := m.mounts[n]; !have {
+				m.mounts[n] = at
+			}
+		}
+	}
+}
+
+// unescape undoes the octal escapes of mountinfo.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+// Version is 1 or 2.
+func (h *Hierarchy) Version() int { return h.version }
+
+// Driver is who makes the directories.
+func (h *Hierarchy) Driver() Driver { return h.driver }
 
 // Features says what this kernel offers.
-type Features struct {
-	Memory, MemorySwap, MemoryReservation, Swappiness, OOMKillDisable bool
-	KernelMemory, KernelMemoryTCP                                     bool
-	CPUShares, CPUQuota, CPURealtime                                  bool
-	Cpuset                                                            bool
-	CpusetCPUs, CpusetMems                                            string // what may be chosen, e.g. "0-1"
-	Pids                                                              bool
-	BlkioWeight, BlkioWeightDevice                                    bool
-	BlkioReadBps, BlkioWriteBps, BlkioReadIOps, BlkioWriteIOps        bool
-	Hugetlb                                                           []string // page sizes, e.g. "2MB"
-	Devices, Freezer                                                  bool
-	Namespace                                                         bool // CLONE_NEWCGROUP
+func (h *Hierarchy) Features() Features { return h.features }
+
+// WithDriver returns the same hierarchy used through another driver, or an
+// error that says what is missing on this machine.
+func (h *Hierarchy) WithDriver(d Driver) (*Hierarchy, error) {
+	switch d {
+	case Cgroupfs:
+	case Systemd:
+		if err := h.systemd.available(); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid cgroup driver %q: want cgroupfs or systemd", d))
+	}
+	return &Hierarchy{machine: h.machine, driver: d}, nil
 }
 
-// Group is one group of processes. Methods may be called from several
-// goroutines; Remove must be the last.
-type Group struct {
-	h    *Hierarchy
-	path string
+// Create makes the group with these limits. The strings are warnings: limits
+// that this kernel does not have and that were left out. A group that is being
+// removed under this path is waited for.
+func (h *Hierarchy) Create(p string, r *Resources) (*Group, []string, error) {
+	if r == nil {
+		r = &Resources{}
+	}
+	g, err := h.group(p)
+	if err != nil {
+		return nil, nil, err
+	}
+	h.cancelRemoval(g.path)
+	if g.unit != "" {
+		if err := h.systemd.start(g, r); err != nil {
+			return nil, nil, err
+		}
+	}
+	warnings, err := g.create(r)
+	if err != nil {
+		g.unitGone()
+		return nil, nil, fmt.Errorf("cgroup %s: %w", p, err)
+	}
+	return g, warnings, nil
 }
 
-// Controller is one v1 hierarchy that a group belongs to.
-type Controller struct {
-	Name string // as mounted, e.g. "memory" or "cpu,cpuacct"
-	Dir  string // absolute; for shared groups (devices) not the group's own
-	Own  bool   // the directory is this group's alone
+// Open finds an existing group again, also one that another process made. It
+// is errdefs.ErrNotFound when there is none.
+func (h *Hierarchy) Open(p string) (*Group, error) {
+	g, err := h.group(p)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.open(); err != nil {
+		return nil, fmt.Errorf("cgroup %s: %w", p, err)
+	}
+	return g, nil
 }
 
-// Stats is one reading of a group's counters.
-type Stats struct {
-	CPU    CPUStats
-	Memory MemoryStats
-	Pids   PidsStats
-	IO     []IOEntry // bytes
-	IOps   []IOEntry // operations
+// group gives the group of a path, which need not exist.
+func (h *Hierarchy) group(p string) (*Group, error) {
+	g := &Group{h: h, name: p}
+	if h.driver == Systemd {
+		var err error
+		if g.unit, g.path, err = scope(p); err != nil {
+			return nil, err
+		}
+	} else {
+		if g.path = path.Clean("/" + p); g.path == "/" || strings.Contains(p, "\x00") {
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid cgroup path %q", p))
+		}
+	}
+	if h.version == 1 {
+		g.impl = &groupV1{m: h.machine, path: g.path, own: map[string]string{}}
+	} else {
+		g.impl = &groupV2{m: h.machine, path: g.path, dir: filepath.Join(h.root.dir, g.path)}
+	}
+	return g, nil
 }
 
-// CPUStats are nanoseconds and counts.
-type CPUStats struct {
-	Usage, User, System                       uint64
-	PerCPU                                    []uint64 // v1 only
-	Periods, ThrottledPeriods, ThrottledNanos uint64
+// Clean removes what Create left beside the groups of this parent for sharing,
+// and the parent with those above it that are empty. Groups in use stay; they
+// are no error.
+func (h *Hierarchy) Clean(parent string) error {
+	if h.driver == Systemd {
+		return nil // slices are systemd's
+	}
+	parent = path.Clean("/" + parent)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var roots []string
+	if h.version == 1 {
+		seen := map[string]bool{}
+		for _, m := range h.mounts {
+			if !seen[m.dir] {
+				seen[m.dir] = true
+				roots = append(roots, m.dir)
+			}
+		}
+	} else {
+		roots = []string{h.root.dir}
+	}
+	for _, root := range roots {
+		dir := filepath.Join(root, parent)
+		shared, err := filepath.Glob(filepath.Join(dir, devicesPrefix+"*"))
+		if err != nil {
+			return err
+		}
+		for _, s := range shared {
+			if h.shared[s] > 0 {
+				continue
+			}
+			if err := unix.Rmdir(s); err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("rmdir %s: %w", s, err)
+			}
+		}
+		for d := dir; d != root; d = filepath.Dir(d) {
+			if err := unix.Rmdir(d); errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOTEMPTY) {
+				break
+			} else if err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("rmdir %s: %w", d, err)
+			}
+			delete(h.enabled, d)
+		}
+	}
+	return nil
 }
 
-// MemoryStats are bytes; Limit is the largest uint64 when there is none.
-type MemoryStats struct {
-	Usage, MaxUsage, Limit, Failures uint64 // MaxUsage and Failures: v1 only
-	Swap                             uint64
-	Stat                             map[string]uint64 // memory.stat as the kernel names it
+// Drain waits for the removals that go on in the background, and says which
+// groups could not be removed.
+func (h *Hierarchy) Drain(ctx context.Context) error {
+	h.mu.Lock()
+	var all []*removal
+	for _, r := range h.pending {
+		all = append(all, r)
+	}
+	h.mu.Unlock()
+	var errs []error
+	for _, r := range all {
+		select {
+		case <-r.done:
+			errs = append(errs, r.err)
+		case <-ctx.Done():
+			return fmt.Errorf("cgroup %s is still being removed: %w", r.path, context.Cause(ctx))
+		}
+	}
+	return errors.Join(errs...)
 }
-
-// PidsStats counts processes and threads; Limit 0 means none.
-type PidsStats struct{ Current, Limit uint64 }
-
-// IOEntry is one line of the I/O counters. Op is "Read", "Write", ... on v1 and
-// "read", "write" on v2. Major and Minor are 0 when the device is not known.
-type IOEntry struct {
-	Major, Minor uint64
-	Op           string
-	Value        uint64
-}
-
-// Resources is the caller's word for limits: the OCI structure.
-type Resources = specs.LinuxResources

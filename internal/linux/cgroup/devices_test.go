@@ -1,0 +1,222 @@
+package cgroup
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+func rule(allow bool, kind string, major, minor int64, access string) specs.LinuxDeviceCgroup {
+	r := specs.LinuxDeviceCgroup{Allow: allow, Type: kind, Access: access}
+	if major >= 0 {
+		r.Major = &major
+	}
+	if minor >= 0 {
+		r.Minor = &minor
+	}
+	return r
+}
+
+// dockerDevices is what docker and runc allow to everyone.
+func dockerDevices() []specs.LinuxDeviceCgroup {
+	out := []specs.LinuxDeviceCgroup{rule(false, "", -1, -1, "rwm"), rule(true, "c", -1, -1, "m"), rule(true, "b", -1, -1, "m")}
+	for _, n := range [][2]int64{{1, 3}, {1, 5}, {1, 7}, {1, 8}, {1, 9}, {5, 0}, {5, 1}, {5, 2}, {136, -1}} {
+		out = append(out, rule(true, "c", n[0], n[1], "rwm"))
+	}
+	return out
+}
+
+func TestParseDevices(t *testing.T) {
+	text := func(list ...specs.LinuxDeviceCgroup) string {
+		d, err := parseDevices(list)
+		if err != nil {
+			return err.Error()
+		}
+		out := []string{"deny"}
+		if d.allow {
+			out[0] = "allow"
+		}
+		for _, e := range d.exceptions {
+			out = append(out, e.String())
+		}
+		return strings.Join(out, "; ")
+	}
+	deny, all := rule(false, "a", -1, -1, "rwm"), rule(true, "a", -1, -1, "rwm")
+	for _, c := range []struct {
+		got, want string
+	}{
+		{text(), "allow"},
+		{text(all), "allow"},
+		{text(deny), "deny"},
+		{text(deny, rule(true, "c", 1, 3, "rwm"), all), "allow"},
+		{text(deny, rule(true, "c", 1, 3, "r"), rule(true, "c", 1, 3, "wm")), "deny; c 1:3 mrw"},
+		{text(deny, rule(true, "c", 1, 3, "rwm"), rule(false, "c", 1, 3, "w")), "deny; c 1:3 mr"},
+		{text(deny, rule(true, "c", 1, 3, "rw"), rule(false, "c", 1, 3, "rw")), "deny"},
+		{text(deny, rule(true, "b", 8, -1, "r"), rule(true, "c", -1, -1, "m")), "deny; b 8:* r; c *:* m"},
+		{text(rule(false, "c", 1, 3, "w")), "allow; c 1:3 w"},
+		{text(deny, rule(true, "p", 1, 3, "w")), "deny"},
+		{text(rule(false, "c", -1, 3, "w")), "allow; c *:3 w"},
+		{text(specs.LinuxDeviceCgroup{Type: "c", Major: ptr[int64](-7), Access: "w"}), "invalid device number -7:-1"},
+	} {
+		if c.got != c.want {
+			t.Errorf("%q, want %q", c.got, c.want)
+		}
+	}
+	a, _ := parseDevices([]specs.LinuxDeviceCgroup{deny, rule(true, "c", 1, 3, "rwm"), rule(true, "c", 1, 5, "rwm")})
+	b, _ := parseDevices([]specs.LinuxDeviceCgroup{deny, rule(true, "c", 1, 5, "mrw"), rule(true, "c", 1, 3, "rwm")})
+	if a.hash() != b.hash() {
+		t.Error("equal rules have two names")
+	}
+}
+
+// TestDevices opens real devices from within groups.
+func TestDevices(t *testing.T) {
+	both(t, func(t *testing.T, h *Hierarchy) {
+		dir := t.TempDir()
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil { // where device nodes work
+			t.Fatal(err)
+		}
+		defer unix.Unmount(dir, unix.MNT_DETACH)
+		node := func(name string, major, minor uint32) string {
+			p := filepath.Join(dir, name)
+			if err := unix.Mknod(p, unix.S_IFCHR|0o666, int(unix.Mkdev(major, minor))); err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
+		null, kmsg, random := node("null", 1, 3), node("kmsg", 1, 11), node("random", 1, 8)
+		paths := strings.Join([]string{null, kmsg, random}, ",")
+		g := fresh(t, h, &Resources{Devices: dockerDevices()})
+		c := spawn(t, g, "open "+paths)
+		expect := func(c *child, want ...error) {
+			t.Helper()
+			got := c.line(t)
+			for i, p := range []string{null, kmsg, random} {
+				text := p + "=<nil>"
+				if want[i] != nil {
+					text = p + "=" + want[i].Error()
+				}
+				if !strings.Contains(got, text) {
+					t.Errorf("%s, want %s", got, text)
+				}
+			}
+		}
+		expect(c, nil, unix.EPERM, nil)
+		// With one device more, while it runs.
+		if _, err := g.Set(&Resources{Devices: append(dockerDevices(), rule(true, "c", 1, 11, "r"))}); err != nil {
+			t.Fatal(err)
+		}
+		c.in.Write([]byte("\n"))
+		expect(c, nil, nil, nil)
+		if _, err := g.Set(&Resources{Devices: []specs.LinuxDeviceCgroup{rule(false, "a", -1, -1, "rwm"), rule(true, "c", 1, 11, "rwm")}}); err != nil {
+			t.Fatal(err)
+		}
+		c.in.Write([]byte("\n"))
+		expect(c, unix.EPERM, nil, unix.EPERM)
+		if _, err := g.Set(&Resources{Devices: []specs.LinuxDeviceCgroup{rule(true, "a", -1, -1, "rwm")}}); err != nil {
+			t.Fatal(err)
+		}
+		c.in.Write([]byte("\n"))
+		expect(c, nil, nil, nil)
+		// All but one, and all but one way of access.
+		free := fresh(t, h, &Resources{Devices: []specs.LinuxDeviceCgroup{rule(true, "a", -1, -1, "rwm"), rule(false, "c", 1, 11, "rwm"), rule(false, "c", 1, 3, "w")}})
+		expect(spawn(t, free, "open "+paths), nil, unix.EPERM, nil)
+		// No rules at all.
+		expect(spawn(t, fresh(t, h, nil), "open "+paths), nil, nil, nil)
+	})
+}
+
+func TestSharedDevices(t *testing.T) {
+	h := hierarchy(t)
+	if h.Version() != 1 {
+		t.Skip("v1 only")
+	}
+	at := func(g *Group) string {
+		for _, c := range g.Controllers() {
+			if c.Name == h.mounts["devices"].name {
+				if c.Own {
+					t.Error("a device directory of its own")
+				}
+				return c.Dir
+			}
+		}
+		return ""
+	}
+	a, b := fresh(t, h, &Resources{Devices: dockerDevices()}), fresh(t, h, &Resources{Devices: dockerDevices()})
+	if at(a) == "" || at(a) != at(b) {
+		t.Errorf("%q and %q", at(a), at(b))
+	}
+	if err := h.Clean(parentOfTests); err != nil {
+		t.Error(err)
+	}
+	if !exists(at(a)) {
+		t.Error("clean removed what a group uses")
+	}
+	free := fresh(t, h, &Resources{Devices: []specs.LinuxDeviceCgroup{rule(true, "a", -1, -1, "rwm")}})
+	if filepath.Base(at(free)) != filepath.Base(parentOfTests) {
+		t.Errorf("unrestricted group in %s", at(free))
+	}
+	list, err := os.ReadFile(filepath.Join(at(a), "devices.list"))
+	if err != nil || !strings.Contains(string(list), "c 1:3 rwm") || strings.Contains(string(list), "a *:*") {
+		t.Errorf("%s, %v", list, err)
+	}
+}
+
+func TestCPUWeight(t *testing.T) {
+	for shares, want := range map[uint64]uint64{0: 0, 1: 1, 2: 1, 512: 59, 1024: 100, 2048: 174, 262144: 10000, 1 << 30: 10000} {
+		if got := cpuWeight(shares); got != want {
+			t.Errorf("%d shares: weight %d, want %d", shares, got, want)
+		}
+	}
+	for w, want := range map[uint16]uint64{10: 1, 500: 4950, 1000: 10000} {
+		if got := ioWeight(w); got != want {
+			t.Errorf("weight %d: %d, want %d", w, got, want)
+		}
+	}
+}
+
+func TestScope(t *testing.T) {
+	for in, want := range map[string]string{
+		"system.slice:wherry:abc":  "wherry-abc.scope /system.slice/wherry-abc.scope",
+		":wherry:abc":              "wherry-abc.scope /system.slice/wherry-abc.scope",
+		"user-1000-x.slice:w:abc":  "w-abc.scope /user.slice/user-1000.slice/user-1000-x.slice/w-abc.scope",
+		"-.slice::abc":             "abc.scope /abc.scope",
+		"/docker/abc":              "error",
+		"a--b.slice:x:abc":         "error",
+		"system:x:abc":             "error",
+		"system.slice:x:":          "error",
+		"system.slice:../x:abc":    "error",
+		"system.slice:x:abc:extra": "error",
+	} {
+		unit, dir, err := scope(in)
+		got := unit + " " + dir
+		if err != nil {
+			got = "error"
+		}
+		if got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+	if m, err := bitmask("0-2,9"); err != nil || len(m) != 2 || m[0] != 7 || m[1] != 2 {
+		t.Errorf("%v, %v", m, err)
+	}
+}
+
+func TestHolder(t *testing.T) {
+	h, err := startHolder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if name, err := read("/proc/" + number(int64(h.pid)) + "/comm"); err != nil || name == "" {
+		t.Errorf("%q, %v", name, err)
+	}
+	h.leave()
+	h.leave()
+	if h.cmd.ProcessState == nil || !h.cmd.ProcessState.Success() {
+		t.Errorf("%v", h.cmd.ProcessState)
+	}
+}

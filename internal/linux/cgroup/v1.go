@@ -1,0 +1,422 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// controllersV1 are the kernel's names; the value says that each group has a
+// directory there from the start: for its limits, for its counters, and so that
+// groups compete as groups and not by their number of threads.
+var controllersV1 = map[string]bool{
+	"memory": true, "cpu": true, "cpuacct": true, "pids": true,
+	"cpuset": false, "blkio": false, "freezer": false, "devices": false, "hugetlb": false,
+	"net_cls": false, "net_prio": false, "perf_event": false, "rdma": false, "misc": false, "debug": false,
+}
+
+// devicesPrefix starts the name of a directory of shared device rules.
+const devicesPrefix = "devices-"
+
+// groupV1 is a group under several hierarchies.
+type groupV1 struct {
+	m    *machine
+	path string
+	unit bool // systemd made some of the directories
+
+	mu      sync.Mutex
+	own     map[string]string // mount point -> directory
+	devices string            // the directory joined for device rules, "" for none
+	counted bool              // devices is counted in m.shared
+}
+
+func notFound(path string) error {
+	return errdefs.ErrNotFound.WithMessage("no cgroup " + path)
+}
+
+// in gives the group's directory under a controller, "" if it has none there.
+func (g *groupV1) in(controller string) string {
+	return g.own[g.m.mounts[controller].dir]
+}
+
+// at makes sure that the group has a directory under a controller, and is ""
+// when the controller is not mounted.
+func (g *groupV1) at(controller string) (string, error) {
+	mount, ok := g.m.mounts[controller]
+	if !ok {
+		return "", nil
+	}
+	if dir, ok := g.own[mount.dir]; ok && exists(dir) {
+		return dir, nil
+	}
+	dir := filepath.Join(mount.dir, g.path)
+	g.own[mount.dir] = dir
+	var made func(string) error
+	switch controller {
+	case "cpuset":
+		made = fillCpuset
+	case "memory":
+		made = func(dir string) error {
+			// Before Linux 5.11 limits of a parent do not count by themselves.
+			file := filepath.Join(dir, "memory.use_hierarchy")
+			if v, err := read(file); err == nil && v == "0" {
+				return write(file, "1")
+			}
+			return nil
+		}
+	}
+	err := mkdirs(dir, made)
+	if errors.Is(err, unix.EEXIST) && g.unit {
+		err = nil // systemd's work
+	} else if errors.Is(err, unix.EEXIST) {
+		// Left by an engine that died, or not yet empty after a stop.
+		if err = removeTree(dir); err == nil {
+			err = mkdirs(dir, made)
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	if controller == "cpuset" {
+		return dir, fillCpuset(dir)
+	}
+	return dir, nil
+}
+
+// fillCpuset gives a new cpuset its parent's processors and memory nodes:
+// without them nothing can join.
+func fillCpuset(dir string) error {
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		have, err := read(filepath.Join(dir, file))
+		if err != nil {
+			return err
+		}
+		if have != "" {
+			continue
+		}
+		parent, err := read(filepath.Join(filepath.Dir(dir), file))
+		if err != nil {
+			return err
+		}
+		if err := write(filepath.Join(dir, file), parent); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *groupV1) make(r *Resources) ([]string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	clear(g.own)
+	for _, c := range []string{"memory", "cpu", "cpuacct", "pids"} {
+		if g.in(c) != "" {
+			continue // mounted together with one that was just made
+		}
+		if _, err := g.at(c); err != nil {
+			return nil, err
+		}
+	}
+	if err := g.joinDevices(r); err != nil {
+		return nil, err
+	}
+	return g.apply(r)
+}
+
+func (g *groupV1) open() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, mount := range g.m.mounts {
+		if dir := filepath.Join(mount.dir, g.path); exists(dir) {
+			g.own[mount.dir] = dir
+		}
+	}
+	if len(g.own) == 0 {
+		return notFound(g.path)
+	}
+	mount, ok := g.m.mounts["devices"]
+	if !ok || g.in("devices") != "" {
+		return nil
+	}
+	list, err := pids(filepath.Join(g.anchorDir(), "cgroup.procs"))
+	if err != nil {
+		return err
+	}
+	parent := path.Dir(g.path)
+	for _, pid := range list {
+		at, err := pathOf(pid, mount, "devices")
+		if err != nil {
+			continue // it died meanwhile
+		}
+		// It may have gone on into groups of its own, further below.
+		rest, ok := strings.CutPrefix(at, strings.TrimSuffix(parent, "/")+"/")
+		if first, _, _ := strings.Cut(rest, "/"); ok && strings.HasPrefix(first, devicesPrefix) {
+			g.devices = filepath.Join(mount.dir, parent, first)
+		} else if at == parent || ok {
+			g.devices = filepath.Join(mount.dir, parent)
+		} else {
+			continue
+		}
+		break
+	}
+	return nil
+}
+
+// pathOf reads where a process is, below the mount. The empty controller is v2.
+func pathOf(pid int, m mount, controller string) (string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(text)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) == 3 && slices.Contains(strings.Split(strings.TrimPrefix(f[1], "name="), ","), controller) {
+			if m.root == "/" {
+				return f[2], nil
+			}
+			return "/" + strings.TrimPrefix(strings.TrimPrefix(f[2], m.root), "/"), nil
+		}
+	}
+	return "", fmt.Errorf("process %d is in no cgroup of %q", pid, controller)
+}
+
+// joinDevices chooses the directory for the group's device rules, made when it
+// is the first of its kind. It stays, once made, until Clean: making one costs
+// a dozen writes.
+func (g *groupV1) joinDevices(r *Resources) error {
+	mount, ok := g.m.mounts["devices"]
+	if !ok || len(r.Devices) == 0 {
+		return nil
+	}
+	rules, err := parseDevices(r.Devices)
+	if err != nil {
+		return err
+	}
+	parent := filepath.Join(mount.dir, path.Dir(g.path))
+	g.m.mu.Lock()
+	defer g.m.mu.Unlock()
+	g.leaveDevices()
+	if rules.unrestricted() {
+		// What the parent may do: all, unless someone else has limited it.
+		if err := mkdirs(parent, nil); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+		g.devices = parent
+		return nil
+	}
+	dir := filepath.Join(parent, devicesPrefix+rules.hash())
+	if !exists(dir) {
+		// Under its name it is always complete: another engine may use it too.
+		draft := fmt.Sprintf("%s.%d", dir, os.Getpid())
+		if err := mkdirs(draft, nil); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+		err := rules.writeV1(draft)
+		if err == nil {
+			err = os.Rename(draft, dir)
+		}
+		if err != nil {
+			_ = unix.Rmdir(draft)
+			if !exists(dir) {
+				return err
+			}
+		}
+	}
+	g.m.shared[dir]++
+	g.devices, g.counted = dir, true
+	return nil
+}
+
+// leaveDevices is called with g.m.mu held.
+func (g *groupV1) leaveDevices() {
+	if g.counted {
+		if g.m.shared[g.devices]--; g.m.shared[g.devices] <= 0 {
+			delete(g.m.shared, g.devices)
+		}
+	}
+	g.devices, g.counted = "", false
+}
+
+func (g *groupV1) release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.m.mu.Lock()
+	defer g.m.mu.Unlock()
+	g.leaveDevices()
+}
+
+func (g *groupV1) controllers() []Controller {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var out []Controller
+	names := map[string]string{}
+	for _, m := range g.m.mounts {
+		names[m.dir] = m.name
+	}
+	for _, at := range slices.Sorted(maps.Keys(g.own)) {
+		out = append(out, Controller{Name: names[at], Dir: g.own[at], Own: true})
+	}
+	if g.devices != "" {
+		out = append(out, Controller{Name: g.m.mounts["devices"].name, Dir: g.devices})
+	}
+	// Where systemd runs, processes must leave the cgroup of the service that
+	// started them, or they are killed with it.
+	if m, ok := g.m.mounts["systemd"]; ok && g.own[m.dir] == "" && exists(systemdRunning) {
+		parent := filepath.Join(m.dir, path.Dir(g.path))
+		if err := mkdirs(parent, nil); err == nil || errors.Is(err, unix.EEXIST) {
+			out = append(out, Controller{Name: m.name, Dir: parent})
+		}
+	}
+	return out
+}
+
+func (g *groupV1) add(pid int) error {
+	for _, c := range g.controllers() {
+		if err := writeInt(filepath.Join(c.Dir, "cgroup.procs"), pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *groupV1) anchor() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.anchorDir()
+}
+
+func (g *groupV1) anchorDir() string {
+	for _, c := range []string{"memory", "pids", "cpu", "cpuacct"} {
+		if dir := g.in(c); dir != "" {
+			return dir
+		}
+	}
+	return filepath.Join(g.m.mounts["memory"].dir, g.path)
+}
+
+func (g *groupV1) dirs() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Sorted(maps.Values(g.own))
+}
+
+// gather brings all threads of the group into dir, which was made after they
+// started. Threads that they start meanwhile are found in the next round.
+func (g *groupV1) gather(dir string) error {
+	for range 100 {
+		all, err := below(g.anchorDir())
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		there, err := pids(filepath.Join(dir, "tasks"))
+		if err != nil {
+			return err
+		}
+		news := false
+		for _, d := range all {
+			list, err := pids(filepath.Join(d, "tasks"))
+			if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+				return err
+			}
+			for _, tid := range list {
+				if slices.Contains(there, tid) {
+					continue
+				}
+				news = true
+				if err := writeInt(filepath.Join(dir, "tasks"), tid); err != nil && !errors.Is(err, unix.ESRCH) {
+					return err
+				}
+			}
+		}
+		if !news {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: processes multiply faster than they can be moved", dir)
+}
+
+// freezeWait bounds how long a group may take to stop.
+const freezeWait = 10 * time.Second
+
+func (g *groupV1) freeze(on bool) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !on {
+		if dir := g.in("freezer"); dir != "" {
+			return write(filepath.Join(dir, "freezer.state"), "THAWED")
+		}
+		return nil
+	}
+	known := g.in("freezer") != ""
+	dir, err := g.at("freezer")
+	if err != nil {
+		return err
+	}
+	if dir == "" {
+		return errdefs.ErrNotImplemented.WithMessage("no freezer cgroup is mounted")
+	}
+	state := filepath.Join(dir, "freezer.state")
+	if err := write(state, "FROZEN"); err != nil {
+		return err
+	}
+	if !known {
+		// What is moved into a frozen group stops: the rounds come to an end.
+		if err := g.gather(dir); err != nil {
+			return err
+		}
+	}
+	// There is no event for this file; reading it is what updates it.
+	deadline := time.Now().Add(freezeWait)
+	for pause := 20 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
+		s, err := read(state)
+		if err != nil {
+			return err
+		}
+		if s == "FROZEN" {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s is still %q after %v", state, s, freezeWait)
+		}
+		time.Sleep(pause)
+	}
+}
+
+func (g *groupV1) frozen() (bool, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	dir := g.in("freezer")
+	if dir == "" {
+		return false, nil
+	}
+	s, err := read(filepath.Join(dir, "freezer.self_freezing"))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return s == "1", err
+}
+
+// kill only sees to it that nothing is started any more; the signals are sent
+// one by one.
+func (g *groupV1) kill() (bool, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if dir := g.in("pids"); dir != "" {
+		if err := write(filepath.Join(dir, "pids.max"), "0"); err != nil && !errors.Is(err, unix.ENOENT) {
+			return false, err
+		}
+	}
+	return false, nil
+}
