@@ -65,6 +65,8 @@ type Views interface {
 	Top(ctx context.Context, ref, psArgs string) (*container.TopResponse, error)
 	// Logs calls open once, after all checks have passed.
 	Logs(ctx context.Context, ref string, o query.LogsOptions, open func(tty bool) (stdout, stderr io.Writer)) error
+	// Stats sends samples: one, or with stream one a second until ctx ends.
+	Stats(ctx context.Context, ref string, stream, oneShot bool, send func(*container.StatsResponse) error) error
 	Info(ctx context.Context) (*system.Info, error)
 	Version() *system.VersionResponse
 }

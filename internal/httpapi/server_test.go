@@ -64,6 +64,11 @@ type fakeViews struct {
 	Views
 	inspect func(ref string) (*container.InspectResponse, error)
 	logs    func(ctx context.Context, o query.LogsOptions, open func(bool) (io.Writer, io.Writer)) error
+	stats   func(ref string, stream, oneShot bool, send func(*container.StatsResponse) error) error
+}
+
+func (f fakeViews) Stats(_ context.Context, ref string, stream, oneShot bool, send func(*container.StatsResponse) error) error {
+	return f.stats(ref, stream, oneShot, send)
 }
 
 func (f fakeViews) Inspect(_ context.Context, ref string, _ bool) (*container.InspectResponse, error) {

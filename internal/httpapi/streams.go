@@ -26,6 +26,7 @@ func streamRoutes(b *Backends) []route {
 		{method: post, path: "/containers/{name}/attach", handle: h.attach},
 		{method: get, path: "/containers/{name}/attach/ws", handle: h.attachSocket},
 		{method: get, path: "/containers/{name}/logs", handle: h.logs},
+		{method: get, path: "/containers/{name}/stats", handle: h.stats},
 		{method: post, path: "/containers/{name}/resize", handle: h.resize},
 	}
 }
@@ -252,6 +253,27 @@ func (h streamHandlers) logs(c *call) error {
 		_, _ = c.w.Write(message) // a client that went away needs no answer
 	}
 	return nil
+}
+
+// stats sends one sample, or one a second.
+func (h streamHandlers) stats(c *call) error {
+	stream := !c.query.Has("stream") || c.flag("stream")
+	oneShot := !c.version.before(41) && c.flag("one-shot")
+	err := h.Views.Stats(c.ctx(), c.name, stream, oneShot, func(r *container.StatsResponse) error {
+		if !c.w.begun {
+			return c.reply(http.StatusOK, r)
+		}
+		data, err := marshal(r)
+		if err == nil {
+			_, err = c.w.Write(append(data, '\n'))
+		}
+		c.w.flush()
+		return err
+	})
+	if c.w.begun && c.ctx().Err() != nil {
+		return nil // the client left a stream
+	}
+	return err
 }
 
 // flushing sends every write on at once.

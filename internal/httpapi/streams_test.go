@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -292,5 +293,36 @@ func TestShutdownEndsStreams(t *testing.T) {
 	}
 	if _, err := net.Dial("unix", path); err == nil {
 		t.Error("the socket is still there")
+	}
+}
+
+func TestStats(t *testing.T) {
+	s, _ := newServer(t, Backends{Views: fakeViews{stats: func(ref string, stream, oneShot bool, send func(*container.StatsResponse) error) error {
+		if ref == "none" {
+			return errdefs.ErrNotFound.WithMessage("No such container: none")
+		}
+		for i := range 2 {
+			if err := send(&container.StatsResponse{ID: fmt.Sprint(i, stream, oneShot)}); err != nil || !stream {
+				return err
+			}
+		}
+		return nil
+	}}})
+	for q, want := range map[string]string{"": "0 true false|1 true false", "stream=0": "0 false false", "stream=false&one-shot=1": "0 false true"} {
+		var got []string
+		dec := json.NewDecoder(do(s, "GET", "/containers/a/stats?"+q, "").Body)
+		for {
+			var r container.StatsResponse
+			if err := dec.Decode(&r); err != nil {
+				break
+			}
+			got = append(got, r.ID)
+		}
+		if strings.Join(got, "|") != want {
+			t.Errorf("%q: %q, want %q", q, got, want)
+		}
+	}
+	if w := do(s, "GET", "/containers/none/stats", ""); w.Code != 404 {
+		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }

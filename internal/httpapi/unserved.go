@@ -20,7 +20,6 @@ func unservedRoutes() []route {
 		{method: get, path: "/system/df", handle: no("system df")},
 		{method: get, path: "/containers/{name}/export", handle: no("export")},
 		{method: get, path: "/containers/{name}/changes", handle: no("diff")},
-		{method: get, path: "/containers/{name}/stats", handle: no("stats")},
 		{method: get, path: "/containers/{name}/archive", handle: no("cp")},
 		{method: head, path: "/containers/{name}/archive", handle: no("cp")},
 		{method: put, path: "/containers/{name}/archive", handle: no("cp")},

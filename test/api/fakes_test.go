@@ -118,6 +118,10 @@ func (noViews) Logs(_ context.Context, ref string, _ query.LogsOptions, _ func(b
 	return noContainer(ref)
 }
 
+func (noViews) Stats(_ context.Context, ref string, _, _ bool, _ func(*container.StatsResponse) error) error {
+	return noContainer(ref)
+}
+
 type noImages struct{ httpapi.Images }
 
 func (noImages) List(_ context.Context, o image.ListOptions) ([]*apiimage.Summary, error) {
