@@ -71,6 +71,7 @@ type Mount struct {
 	ReadOnlyNonRecursive   bool   `json:",omitempty"`
 	ReadOnlyForceRecursive bool   `json:",omitempty"`
 	NonRecursive           bool   `json:",omitempty"`
+	DefaultPropagation     bool   `json:",omitempty"` // the user named none
 	TmpfsOptions           string `json:",omitempty"`
 	Anonymous              bool   `json:",omitempty"` // a volume that --rm and rm -v take away
 	CreateSource           bool   `json:",omitempty"` // -v makes a missing host directory, --mount does not

@@ -17,6 +17,7 @@ import (
 
 	"github.com/moby/moby/api/types/events"
 
+	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/config"
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/embedded"
@@ -202,6 +203,9 @@ func (s *System) openHost(ctx context.Context) error {
 	}
 	init, err := embedded.Init()
 	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(initPath(s.config), init, 0o555, atomicfile.Cached); err != nil {
 		return err
 	}
 	s.keeper, err = supervise.Connect(ctx, supervise.Config{

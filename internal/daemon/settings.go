@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 
 	"github.com/moby/moby/api/types/system"
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/config"
@@ -33,15 +32,15 @@ func cgroupParent(c *config.Config) string {
 	return "/wherry"
 }
 
+// initPath is where the program behind --init lies.
+func initPath(c *config.Config) string { return filepath.Join(c.ExecRoot, "docker-init") }
+
 func lifecycleConfig(c *config.Config) (lifecycle.Config, error) {
 	lc := lifecycle.Config{
 		DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, CgroupParent: cgroupParent(c), CgroupNamespace: c.CgroupnsMode, IpcMode: c.IpcMode,
-		ShmSize: c.ShmSize, Init: c.Init, NoNewPrivileges: c.NoNewPrivileges, LogDriver: c.LogDriver, LogOptions: c.LogOpts,
+		ShmSize: c.ShmSize, Ulimits: c.Ulimits, Init: c.Init, InitPath: initPath(c), NoNewPrivileges: c.NoNewPrivileges, LogDriver: c.LogDriver, LogOptions: c.LogOpts,
 		DNS: c.DNS.Servers, DNSSearch: c.DNS.Search, DNSOptions: c.DNS.Options, HostGatewayIPs: c.DNS.HostGateway,
 		StopTimeout: c.DefaultStopTimeout, StopAtClose: !c.LiveRestore,
-	}
-	for name, u := range c.Ulimits {
-		lc.Ulimits = append(lc.Ulimits, specs.POSIXRlimit{Type: name, Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
 	}
 	switch c.SeccompProfile {
 	case "", "builtin":
@@ -141,7 +140,7 @@ func engineID(root string) (string, error) {
 // backends gives the API's routes what they stand on.
 func (s *System) backends() httpapi.Backends {
 	return httpapi.Backends{
-		Lifecycle: s.engine, Changes: s.engine, Sessions: s.sessions, Views: s.view, Images: s.images, ImagePruner: s.images,
+		Lifecycle: s.engine, Changes: s.engine, Sessions: s.sessions, Views: s.view, Images: s.images, ImagePruner: pruner{s.images},
 		Puller: puller{s.images}, Networks: networks{s.networks}, Events: s.events, Cgroup2: s.cgroups.Version() == 2,
 	}
 }

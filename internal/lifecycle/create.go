@@ -77,6 +77,7 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 	if err := e.applyLog(c); err != nil {
 		return resp, err
 	}
+	c.CgroupPath = e.cgroupPath(&c.Record)
 	if err := e.writable(c, lower); err != nil {
 		return resp, err
 	}

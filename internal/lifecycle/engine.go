@@ -11,6 +11,7 @@ import (
 	"os"
 	"sync"
 
+	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -35,8 +36,9 @@ type Config struct {
 	CgroupNamespace     string // private or host; "" decides by cgroup version
 	IpcMode             string // private or shareable
 	ShmSize             int64  // bytes
-	Ulimits             []specs.POSIXRlimit
+	Ulimits             map[string]*apicontainer.Ulimit
 	Init                bool
+	InitPath            string // the program behind --init, on the host
 	NoNewPrivileges     bool
 	SeccompProfile      []byte // JSON; nil is the built-in profile
 	SeccompUnconfined   bool

@@ -146,7 +146,7 @@ func (e *Engine) parseBind(spec string) (container.Mount, error) {
 		}
 	case filepath.IsAbs(source):
 		m.Type, m.Source, m.CreateSource = mount.TypeBind, filepath.Clean(source), true
-		m.Propagation = mount.PropagationRPrivate
+		m.Propagation, m.DefaultPropagation = mount.PropagationRPrivate, true
 	default:
 		if !id.ValidName(source) {
 			return m, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", source, source))
@@ -165,7 +165,7 @@ func (e *Engine) parseBind(spec string) (container.Mount, error) {
 			if m.Type != mount.TypeBind {
 				return bad(": invalid mode: %s", mode)
 			}
-			m.Propagation = mount.Propagation(o)
+			m.Propagation, m.DefaultPropagation = mount.Propagation(o), false
 		}
 	}
 	return m, nil
@@ -230,7 +230,7 @@ func (e *Engine) parseMount(r *mount.Mount) (container.Mount, error) {
 		m.Source, m.CreateSource = filepath.Clean(r.Source), o.CreateMountpoint
 		m.Propagation = o.Propagation
 		if m.Propagation == "" {
-			m.Propagation = mount.PropagationRPrivate
+			m.Propagation, m.DefaultPropagation = mount.PropagationRPrivate, true
 		}
 		m.NonRecursive, m.ReadOnlyNonRecursive, m.ReadOnlyForceRecursive = o.NonRecursive, o.ReadOnlyNonRecursive, o.ReadOnlyForceRecursive
 	case mount.TypeVolume:

@@ -5,11 +5,14 @@ import (
 	"path/filepath"
 	"strings"
 
+	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
+	"github.com/wherry-engine/wherry/internal/runtime/compile"
+	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
 	"github.com/wherry-engine/wherry/internal/runtime/spec"
 	"github.com/wherry-engine/wherry/internal/snapshot"
 )
@@ -27,13 +30,18 @@ func (e *Engine) cgroupPath(c *container.Record) string {
 	return filepath.Join("/", parent, c.ID)
 }
 
-// namespaces says how each kind of namespace is got.
+// namespaces says how each kind of namespace is got. Without n, for an exec, it
+// only matters which ones are not the host's: they are joined through the
+// container's process.
 func (e *Engine) namespaces(c *container.Record, n *networking) (map[specs.LinuxNamespaceType]spec.NS, error) {
 	h := c.HostConfig
 	ns := map[specs.LinuxNamespaceType]spec.NS{
 		specs.MountNamespace: {Kind: spec.New}, specs.PIDNamespace: {Kind: spec.New}, specs.IPCNamespace: {Kind: spec.New}, specs.UTSNamespace: {Kind: spec.New},
 	}
 	join := func(t specs.LinuxNamespaceType, file, ref string) error {
+		if n == nil {
+			return nil
+		}
 		other, err := e.runningContainer(ref)
 		if err != nil {
 			return err
@@ -67,8 +75,10 @@ func (e *Engine) namespaces(c *container.Record, n *networking) (map[specs.Linux
 		ns[specs.CgroupNamespace] = spec.NS{Kind: spec.Host}
 	}
 	switch {
-	case n == nil, h.NetworkMode.IsHost():
+	case h.NetworkMode.IsHost():
 		ns[specs.NetworkNamespace] = spec.NS{Kind: spec.Host}
+	case n == nil:
+		ns[specs.NetworkNamespace] = spec.NS{Kind: spec.New}
 	case n.path != "":
 		ns[specs.NetworkNamespace] = spec.NS{Kind: spec.Path, Path: n.path}
 	default:
@@ -80,7 +90,10 @@ func (e *Engine) namespaces(c *container.Record, n *networking) (map[specs.Linux
 func mountsOf(c *container.Record) []spec.Mount {
 	var out []spec.Mount
 	for _, m := range c.Mounts {
-		s := spec.Mount{Destination: m.Destination, Source: m.Source, ReadOnly: !m.RW, Propagation: string(m.Propagation), Type: "bind"}
+		s := spec.Mount{
+			Destination: m.Destination, Source: m.Source, ReadOnly: !m.RW, Propagation: string(m.Propagation), Type: "bind",
+			NonRecursive: m.NonRecursive, ReadOnlyNonRecursive: m.ReadOnlyNonRecursive, DefaultPropagation: m.DefaultPropagation,
+		}
 		if m.Type == mount.TypeTmpfs {
 			s.Type, s.Options = "tmpfs", strings.FieldsFunc(m.TmpfsOptions, func(r rune) bool { return r == ',' })
 		}
@@ -89,6 +102,117 @@ func mountsOf(c *container.Record) []spec.Mount {
 	return out
 }
 
-func (e *Engine) rootfs(c *container.Record) (*snapshot.Writable, error) {
-	return e.snapshots.OpenWritable(c.ID, snapshot.Lower{})
+// specInput gathers what the OCI specification is made from. n is nil for an
+// exec, which joins the namespaces that there are.
+func (e *Engine) specInput(c *container.Record, dir string, n *networking) (*spec.Input, error) {
+	w, err := e.snapshots.OpenWritable(c.ID, snapshot.Lower{})
+	if err != nil {
+		return nil, err
+	}
+	ns, err := e.namespaces(c, n)
+	if err != nil {
+		return nil, err
+	}
+	if n != nil && n.filesOf != "" {
+		dir = n.filesOf
+	}
+	in := &spec.Input{
+		ID: c.ID, Config: c.Config, HostConfig: c.HostConfig, Hostname: c.Config.Hostname, Domainname: c.Config.Domainname,
+		Rootfs: spec.Rootfs{Lower: w.Lower, Upper: w.Upper, Work: w.Work, Options: overlayOptions(w), Dir: w.Dir},
+		Mounts: mountsOf(c), Files: spec.Files{ResolvConf: dir + "/resolv.conf", Hosts: dir + "/hosts", Hostname: dir + "/hostname"},
+		Namespaces: ns, CgroupPath: c.CgroupPath, Cgroup2: e.cgroups.Version() == 2,
+		Init: e.cfg.Init, InitPath: e.cfg.InitPath, DefaultUlimits: e.cfg.Ulimits,
+	}
+	if c.HostConfig.Init != nil {
+		in.Init = *c.HostConfig.Init
+	}
+	in.Seccomp, err = e.seccompProfile(c)
+	return in, err
+}
+
+func overlayOptions(w *snapshot.Writable) []string {
+	var o []string
+	if w.Volatile {
+		o = append(o, "volatile")
+	}
+	return o
+}
+
+// seccompProfile picks the profile and resolves it for the capabilities.
+func (e *Engine) seccompProfile(c *container.Record) (*specs.LinuxSeccomp, error) {
+	s, err := e.parseSecurity(c)
+	if err != nil || s.seccomp == "unconfined" {
+		return nil, err
+	}
+	caps, err := spec.Capabilities(c.HostConfig)
+	if err != nil {
+		return nil, err
+	}
+	if s.seccomp == "" {
+		return e.filters.Default(caps)
+	}
+	return e.filters.Load([]byte(s.seccomp), caps)
+}
+
+// compile turns the specification into the plan for one start.
+func (e *Engine) compile(in *spec.Input, s *specs.Spec, g *cgroup.Group, n *networking) (*sandbox.Plan, error) {
+	o := compile.Options{
+		ID: in.ID, CgroupDir: g.Dir(), CgroupTasks: g.Tasks(), Cgroup2: in.Cgroup2, Lookup: true, User: in.Config.User, Groups: in.HostConfig.GroupAdd,
+	}
+	if in.Rootfs.Dir == "" {
+		o.Overlay = &compile.Overlay{Lower: in.Rootfs.Lower, Upper: in.Rootfs.Upper, Work: in.Rootfs.Work, Options: in.Rootfs.Options}
+	}
+	if n.ns != nil {
+		o.Extra, o.Extras = map[specs.LinuxNamespaceType]int{specs.NetworkNamespace: 0}, 1
+	}
+	for _, c := range g.Controllers() {
+		o.Controllers = append(o.Controllers, compile.Controller{Name: c.Name, Dir: c.Dir})
+	}
+	var err error
+	if o.Seccomp, err = e.filter(s.Linux.Seccomp); err != nil {
+		return nil, err
+	}
+	return compile.Container(s, o)
+}
+
+// filter compiles a seccomp profile, once for all containers that share it.
+func (e *Engine) filter(p *specs.LinuxSeccomp) (*compile.Seccomp, error) {
+	if p == nil {
+		return nil, nil
+	}
+	program, flags, err := e.filters.Compile(p)
+	if err != nil {
+		return nil, err
+	}
+	return &compile.Seccomp{Filter: program, Flags: flags}, nil
+}
+
+// compileExec turns an exec request into a plan that enters the container.
+func (e *Engine) compileExec(c *container.Record, dir string, r *apicontainer.ExecCreateRequest) (*sandbox.Plan, error) {
+	in, err := e.specInput(c, dir, nil)
+	if err != nil {
+		return nil, err
+	}
+	main, _, err := spec.Build(in)
+	if err != nil {
+		return nil, err
+	}
+	p, err := spec.BuildExec(main, r)
+	if err != nil {
+		return nil, err
+	}
+	g, err := e.cgroups.Open(c.CgroupPath)
+	if err != nil {
+		return nil, err
+	}
+	o := compile.ExecOptions{PID: c.State.Pid, Main: main, CgroupDir: g.Dir(), CgroupTasks: g.Tasks(), Lookup: true, User: r.User, Groups: c.HostConfig.GroupAdd}
+	if o.User == "" {
+		o.User = c.Config.User
+	}
+	if !r.Privileged {
+		if o.Seccomp, err = e.filter(main.Linux.Seccomp); err != nil {
+			return nil, err
+		}
+	}
+	return compile.Exec(p, o)
 }

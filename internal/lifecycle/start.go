@@ -14,6 +14,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
+	"github.com/wherry-engine/wherry/internal/runtime/spec"
 	"github.com/wherry-engine/wherry/internal/supervise"
 	"github.com/wherry-engine/wherry/internal/undo"
 )
@@ -89,11 +90,11 @@ func (e *Engine) run(ctx context.Context, c *container.Container, u *undo.Stack)
 	if err := e.writeFiles(c, net); err != nil {
 		return nil, err
 	}
-	in, err := e.specInput(c, net)
+	in, err := e.specInput(&c.Record, c.Dir(), net)
 	if err != nil {
 		return nil, err
 	}
-	s, warnings, err := buildSpec(in)
+	s, warnings, err := spec.Build(in)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +109,7 @@ func (e *Engine) run(ctx context.Context, c *container.Container, u *undo.Stack)
 	for _, w := range warnings {
 		warn("limits", c.ID, errors.New(w))
 	}
-	plan, err := e.compile(s, group, net)
+	plan, err := e.compile(in, s, group, net)
 	if err != nil {
 		return nil, err
 	}
@@ -125,9 +126,6 @@ func (e *Engine) run(ctx context.Context, c *container.Container, u *undo.Stack)
 			a.Conn.Close()
 		}
 	}()
-	if plan.Hold {
-		return e.startHeld(ctx, c, req, net)
-	}
 	return e.keeper.Start(ctx, req)
 }
 
@@ -173,19 +171,7 @@ func (e *Engine) StartExec(ctx context.Context, c *container.Container, r *apico
 
 func (e *Engine) startExec(ctx context.Context, c *container.Container, r *apicontainer.ExecCreateRequest, rows, cols uint16, req *supervise.StartRequest) (*supervise.Started, error) {
 	rec := c.Snapshot()
-	in, err := e.specInput(c, nil)
-	if err != nil {
-		return nil, err
-	}
-	s, _, err := buildSpec(in)
-	if err != nil {
-		return nil, err
-	}
-	group, err := e.cgroups.Open(rec.CgroupPath)
-	if err != nil {
-		return nil, err
-	}
-	plan, err := e.compileExec(s, group, &rec, r)
+	plan, err := e.compileExec(&rec, c.Dir(), r)
 	if err != nil {
 		return nil, err
 	}

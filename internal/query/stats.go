@@ -6,10 +6,10 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/containerd/errdefs"
 	apicontainer "github.com/moby/moby/api/types/container"
 
 	"github.com/wherry-engine/wherry/internal/container"
-	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 	"github.com/wherry-engine/wherry/internal/stats"
 )
 
@@ -82,7 +82,7 @@ func (v *View) sample(c *container.Container) (*apicontainer.StatsResponse, erro
 			return s, nil
 		}
 	}
-	if errors.Is(err, cgroup.ErrGone) || errors.Is(err, fs.ErrNotExist) {
+	if errdefs.IsNotFound(err) || errors.Is(err, fs.ErrNotExist) {
 		return empty, nil // it ended meanwhile
 	}
 	return nil, err

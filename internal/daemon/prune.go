@@ -1,0 +1,35 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	apiimage "github.com/moby/moby/api/types/image"
+
+	"github.com/wherry-engine/wherry/internal/filter"
+	"github.com/wherry-engine/wherry/internal/image"
+)
+
+// pruner reads the filters of `image prune` for the store.
+type pruner struct{ images *image.Store }
+
+func (p pruner) Prune(ctx context.Context, f filter.Args) (apiimage.PruneReport, error) {
+	var report apiimage.PruneReport
+	if err := f.Validate("dangling", "label", "label!", "until"); err != nil {
+		return report, err
+	}
+	dangling, err := f.Bool("dangling", true)
+	if err != nil {
+		return report, err
+	}
+	until, err := f.Until(time.Now())
+	if err != nil {
+		return report, err
+	}
+	spare := func(img *image.Image) bool {
+		labels := img.Config.Config.Labels
+		return !until.IsZero() && img.Created.After(until) || !f.Labels("label", labels) || f.Has("label!") && f.Labels("label!", labels)
+	}
+	report.ImagesDeleted, report.SpaceReclaimed, err = p.images.Prune(ctx, !dangling, spare)
+	return report, err
+}
