@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"sort"
 
 	"github.com/containerd/errdefs"
@@ -21,7 +23,9 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	if r.ContainerID == "" {
 		return nil, errors.New("network: request without container")
 	}
-	if err := m.Release(ctx, r.ContainerID); err != nil {
+	var settled error
+	m.settle.Do(func() { settled = m.disinherit() })
+	if err := errors.Join(settled, m.Release(ctx, r.ContainerID)); err != nil {
 		return nil, err
 	}
 	var u undo.Stack
@@ -31,11 +35,6 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	m.mu.Unlock()
 	if err != nil {
 		return nil, err
-	}
-	if len(r.Ports) > 0 || r.PublishAll && len(r.Exposed) > 0 {
-		if len(wanted) > 0 {
-			return nil, errdefs.ErrNotImplemented.WithMessage("published ports are not served yet")
-		}
 	}
 	box := &box{id: id.New(), name: r.ContainerName, endpoints: map[string]*network.EndpointSettings{}}
 	sb := &Sandbox{ID: box.id, Endpoints: map[string]*network.EndpointSettings{}}
@@ -49,6 +48,10 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 		ep := w.settings()
 		box.endpoints[w.seg.ID] = ep
 		sb.Endpoints[w.seg.Name] = ep.Copy()
+	}
+	u.Add(func() { _ = m.unpublish(r.ContainerID) })
+	if sb.Ports, err = m.publish(r, entranceOf(wires)); err != nil {
+		return nil, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -89,13 +92,11 @@ func (m *Manager) wanted(r Request) ([]wish, error) {
 		if err != nil {
 			return nil, err
 		}
-		if ep == nil {
-			ep = &network.EndpointSettings{}
-		}
+		ep = wishes(ep)
 		if err := n.accepts(ep); err != nil {
 			return nil, err
 		}
-		out = append(out, wish{n, ep.Copy()})
+		out = append(out, wish{n, ep})
 	}
 	sort.SliceStable(out, func(i, j int) bool {
 		if a, b := out[i].seg == main, out[j].seg == main; a != b {
@@ -121,6 +122,33 @@ func (m *Manager) wanted(r Request) ([]wish, error) {
 		}
 	}
 	return out, nil
+}
+
+// wishes are the parts of endpoint settings that a user sets. The caller may
+// hand in what an earlier Attach returned.
+func wishes(ep *network.EndpointSettings) *network.EndpointSettings {
+	if ep == nil {
+		return &network.EndpointSettings{}
+	}
+	out := ep.Copy()
+	if ep.IPAddress.Is4() && slices.Equal(ep.MacAddress, macOf(ep.IPAddress)) {
+		out.MacAddress = nil // made here from the address of that time
+	}
+	out.NetworkID, out.EndpointID = "", ""
+	out.IPAddress, out.IPPrefixLen, out.Gateway = netip.Addr{}, 0, netip.Addr{}
+	out.GlobalIPv6Address, out.GlobalIPv6PrefixLen, out.IPv6Gateway = netip.Addr{}, 0, netip.Addr{}
+	out.DNSNames = nil
+	return out
+}
+
+// entranceOf is the link that published ports lead to; nil for none.
+func entranceOf(wires []*wire) *wire {
+	for _, w := range wires {
+		if w.addr.IsValid() && w.gateway {
+			return w
+		}
+	}
+	return nil
 }
 
 // accepts refuses wishes that the network cannot fulfil, in dockerd's words.

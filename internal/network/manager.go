@@ -28,6 +28,9 @@ type Manager struct {
 	nf   *nft.Conn // nil with the firewall off
 	pool *pool
 
+	ports  *published
+	settle sync.Once // the first Attach: adoption is over
+
 	mu       sync.Mutex
 	closed   bool
 	nets     map[string]*segment // by id
@@ -63,7 +66,7 @@ func Open(_ context.Context, cfg Config) (*Manager, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	m := &Manager{cfg: cfg, nets: map[string]*segment{}, boxes: map[string]*box{}}
+	m := &Manager{cfg: cfg, nets: map[string]*segment{}, boxes: map[string]*box{}, ports: newPublished()}
 	if err := m.open(); err != nil {
 		m.shut()
 		return nil, err
@@ -100,6 +103,9 @@ func (m *Manager) open() error {
 		if m.nf, err = nft.Dial(m.home); err != nil {
 			return err
 		}
+		if err := m.inherit(); err != nil {
+			return err
+		}
 	}
 	forward, err := m.decideForwarding()
 	if err != nil {
@@ -118,10 +124,11 @@ func (m *Manager) open() error {
 	return nil
 }
 
-// plan is the table that the present state asks for. m.mu is held, or the
-// Manager is not yet shared.
+// plan is the table that the present state asks for. m.ports.mu is held.
 func (m *Manager) plan() *nft.Table {
-	s := firewall.State{LocalPublish: !m.cfg.NoLocalPublish, CloseForward: m.host.Forwarding == "0" && !m.cfg.IPForwardOpen}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := firewall.State{LocalPublish: !m.cfg.NoLocalPublish, CloseForward: m.host.Forwarding == "0" && !m.cfg.IPForwardOpen, Publications: m.ports.all()}
 	for _, n := range m.ordered() {
 		if n.link == 0 {
 			continue
@@ -131,18 +138,31 @@ func (m *Manager) plan() *nft.Table {
 	return firewall.Plan(s)
 }
 
-// assertRules puts the table in place in one transaction.
+// replaceRules puts the table in place in one transaction. m.ports.mu is held.
+func (m *Manager) replaceRules() error {
+	if m.nf == nil {
+		return nil
+	}
+	return m.nf.Replace(m.plan())
+}
+
+// assertRules puts the table in place and looks at what others have beside it.
 func (m *Manager) assertRules() error {
 	if m.nf == nil {
 		return nil
 	}
-	if err := m.nf.Replace(m.plan()); err != nil {
+	m.ports.mu.Lock()
+	err := m.replaceRules()
+	m.ports.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	drops, err := m.nf.ForwardDrops(firewall.TableName)
 	if err != nil {
 		return err
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.warnings = nil
 	for _, chain := range drops {
 		m.warnings = append(m.warnings, "nftables chain "+chain+" drops forwarded packets by policy; containers reach other hosts only as far as its rules accept them")
@@ -205,11 +225,12 @@ func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSett
 // Release gives back what the container held. The links go with its namespace,
 // which nobody waits for. A container that holds nothing is no error.
 func (m *Manager) Release(_ context.Context, containerID string) error {
+	err := m.unpublish(containerID)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b := m.boxes[containerID]
 	if b == nil {
-		return nil
+		return err
 	}
 	delete(m.boxes, containerID)
 	for id, ep := range b.endpoints {
@@ -217,7 +238,7 @@ func (m *Manager) Release(_ context.Context, containerID string) error {
 			n.addrs.Free(ep.IPAddress)
 		}
 	}
-	return nil
+	return err
 }
 
 // Close stops the background work. With removeHostState it also takes the
@@ -231,6 +252,7 @@ func (m *Manager) Close(removeHostState bool) error {
 	}
 	m.closed = true
 	m.mu.Unlock()
+	m.ports.close()
 	if m.pool != nil {
 		m.pool.close()
 	}

@@ -58,6 +58,7 @@ func newLANAt(t testing.TB, name, host, peer string) *lan {
 			if x.Name == "eth0" {
 				c.SetUp(x.Index)
 				c.AddAddr(x.Index, pp)
+				c.Sync("eth0")
 				l.link = x.Index
 			}
 		}
@@ -72,6 +73,7 @@ func newLANAt(t testing.TB, name, host, peer string) *lan {
 	}
 	var b rtnl.Batch
 	b.AddAddr(link.Index, hp)
+	b.Sync(name)
 	if err := rt.Do(&b); err != nil {
 		t.Fatal(err)
 	}

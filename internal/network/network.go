@@ -55,6 +55,7 @@ type Config struct {
 	Firewall       bool // --iptables: write the nftables rules; docker's default is true
 	IPMasq         bool // --ip-masq; docker's default is true
 	ICC            bool // --icc; docker's default is true
+	UserlandProxy  bool // --userland-proxy: carry IPv6 clients of published ports to containers without IPv6; docker's default is true
 	NoLocalPublish bool // published ports are not reachable through 127.0.0.1 (no route_localnet on the bridges)
 
 	PoolSize int // wired namespaces kept ready for the default network; < 0 is none, 0 is DefaultPoolSize

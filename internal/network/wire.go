@@ -166,6 +166,7 @@ func (m *Manager) furnish(ns *os.File, in *rtnl.Conn, wires []*wire, fresh bool)
 		}
 		inner.Sync(w.device())
 		outer.Sync(w.veth)
+		outer.Sync(w.seg.bridgeName()) // has a carrier from its first port on
 	}
 	if err := in.Do(&inner); err != nil {
 		return err

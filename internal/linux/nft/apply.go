@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/google/nftables"
@@ -290,20 +291,20 @@ func (c *Conn) Delete(name string) error {
 	return nil
 }
 
-// Exists reports whether there is a table of that name.
-func (c *Conn) Exists(name string) (bool, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	tables, err := c.c.ListTablesOfFamily(nftables.TableFamilyINet)
+// has reports whether there is a set of that name. c.mu is held.
+func (c *Conn) has(table *nftables.Table, set string) (bool, error) {
+	tables, err := c.c.ListTablesOfFamily(table.Family)
 	if err != nil {
 		return false, fmt.Errorf("list nft tables: %w", err)
 	}
-	for _, t := range tables {
-		if t.Name == name {
-			return true, nil
-		}
+	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == table.Name }) {
+		return false, nil
 	}
-	return false, nil
+	sets, err := c.c.GetSets(table)
+	if err != nil {
+		return false, fmt.Errorf("list sets of nft table %s: %w", table.Name, err)
+	}
+	return slices.ContainsFunc(sets, func(s *nftables.Set) bool { return s.Name == set }), nil
 }
 
 // ForwardDrops lists the base chains of other tables that stand at the forward
@@ -328,4 +329,50 @@ func (c *Conn) ForwardDrops(own string) ([]string, error) {
 		}
 	}
 	return out, nil
+}
+
+// Elements reads the elements of a set or map of t as they are in the kernel;
+// none when there is no such table or set.
+func (c *Conn) Elements(t *Table, name string) ([]Element, error) {
+	s, err := t.set(name)
+	if err != nil {
+		return nil, err
+	}
+	if s.Interval {
+		return nil, fmt.Errorf("nft: set %s has intervals", name)
+	}
+	table := &nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// The library's errors have no errno: look before asking.
+	if there, err := c.has(table, name); err != nil || !there {
+		return nil, err
+	}
+	set, err := s.kernel(table)
+	if err != nil {
+		return nil, err
+	}
+	found, err := c.c.GetSetElements(set)
+	if err != nil {
+		return nil, fmt.Errorf("list nft set %s: %w", name, err)
+	}
+	var out []Element
+	for _, e := range found {
+		out = append(out, Element{Key: unpack(s.Key, e.Key), Value: unpack(s.Value, e.Val)})
+	}
+	return out, nil
+}
+
+// unpack reads a concatenation; what is too short gives fewer fields.
+func unpack(types []Type, b []byte) []string {
+	var out []string
+	for _, t := range types {
+		width := t.width()
+		if len(b) < width {
+			return out
+		}
+		out = append(out, t.decode(b[:width]))
+		b = b[min((width+3)&^3, len(b)):]
+	}
+	return out
 }

@@ -366,3 +366,29 @@ func (t Type) encode(s string) ([]byte, error) {
 	}
 	return nil, fmt.Errorf("nft: type %d", t)
 }
+
+// width is the number of bytes of a field.
+func (t Type) width() int { return [...]int{IfName: 16, IPv4: 4, IPv6: 16, Proto: 1, Service: 2}[t] }
+
+// decode is the reverse of encode.
+func (t Type) decode(b []byte) string {
+	switch t {
+	case IPv4, IPv6:
+		a, _ := netip.AddrFromSlice(b)
+		return a.String()
+	case Proto:
+		switch b[0] {
+		case unix.IPPROTO_TCP:
+			return "tcp"
+		case unix.IPPROTO_UDP:
+			return "udp"
+		case unix.IPPROTO_SCTP:
+			return "sctp"
+		}
+		return strconv.Itoa(int(b[0]))
+	case Service:
+		return strconv.Itoa(int(b[0])<<8 | int(b[1]))
+	}
+	name, _, _ := strings.Cut(string(b), "\x00")
+	return name
+}

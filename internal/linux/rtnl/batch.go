@@ -13,6 +13,7 @@ import (
 // Attribute numbers of the kernel's if_link.h that x/sys does not name.
 const (
 	vethInfoPeer     = 1
+	brportMode       = 4 // hairpin
 	brportIsolated   = 33
 	inet6AddrGenMode = 8
 	addrGenModeNone  = 1
@@ -133,12 +134,7 @@ func (b *Batch) AddVeth(v Veth) {
 	e.ifinfo(unix.AF_UNSPEC, 0, unix.IFF_UP, unix.IFF_UP)
 	b.name(e, v.Name)
 	if v.Isolated {
-		info := e.nest(unix.IFLA_LINKINFO)
-		e.attr(unix.IFLA_INFO_SLAVE_KIND, []byte("bridge"))
-		data := e.nest(unix.IFLA_INFO_SLAVE_DATA)
-		e.u8(brportIsolated, 1)
-		e.endNest(data)
-		e.endNest(info)
+		b.port(brportIsolated)
 	}
 	b.noLinkLocal()
 	e.end(at)
@@ -163,6 +159,26 @@ func (b *Batch) setFlags(index int, flags uint32, word string) {
 	at := b.begin(fmt.Sprintf("set link %d %s", index, word), unix.RTM_NEWLINK, 0)
 	b.enc.ifinfo(unix.AF_UNSPEC, index, flags, unix.IFF_UP)
 	b.enc.end(at)
+}
+
+// SetHairpin lets a port of a bridge get back what it sent itself.
+func (b *Batch) SetHairpin(name string) {
+	at := b.begin("set link "+name+" hairpin", unix.RTM_NEWLINK, 0)
+	b.enc.ifinfo(unix.AF_UNSPEC, 0, 0, 0)
+	b.name(&b.enc, name)
+	b.port(brportMode)
+	b.enc.end(at)
+}
+
+// port sets a flag of a link as port of a bridge.
+func (b *Batch) port(flag uint16) {
+	e := &b.enc
+	info := e.nest(unix.IFLA_LINKINFO)
+	e.attr(unix.IFLA_INFO_SLAVE_KIND, []byte("bridge"))
+	data := e.nest(unix.IFLA_INFO_SLAVE_DATA)
+	e.u8(flag, 1)
+	e.endNest(data)
+	e.endNest(info)
 }
 
 // Sync makes the kernel take note at once of a link's carrier. Coming up is

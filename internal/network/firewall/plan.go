@@ -178,3 +178,41 @@ func chains(s State) []nft.Chain {
 	}}
 	return []nft.Chain{guard, inward, forward, publish, arriving, local, leaving}
 }
+
+// Read returns the publications that the kernel has, as far as they are ours.
+func Read(elements func(set string) ([]nft.Element, error)) ([]Publication, error) {
+	var out []Publication
+	for _, name := range []string{mapAny, mapBound} {
+		found, err := elements(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range found {
+			if p, ok := publication(name, e); ok {
+				out = append(out, p)
+			}
+		}
+	}
+	return out, nil
+}
+
+// publication is the reverse of element.
+func publication(set string, e nft.Element) (Publication, bool) {
+	p := Publication{HostIP: netip.IPv4Unspecified()}
+	k := e.Key
+	var err error
+	if set == mapBound && len(k) == 3 {
+		if p.HostIP, err = netip.ParseAddr(k[0]); err != nil {
+			return p, false
+		}
+		k = k[1:]
+	}
+	if len(k) != 2 || len(e.Value) != 2 {
+		return p, false
+	}
+	host, err1 := strconv.ParseUint(k[1], 10, 16)
+	port, err2 := strconv.ParseUint(e.Value[1], 10, 16)
+	ip, err3 := netip.ParseAddr(e.Value[0])
+	p.Proto, p.HostPort, p.IP, p.Port = k[0], uint16(host), ip, uint16(port)
+	return p, err1 == nil && err2 == nil && err3 == nil
+}
