@@ -30,49 +30,6 @@ func dockerDevices() []specs.LinuxDeviceCgroup {
 	return out
 }
 
-func TestParseDevices(t *testing.T) {
-	text := func(list ...specs.LinuxDeviceCgroup) string {
-		d, err := parseDevices(list)
-		if err != nil {
-			return err.Error()
-		}
-		out := []string{"deny"}
-		if d.allow {
-			out[0] = "allow"
-		}
-		for _, e := range d.exceptions {
-			out = append(out, e.String())
-		}
-		return strings.Join(out, "; ")
-	}
-	deny, all := rule(false, "a", -1, -1, "rwm"), rule(true, "a", -1, -1, "rwm")
-	for _, c := range []struct {
-		got, want string
-	}{
-		{text(), "allow"},
-		{text(all), "allow"},
-		{text(deny), "deny"},
-		{text(deny, rule(true, "c", 1, 3, "rwm"), all), "allow"},
-		{text(deny, rule(true, "c", 1, 3, "r"), rule(true, "c", 1, 3, "wm")), "deny; c 1:3 mrw"},
-		{text(deny, rule(true, "c", 1, 3, "rwm"), rule(false, "c", 1, 3, "w")), "deny; c 1:3 mr"},
-		{text(deny, rule(true, "c", 1, 3, "rw"), rule(false, "c", 1, 3, "rw")), "deny"},
-		{text(deny, rule(true, "b", 8, -1, "r"), rule(true, "c", -1, -1, "m")), "deny; b 8:* r; c *:* m"},
-		{text(rule(false, "c", 1, 3, "w")), "allow; c 1:3 w"},
-		{text(deny, rule(true, "p", 1, 3, "w")), "deny"},
-		{text(rule(false, "c", -1, 3, "w")), "allow; c *:3 w"},
-		{text(specs.LinuxDeviceCgroup{Type: "c", Major: ptr[int64](-7), Access: "w"}), "invalid device number -7:-1"},
-	} {
-		if c.got != c.want {
-			t.Errorf("%q, want %q", c.got, c.want)
-		}
-	}
-	a, _ := parseDevices([]specs.LinuxDeviceCgroup{deny, rule(true, "c", 1, 3, "rwm"), rule(true, "c", 1, 5, "rwm")})
-	b, _ := parseDevices([]specs.LinuxDeviceCgroup{deny, rule(true, "c", 1, 5, "mrw"), rule(true, "c", 1, 3, "rwm")})
-	if a.hash() != b.hash() {
-		t.Error("equal rules have two names")
-	}
-}
-
 // TestDevices opens real devices from within groups.
 func TestDevices(t *testing.T) {
 	both(t, func(t *testing.T, h *Hierarchy) {
@@ -179,44 +136,8 @@ func TestCPUWeight(t *testing.T) {
 	}
 }
 
-func TestScope(t *testing.T) {
-	for in, want := range map[string]string{
-		"system.slice:wherry:abc":  "wherry-abc.scope /system.slice/wherry-abc.scope",
-		":wherry:abc":              "wherry-abc.scope /system.slice/wherry-abc.scope",
-		"user-1000-x.slice:w:abc":  "w-abc.scope /user.slice/user-1000.slice/user-1000-x.slice/w-abc.scope",
-		"-.slice::abc":             "abc.scope /abc.scope",
-		"/docker/abc":              "error",
-		"a--b.slice:x:abc":         "error",
-		"system:x:abc":             "error",
-		"system.slice:x:":          "error",
-		"system.slice:../x:abc":    "error",
-		"system.slice:x:abc:extra": "error",
-	} {
-		unit, dir, err := scope(in)
-		got := unit + " " + dir
-		if err != nil {
-			got = "error"
-		}
-		if got != want {
-			t.Errorf("%s: %s, want %s", in, got, want)
-		}
-	}
+func TestBitmask(t *testing.T) {
 	if m, err := bitmask("0-2,9"); err != nil || len(m) != 2 || m[0] != 7 || m[1] != 2 {
 		t.Errorf("%v, %v", m, err)
-	}
-}
-
-func TestHolder(t *testing.T) {
-	h, err := startHolder()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if name, err := read("/proc/" + number(int64(h.pid)) + "/comm"); err != nil || name == "" {
-		t.Errorf("%q, %v", name, err)
-	}
-	h.leave()
-	h.leave()
-	if h.cmd.ProcessState == nil || !h.cmd.ProcessState.Success() {
-		t.Errorf("%v", h.cmd.ProcessState)
 	}
 }

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -118,9 +119,9 @@ func pageSize(kb string) string {
 	case err != nil:
 		return ""
 	case v >= 1<<20:
-		return number(int64(v>>20)) + "GB"
+		return fmt.Sprint(v>>20) + "GB"
 	case v >= 1<<10:
-		return number(int64(v>>10)) + "MB"
+		return fmt.Sprint(v>>10) + "MB"
 	}
-	return number(int64(v)) + "KB"
+	return fmt.Sprint(v) + "KB"
 }

@@ -10,18 +10,20 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/linux/scope"
 )
 
 // Group is one group of processes. Methods may be called from several
 // goroutines; Remove must be the last.
 type Group struct {
 	h    *Hierarchy
-	name string // as the caller wrote it
-	path string // below the mount
-	unit string // systemd's name of it, "" without systemd
+	name string     // as the caller wrote it
+	path string     // below the mount
+	unit scope.Unit // no name without systemd
 	impl impl
 
-	holder *holder // keeps a scope alive until the first process joins
+	holder *scope.Holder // keeps a scope alive until the first process joins
 }
 
 // impl is a group on one version of cgroups.
@@ -148,15 +150,19 @@ func (g *Group) Add(pid int) error { return g.impl.add(pid) }
 // long as it has processes, so Create puts one of ours in, which leaves now.
 func (g *Group) Settle() {
 	if g.holder != nil {
-		g.holder.leave()
+		g.holder.Leave()
 	}
 }
 
 // Set changes limits; fields that are nil stay as they are. The strings are
 // warnings, as from Create.
 func (g *Group) Set(r *Resources) ([]string, error) {
-	if g.unit != "" {
-		if err := g.h.systemd.set(g, r); err != nil {
+	if g.unit.Name != "" {
+		props, err := properties(g.h.version, r)
+		if err == nil {
+			err = g.h.systemd.Set(g.unit, props)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("cgroup %s: %w", g.name, err)
 		}
 	}
@@ -203,7 +209,7 @@ func (g *Group) PIDs() ([]int, error) {
 			return nil, err
 		}
 		for _, pid := range p {
-			if g.holder == nil || pid != g.holder.pid {
+			if g.holder == nil || pid != g.holder.PID {
 				out = append(out, pid)
 			}
 		}

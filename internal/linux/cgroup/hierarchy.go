@@ -27,6 +27,8 @@ import (
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/linux/scope"
 )
 
 // Driver says who makes the directories.
@@ -53,7 +55,7 @@ type machine struct {
 	mounts   map[string]mount // v1: by controller; name=systemd without the "name="
 	root     mount            // v2
 	features Features
-	systemd  manager
+	systemd  scope.Manager
 
 	mu       sync.Mutex
 	shared   map[string]int      // v1: device directory -> groups that joined it here
@@ -147,7 +149,7 @@ func (h *Hierarchy) WithDriver(d Driver) (*Hierarchy, error) {
 	switch d {
 	case Cgroupfs:
 	case Systemd:
-		if err := h.systemd.available(); err != nil {
+		if err := h.systemd.Available(); err != nil {
 			return nil, err
 		}
 	default:
@@ -168,9 +170,9 @@ func (h *Hierarchy) Create(p string, r *Resources) (*Group, []string, error) {
 		return nil, nil, err
 	}
 	h.cancelRemoval(g.path)
-	if g.unit != "" {
-		if err := h.systemd.start(g, r); err != nil {
-			return nil, nil, err
+	if g.unit.Name != "" {
+		if err := g.startUnit(r); err != nil {
+			return nil, nil, fmt.Errorf("cgroup %s: %w", p, err)
 		}
 	}
 	warnings, err := g.create(r)
@@ -199,9 +201,10 @@ func (h *Hierarchy) group(p string) (*Group, error) {
 	g := &Group{h: h, name: p}
 	if h.driver == Systemd {
 		var err error
-		if g.unit, g.path, err = scope(p); err != nil {
+		if g.unit, err = scope.Parse(p); err != nil {
 			return nil, err
 		}
+		g.path = g.unit.Path
 	} else {
 		if g.path = path.Clean("/" + p); g.path == "/" || strings.Contains(p, "\x00") {
 			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid cgroup path %q", p))

@@ -14,6 +14,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/linux/device"
+	"github.com/wherry-engine/wherry/internal/linux/scope"
 )
 
 // controllersV1 are the kernel's names; the value says that each group has a
@@ -198,7 +201,7 @@ func (g *groupV1) joinDevices(r *Resources) error {
 	if !ok || len(r.Devices) == 0 {
 		return nil
 	}
-	rules, err := parseDevices(r.Devices)
+	rules, err := device.Parse(r.Devices)
 	if err != nil {
 		return err
 	}
@@ -206,7 +209,7 @@ func (g *groupV1) joinDevices(r *Resources) error {
 	g.m.mu.Lock()
 	defer g.m.mu.Unlock()
 	g.leaveDevices()
-	if rules.unrestricted() {
+	if rules.Unrestricted() {
 		// What the parent may do: all, unless someone else has limited it.
 		if err := mkdirs(parent, nil); err != nil && !errors.Is(err, unix.EEXIST) {
 			return err
@@ -214,14 +217,14 @@ func (g *groupV1) joinDevices(r *Resources) error {
 		g.devices = parent
 		return nil
 	}
-	dir := filepath.Join(parent, devicesPrefix+rules.hash())
+	dir := filepath.Join(parent, devicesPrefix+rules.Hash())
 	if !exists(dir) {
 		// Under its name it is always complete: another engine may use it too.
 		draft := fmt.Sprintf("%s.%d", dir, os.Getpid())
 		if err := mkdirs(draft, nil); err != nil && !errors.Is(err, unix.EEXIST) {
 			return err
 		}
-		err := rules.writeV1(draft)
+		err := rules.WriteV1(draft)
 		if err == nil {
 			err = os.Rename(draft, dir)
 		}
@@ -271,7 +274,7 @@ func (g *groupV1) controllers() []Controller {
 	}
 	// Where systemd runs, processes must leave the cgroup of the service that
 	// started them, or they are killed with it.
-	if m, ok := g.m.mounts["systemd"]; ok && g.own[m.dir] == "" && exists(systemdRunning) {
+	if m, ok := g.m.mounts["systemd"]; ok && g.own[m.dir] == "" && scope.Running() {
 		parent := filepath.Join(m.dir, path.Dir(g.path))
 		if err := mkdirs(parent, nil); err == nil || errors.Is(err, unix.EEXIST) {
 			out = append(out, Controller{Name: m.name, Dir: parent})

@@ -12,6 +12,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/linux/device"
 )
 
 // baseV2 are the controllers that every group gets: for its limits and counters.
@@ -223,16 +225,16 @@ func (g *groupV2) setDevices(r *Resources) error {
 	if len(r.Devices) == 0 {
 		return nil
 	}
-	rules, err := parseDevices(r.Devices)
+	rules, err := device.Parse(r.Devices)
 	if err != nil {
 		return err
 	}
 	g.m.mu.Lock()
 	defer g.m.mu.Unlock()
-	key := rules.hash()
+	key := rules.Hash()
 	fd, ok := g.m.programs[key]
 	if !ok {
-		if fd, err = loadProgram(rules.program()); err != nil {
+		if fd, err = rules.Load(); err != nil {
 			return err
 		}
 		if len(g.m.programs) >= maxPrograms {
@@ -243,7 +245,7 @@ func (g *groupV2) setDevices(r *Resources) error {
 		}
 		g.m.programs[key] = fd
 	}
-	return attachProgram(g.dir, fd)
+	return device.Attach(g.dir, fd)
 }
 
 func invalid(format string, args ...any) error {

@@ -1,4 +1,4 @@
-package cgroup
+package device
 
 import (
 	"bytes"
@@ -58,7 +58,7 @@ func answer(v int32) []insn {
 // is opened or made: it returns 1 to permit. The context is
 // struct bpf_cgroup_dev_ctx { u32 access_type; u32 major; u32 minor; } with the
 // access in the high half of access_type and the type in the low.
-func (d *devices) program() []insn {
+func (d *Rules) program() []insn {
 	p := []insn{
 		load32(regType, regContext, 0),
 		alu32(unix.BPF_AND, regType, 0xffff),
@@ -68,28 +68,28 @@ func (d *devices) program() []insn {
 		load32(regMinor, regContext, 8),
 	}
 	normal, other := int32(0), int32(1)
-	if d.allow {
+	if d.Allow {
 		normal, other = 1, 0
 	}
-	for _, e := range d.exceptions {
+	for _, e := range d.Exceptions {
 		// Comparisons are built without their targets, which is the end of
 		// this exception: only then is its length known.
 		kind := int32(2) // BPF_DEVCG_DEV_CHAR
-		if e.block {
+		if e.Block {
 			kind = 1
 		}
 		block := []insn{jmp(unix.BPF_JNE, regType, kind, 0)}
 		switch {
-		case d.allow: // any access that is denied is enough
-			block = append(block, mov32(r1, regAccess), alu32(unix.BPF_AND, r1, int32(e.access)), jmp(unix.BPF_JEQ, r1, 0, 0))
-		case e.access != accAll: // all that is asked for must be allowed
-			block = append(block, mov32(r1, regAccess), alu32(unix.BPF_AND, r1, int32(e.access)), jmpReg(unix.BPF_JNE, r1, regAccess, 0))
+		case d.Allow: // any access that is denied is enough
+			block = append(block, mov32(r1, regAccess), alu32(unix.BPF_AND, r1, int32(e.Access)), jmp(unix.BPF_JEQ, r1, 0, 0))
+		case e.Access != accAll: // all that is asked for must be allowed
+			block = append(block, mov32(r1, regAccess), alu32(unix.BPF_AND, r1, int32(e.Access)), jmpReg(unix.BPF_JNE, r1, regAccess, 0))
 		}
-		if e.major != anyNumber {
-			block = append(block, jmp(unix.BPF_JNE, regMajor, int32(e.major), 0))
+		if e.Major != Any {
+			block = append(block, jmp(unix.BPF_JNE, regMajor, int32(e.Major), 0))
 		}
-		if e.minor != anyNumber {
-			block = append(block, jmp(unix.BPF_JNE, regMinor, int32(e.minor), 0))
+		if e.Minor != Any {
+			block = append(block, jmp(unix.BPF_JNE, regMinor, int32(e.Minor), 0))
 		}
 		block = append(block, answer(other)...)
 		for i := range block {
@@ -135,8 +135,10 @@ func bpf[T any](cmd int, attr *T) (int, error) {
 	}
 }
 
-// loadProgram gives a program to the kernel and returns its descriptor.
-func loadProgram(p []insn) (int, error) {
+// Load gives the rules to the kernel as a program and returns its descriptor,
+// which the caller closes; a program that is attached lives on without it.
+func (d *Rules) Load() (int, error) {
+	p := d.program()
 	license := [...]byte{'A', 'p', 'a', 'c', 'h', 'e', '-', '2', '.', '0', 0}
 	var raw bytes.Buffer
 	for _, in := range p {
@@ -166,8 +168,8 @@ func loadProgram(p []insn) (int, error) {
 	return fd, nil
 }
 
-// attachProgram makes the program the only one of ours on the directory.
-func attachProgram(dir string, prog int) error {
+// Attach makes the program the only one of its kind on a cgroup v2 directory.
+func Attach(dir string, prog int) error {
 	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_RDONLY, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}

@@ -1,4 +1,4 @@
-package cgroup
+package scope
 
 import (
 	"encoding/binary"
@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// holder is a process that does nothing until its standard input ends, also
+// Holder is a process that does nothing until its standard input ends, also
 // when this process does.
-type holder struct {
-	pid   int
+type Holder struct {
+	PID   int
 	input *os.File
 	once  sync.Once
 	cmd   *exec.Cmd
@@ -68,7 +68,8 @@ func elfImage(code []byte, machine uint16) []byte {
 	return append(b, code...)
 }
 
-func startHolder() (*holder, error) {
+// NewHolder starts one.
+func NewHolder() (*Holder, error) {
 	code, ok := holderCode[runtime.GOARCH]
 	if !ok {
 		return nil, errdefs.ErrNotImplemented.WithMessage("the systemd cgroup driver is not supported on " + runtime.GOARCH)
@@ -100,11 +101,11 @@ func startHolder() (*holder, error) {
 		out.Close()
 		return nil, err
 	}
-	return &holder{pid: cmd.Process.Pid, input: out, cmd: cmd}, nil
+	return &Holder{PID: cmd.Process.Pid, input: out, cmd: cmd}, nil
 }
 
-// leave ends the process and waits for it.
-func (h *holder) leave() {
+// Leave ends the process and waits for it.
+func (h *Holder) Leave() {
 	h.once.Do(func() {
 		h.input.Close()
 		_ = h.cmd.Wait() // its exit says nothing
