@@ -110,6 +110,9 @@ type unixListener struct {
 	file fs.FileInfo
 }
 
+// Addr is the name under which clients find it; it was bound under another one.
+func (l *unixListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+
 func (l *unixListener) Close() error {
 	if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.file) {
 		os.Remove(l.path)

@@ -35,6 +35,9 @@ func TestUnixSocket(t *testing.T) {
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o660 || st.Mode().Type() != os.ModeSocket {
 		t.Errorf("%v %v", st, err)
 	}
+	if a := first[0].Addr().String(); a != path {
+		t.Errorf("address %s", a)
+	}
 	if left, _ := os.ReadDir(filepath.Dir(path)); len(left) != 1 {
 		t.Errorf("left behind: %v", left)
 	}
