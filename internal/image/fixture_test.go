@@ -220,3 +220,5 @@ func tool(t testing.TB, name string, args ...string) {
 		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
 	}
 }
+
+func linkTo(name string) tar.Header { return tar.Header{Typeflag: tar.TypeSymlink, Linkname: name} }

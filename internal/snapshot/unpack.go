@@ -187,7 +187,7 @@ func (s *Store) apply(ctx context.Context, dir string, r io.Reader, parents []st
 	}
 	size, err := archive.Apply(ctx, dir, r, opts...)
 	if err != nil {
-		return 0, clearer(err)
+		return 0, clearer(err, dir)
 	}
 	if err := g.finish(); err != nil {
 		return 0, err
@@ -197,12 +197,12 @@ func (s *Store) apply(ctx context.Context, dir string, r io.Reader, parents []st
 	return size, err
 }
 
-// clearer gives the errors that hostile or damaged layers cause a kind: they
-// are the client's, not the engine's.
-func clearer(err error) error {
-	for _, e := range []error{tar.ErrHeader, tar.ErrFieldTooLong, tar.ErrInsecurePath, io.ErrUnexpectedEOF, unix.ENAMETOOLONG, unix.EXDEV, unix.ENOTDIR, unix.ELOOP, unix.EEXIST} {
+// clearer gives the errors that hostile or damaged layers cause a kind, for
+// they are the client's and not the engine's, and names paths as the layer does.
+func clearer(err error, dir string) error {
+	for _, e := range []error{tar.ErrHeader, tar.ErrFieldTooLong, tar.ErrInsecurePath, io.ErrUnexpectedEOF, unix.ENAMETOOLONG, unix.EXDEV, unix.ENOTDIR, unix.ELOOP, unix.EEXIST, unix.ENOENT} {
 		if errors.Is(err, e) {
-			return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+			return errdefs.ErrInvalidArgument.WithMessage(strings.ReplaceAll(err.Error(), dir, ""))
 		}
 	}
 	return err
@@ -214,7 +214,8 @@ type guard struct {
 	limits  Limits
 	entries int64
 	bytes   int64
-	top     *tar.Header // the layer's own "./", which archive.Apply passes over
+	top     *tar.Header       // the layer's own "./", which archive.Apply passes over
+	caps    map[string]string // path -> security.capability of a regular file
 }
 
 func (g *guard) entry(h *tar.Header) (bool, error) {
@@ -231,6 +232,10 @@ func (g *guard) entry(h *tar.Header) (bool, error) {
 			delete(h.PAXRecords, k)
 		}
 	}
+	if len(h.Name) >= unix.PathMax || len(h.Linkname) >= unix.PathMax {
+		return false, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("layer contains a path of %d characters: %.60q...", max(len(h.Name), len(h.Linkname)), h.Name))
+	}
+	g.keepCapability(h)
 	switch strings.TrimSuffix(filepath.Clean("/"+h.Name), "/") {
 	case "":
 		if h.Typeflag == tar.TypeDir {
@@ -244,6 +249,30 @@ func (g *guard) entry(h *tar.Header) (bool, error) {
 		return false, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("layer contains the invalid whiteout %q", h.Name))
 	}
 	return true, nil
+}
+
+// capability is where tar keeps a file's capabilities.
+const capability = "SCHILY.xattr.security.capability"
+
+// keepCapability repeats a file's capabilities on its hard links, whose
+// headers leave them out: giving the link its owner would take them away.
+func (g *guard) keepCapability(h *tar.Header) {
+	switch h.Typeflag {
+	case tar.TypeReg:
+		if v, ok := h.PAXRecords[capability]; ok {
+			if g.caps == nil {
+				g.caps = map[string]string{}
+			}
+			g.caps[filepath.Clean("/"+h.Name)] = v
+		}
+	case tar.TypeLink:
+		if v, ok := g.caps[filepath.Clean("/"+h.Linkname)]; ok {
+			if h.PAXRecords == nil {
+				h.PAXRecords = map[string]string{}
+			}
+			h.PAXRecords[capability] = v
+		}
+	}
 }
 
 // finish gives the layer's root directory the owner, mode and time of "./".
