@@ -155,8 +155,12 @@ func (l *loop) expire() int {
 // run serves until stopped is set.
 func (l *loop) run() error {
 	events := make([]unix.EpollEvent, 64)
-	for !l.stopped {
-		n, err := unix.EpollWait(l.epfd, events, l.expire())
+	for {
+		wait := l.expire()
+		if l.stopped {
+			return nil
+		}
+		n, err := unix.EpollWait(l.epfd, events, wait)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return err
 		}
@@ -166,5 +170,4 @@ func (l *loop) run() error {
 			}
 		}
 	}
-	return nil
 }

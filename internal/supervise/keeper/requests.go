@@ -3,6 +3,7 @@ package keeper
 import (
 	"errors"
 	"os"
+	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -180,6 +181,9 @@ func (k *Keeper) handleStart(c *control, f wire.Frame) error {
 		proc, err := k.start(init, &s.Plan, st.child, st.extra)
 		k.loop.post(func() { k.started(c, f.ID, st, proc, err) })
 	}()
+	// Begin with it on this thread: to wake another one takes longer than all
+	// that the loop has to do here.
+	runtime.Gosched()
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/wherry-engine/wherry/internal/linux/mount"
 	"github.com/wherry-engine/wherry/internal/logs"
 	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
 )
@@ -180,6 +181,11 @@ func codePlan(c *Coder, p *sandbox.Plan) {
 	for _, s := range []*[]string{&p.CgroupTasks, &p.Open} {
 		List(c, s, 4, c.Str)
 	}
+	Maybe(c, &p.Root, func(o *mount.Overlay) {
+		c.Str(&o.Base)
+		c.Str(&o.Data)
+		List(c, &o.Paths, 4, c.Str)
+	})
 	c.Bytes(&p.Program)
 	c.Bool(&p.Terminal)
 	c.U16(&p.Rows)
