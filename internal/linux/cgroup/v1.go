@@ -59,7 +59,7 @@ func (g *groupV1) at(controller string) (string, error) {
 	if !ok {
 		return "", nil
 	}
-	if dir, ok := g.own[mount.dir]; ok && exists(dir) {
+	if dir, ok := g.own[mount.dir]; ok {
 		return dir, nil
 	}
 	dir := filepath.Join(mount.dir, g.path)
