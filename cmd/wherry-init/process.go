@@ -172,13 +172,6 @@ func (s *state) exec(p *initproto.Process, path string, env []string) *initproto
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fail("close descriptors", err)
 	}
-	if p.BlockSignals {
-		var all unix.Sigset_t
-		for i := range all.Val {
-			all.Val[i] = ^all.Val[i]
-		}
-		_ = unix.PthreadSigmask(unix.SIG_SETMASK, &all, nil)
-	}
 	if err := send([]byte{initproto.KindExec}, -1); err != nil {
 		return fail("send", err)
 	}

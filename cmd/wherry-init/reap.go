@@ -2,7 +2,7 @@ package main
 
 import (
 	"syscall"
-	"unsafe"
+	_ "unsafe" // for go:linkname
 
 	"golang.org/x/sys/unix"
 )
@@ -19,20 +19,6 @@ func reap(args []string) int {
 		complain("usage: docker-init [--] command [argument...]")
 		return 1
 	}
-	// Signals are taken with sigtimedwait, so no thread may have them
-	// unblocked. The threads of the runtime inherit the mask the process was
-	// started with: start again when it was not this one.
-	var mask unix.Sigset_t
-	if err := unix.PthreadSigmask(unix.SIG_SETMASK, nil, &mask); err != nil {
-		complain("docker-init: signal mask: " + err.Error())
-		return 1
-	}
-	if !has(&mask, unix.SIGTERM) {
-		setMask(true)
-		err := syscall.Exec("/proc/self/exe", append([]string{"docker-init", "--"}, args[1:]...), syscall.Environ())
-		complain("docker-init: exec: " + err.Error())
-		return 1
-	}
 	path, f := lookPath(args[1], syscall.Environ())
 	if f != nil {
 		complain(f.Message)
@@ -45,23 +31,26 @@ func reap(args []string) int {
 	if _, err := unix.IoctlGetTermios(0, unix.TCGETS); err == nil {
 		attr.Sys.Foreground = true
 	}
-	// The child inherits the mask, so it is open just for the fork.
-	setMask(false)
+	// Before the fork, so that no end of a child is missed.
+	for sig := range uint32(65) {
+		if forwarded(unix.Signal(sig)) {
+			enable(sig)
+		}
+	}
 	child, err := syscall.ForkExec(path, args[1:], attr)
-	setMask(true)
 	if err != nil {
 		complain("exec " + path + ": " + err.Error())
 		return 126
 	}
 	for {
-		sig := waitSignal()
+		sig := unix.Signal(receiveSignal())
 		if sig == unix.SIGCHLD {
 			if code, done := collect(child); done {
 				return code
 			}
 			continue
 		}
-		if sig > 0 {
+		if forwarded(sig) {
 			_ = unix.Kill(child, sig)
 		}
 	}
@@ -92,43 +81,21 @@ func collect(child int) (code int, done bool) {
 	}
 }
 
-// waitSignal takes the next pending signal.
-func waitSignal() unix.Signal {
-	set := all()
-	n, _, e := unix.Syscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&set)), 0, 0, sigsetSize, 0, 0)
-	if e != 0 {
-		return 0
+// The queue of signals that package os/signal reads, without that package.
+
+//go:linkname enable os/signal.signal_enable
+func enable(uint32)
+
+//go:linkname receiveSignal os/signal.signal_recv
+func receiveSignal() uint32
+
+// forwarded are the signals that mean the child: not those of a fault of our
+// own, of the terminal's job control, or of the Go runtime.
+func forwarded(sig unix.Signal) bool {
+	switch sig {
+	case 0, unix.SIGKILL, unix.SIGSTOP, unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGTRAP, unix.SIGSYS,
+		unix.SIGPROF, unix.SIGTTIN, unix.SIGTTOU, unix.SIGURG, unix.SIGPIPE:
+		return false
 	}
-	return unix.Signal(n)
-}
-
-const sigsetSize = 8
-
-// all is every signal that can wait; those that mean a fault of our own stay deliverable.
-func all() unix.Sigset_t {
-	var set unix.Sigset_t
-	for sig := range 64 {
-		switch unix.Signal(sig + 1) {
-		case unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS, unix.SIGPROF, unix.SIGTTIN, unix.SIGTTOU, unix.SIGURG:
-			continue
-		}
-		word, bit := sig/bitsPerWord, sig%bitsPerWord
-		set.Val[word] |= 1 << bit
-	}
-	return set
-}
-
-const bitsPerWord = int(unsafe.Sizeof(unix.Sigset_t{}.Val[0])) * 8
-
-func has(set *unix.Sigset_t, sig unix.Signal) bool {
-	n := int(sig) - 1
-	return set.Val[n/bitsPerWord]&(1<<(n%bitsPerWord)) != 0
-}
-
-func setMask(block bool) {
-	var set unix.Sigset_t
-	if block {
-		set = all()
-	}
-	_ = unix.PthreadSigmask(unix.SIG_SETMASK, &set, nil)
+	return true
 }

@@ -283,7 +283,6 @@ func (b *builder) process(p *specs.Process, keyring string) error {
 		Args: p.Args, Env: p.Env, Cwd: p.Cwd, UID: p.User.UID, GID: p.User.GID, GIDs: p.User.AdditionalGids,
 		Lookup: b.o.Lookup, User: b.o.User, Groups: b.o.Groups, Umask: 0o022, NoNewPrivs: p.NoNewPrivileges,
 		AppArmor: p.ApparmorProfile, SELinux: p.SelinuxLabel, Keyring: keyring,
-		BlockSignals: p.Args[0] == "/sbin/docker-init",
 	}
 	if p.User.Umask != nil {
 		out.Umask = *p.User.Umask

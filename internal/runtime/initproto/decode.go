@@ -92,7 +92,6 @@ func (r *reader) process() *Process {
 		p.Seccomp = nil
 	}
 	p.SeccompFlags = r.u32()
-	p.BlockSignals = r.bool()
 	if len(p.Args) == 0 {
 		r.bad = true
 	}

@@ -146,7 +146,6 @@ type Process struct {
 	Keyring      string // name of a new session keyring, "" = keep
 	Seccomp      []byte // sock_filter array
 	SeccompFlags uint32
-	BlockSignals bool // start with signals blocked, as a reaping first process wants it
 }
 
 // Append adds the encoded operation to a program.
@@ -246,5 +245,4 @@ func (w *writer) process(p *Process) {
 	w.str(p.Keyring)
 	w.str(string(p.Seccomp))
 	w.u32(p.SeccompFlags)
-	w.bool(p.BlockSignals)
 }

@@ -6,9 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -202,7 +204,7 @@ func finish(t testing.TB, p *sandbox.Plan, stdin string, extra []*os.File) (resu
 type process struct {
 	*sandbox.Process
 	t        testing.TB
-	out, err bytes.Buffer
+	out, err buffer
 	done     sync.WaitGroup
 	reaped   bool
 	exit     pidfd.Exit
@@ -260,3 +262,43 @@ func (p *process) wait() result {
 	}
 	return result{p.out.String(), p.err.String(), exit}
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// until waits for output. The pipe wakes the copier, so this only looks again
+// after it had a chance to run.
+func (p *process) until(text string) {
+	p.t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !strings.Contains(p.out.String(), text) {
+		if time.Now().After(deadline) {
+			p.t.Fatalf("no %q in %q", text, p.out.String())
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// openIn makes a file in the container's root, seen from the host.
+func (p *process) openIn(path string) (*os.File, error) {
+	return os.Create("/proc/" + itoa(p.PID) + "/root/" + path)
+}
+
+// buffer is a bytes.Buffer that may be read while it grows.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func (b *buffer) Len() int { return len(b.String()) }
