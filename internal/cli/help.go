@@ -1,13 +1,10 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
-	"github.com/moby/term"
 	"github.com/spf13/cobra"
 
 	"github.com/wherry-engine/wherry/internal/cli/shell"
@@ -21,8 +18,6 @@ const (
 
 // namePadding aligns the list of commands.
 const namePadding = 11
-
-func asStatus(err error, s **shell.StatusError) bool { return errors.As(err, s) }
 
 // flagError words what is wrong with a flag, and where to read about it.
 func flagError(cmd *cobra.Command, err error) error {
@@ -50,19 +45,13 @@ func helpCommand() *cobra.Command {
 }
 
 func help(sh *shell.Shell, cmd *cobra.Command) {
-	// Help goes to stdout unless the command line was incomplete.
-	w := cmd.OutOrStdout()
-	if _, err := io.WriteString(w, helpText(cmd)); err != nil {
+	w := cmd.OutOrStdout() // a command line that is incomplete sets it to stderr
+	if _, err := io.WriteString(w, helpText(cmd, sh.In.Width())); err != nil {
 		sh.Debugf("help: %s", err)
 	}
 }
 
-func usage(cmd *cobra.Command) error {
-	_, err := io.WriteString(cmd.OutOrStderr(), helpText(cmd))
-	return err
-}
-
-func helpText(cmd *cobra.Command) string {
+func helpText(cmd *cobra.Command, width int) string {
 	var b strings.Builder
 	b.WriteString("Usage:  ")
 	if cmd.HasSubCommands() {
@@ -92,7 +81,7 @@ func helpText(cmd *cobra.Command) string {
 			title = "Global Options"
 		}
 		flags := cmd.LocalFlags()
-		b.WriteString("\n" + title + ":\n" + strings.TrimRight(flags.FlagUsagesWrapped(width()-1), " \n") + "\n")
+		b.WriteString("\n" + title + ":\n" + strings.TrimRight(flags.FlagUsagesWrapped(width-1), " \n") + "\n")
 	}
 	if cmd.HasSubCommands() {
 		fmt.Fprintf(&b, "\nRun '%s COMMAND --help' for more information on a command.\n", cmd.CommandPath())
@@ -144,12 +133,4 @@ func inHelpOrder(subs []*cobra.Command) []*cobra.Command {
 		}
 	}
 	return out
-}
-
-// width of the terminal, 80 when there is none.
-func width() int {
-	if ws, err := term.GetWinsize(os.Stdin.Fd()); err == nil && ws.Width != 0 {
-		return int(ws.Width)
-	}
-	return 80
 }

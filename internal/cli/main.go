@@ -5,6 +5,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -21,26 +22,27 @@ const patience = 3
 func Main(name string, b shell.Build, args []string) int {
 	ctx, stop := interruptible(context.Background())
 	defer stop()
-	apiVersion := ""
-	for {
-		sh := shell.New(name, b)
-		sh.APIVersion = apiVersion
-		err := Run(ctx, sh, args)
-		// An engine of an older API refuses the first request and changes
-		// nothing, so the whole command line can be run again in its version.
-		if v := shell.TooNew(err); v != "" && apiVersion == "" && os.Getenv("DOCKER_API_VERSION") == "" {
-			apiVersion = v
-			continue
-		}
-		if cause := context.Cause(ctx); cause != nil && err != nil {
-			var status *shell.StatusError
-			if !asStatus(err, &status) {
-				err = cause
-			}
-		}
-		shell.Print(sh.Err, err)
-		return shell.ExitCode(err)
+	sh, err := agree(ctx, func() *shell.Shell { return shell.New(name, b) }, args)
+	if cause := context.Cause(ctx); cause != nil && err != nil && !errors.As(err, new(*shell.StatusError)) {
+		err = cause
 	}
+	shell.Print(sh.Err, err)
+	return shell.ExitCode(err)
+}
+
+// agree runs the command line, a second time if the engine speaks only an
+// older API: it refuses the first request then and changes nothing. Each run
+// has a shell of its own, because flags were parsed into the first.
+func agree(ctx context.Context, fresh func() *shell.Shell, args []string) (*shell.Shell, error) {
+	sh := fresh()
+	err := Run(ctx, sh, args)
+	v := shell.TooNew(err)
+	if v == "" || os.Getenv("DOCKER_API_VERSION") != "" {
+		return sh, err
+	}
+	sh = fresh()
+	sh.APIVersion = v
+	return sh, Run(ctx, sh, args)
 }
 
 // Run executes one command line in sh. Its error is not printed yet.

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 
@@ -98,7 +99,10 @@ func newRoot(sh *shell.Shell, args []string) *cobra.Command {
 	root.SetOut(sh.Out)
 	root.SetErr(sh.Err)
 	root.SetFlagErrorFunc(flagError)
-	root.SetUsageFunc(usage)
+	root.SetUsageFunc(func(cmd *cobra.Command) error {
+		_, err := io.WriteString(cmd.OutOrStderr(), helpText(cmd, sh.In.Width()))
+		return err
+	})
 	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { help(sh, cmd) })
 	root.SetHelpCommand(helpCommand())
 	addVerbs(root, sh, args)

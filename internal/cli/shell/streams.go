@@ -39,6 +39,16 @@ func (i *In) File() *os.File {
 	return f
 }
 
+// Width of the terminal in columns, 80 when there is none.
+func (i *In) Width() int {
+	if i.tty {
+		if ws, err := term.GetWinsize(i.fd); err == nil && ws.Width != 0 {
+			return int(ws.Width)
+		}
+	}
+	return 80
+}
+
 // SetRaw puts the terminal into raw mode; NORAW in the environment prevents it.
 func (i *In) SetRaw() error {
 	if !i.tty || os.Getenv("NORAW") != "" {
