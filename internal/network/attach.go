@@ -24,7 +24,7 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 		return nil, errors.New("network: request without container")
 	}
 	var settled error
-	m.settle.Do(func() { settled = m.disinherit() })
+	m.settle.Do(func() { settled = m.ports.disinherit() })
 	if err := errors.Join(settled, m.Release(ctx, r.ContainerID)); err != nil {
 		return nil, err
 	}
@@ -49,8 +49,8 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 		box.endpoints[w.seg.ID] = ep
 		sb.Endpoints[w.seg.Name] = ep.Copy()
 	}
-	u.Add(func() { _ = m.unpublish(r.ContainerID) })
-	if sb.Ports, err = m.publish(r, entranceOf(wires)); err != nil {
+	u.Add(func() { _ = m.ports.unpublish(r.ContainerID) })
+	if sb.Ports, err = m.ports.publish(r, entranceOf(wires)); err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
@@ -79,7 +79,7 @@ func (m *Manager) wanted(r Request) ([]wish, error) {
 			mode = network.NetworkNone // --bridge=none: as dockerd, no network then
 		}
 	}
-	main, err := m.find(mode)
+	main, err := m.reg.find(mode)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func (m *Manager) wanted(r Request) ([]wish, error) {
 	}
 	var out []wish
 	for ref, ep := range r.Endpoints {
-		n, err := m.find(ref)
+		n, err := m.reg.find(ref)
 		if err != nil {
 			return nil, err
 		}
@@ -169,7 +169,7 @@ func (n *segment) accepts(ep *network.EndpointSettings) error {
 func (m *Manager) wires(r Request, wanted []wish, u *undo.Stack) ([]*wire, *os.File, error) {
 	main := wanted[0]
 	if main.seg.Driver == "null" {
-		ns, err := m.bare(r.NS)
+		ns, err := m.pool.namespace(r.NS)
 		return []*wire{{seg: main.seg, want: main.want, endpoint: id.New()}}, ns, err
 	}
 	plain := len(wanted) == 1 && r.NS == nil && len(main.want.MacAddress) == 0 && main.want.IPAMConfig == nil
@@ -182,7 +182,7 @@ func (m *Manager) wires(r Request, wanted []wish, u *undo.Stack) ([]*wire, *os.F
 	}
 	var wires []*wire
 	for i, x := range wanted {
-		w, err := m.plug(x, i)
+		w, err := m.pool.plug(x, i)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -190,14 +190,14 @@ func (m *Manager) wires(r Request, wanted []wish, u *undo.Stack) ([]*wire, *os.F
 		wires = append(wires, w)
 	}
 	if r.NS == nil {
-		ns, err := m.obtain(wires)
+		ns, err := m.pool.obtain(wires)
 		return wires, ns, err
 	}
 	ns, err := dupFile(r.NS)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := m.enter(ns, wires, true); err != nil {
+	if err := m.pool.fit.enter(ns, wires, true); err != nil {
 		ns.Close()
 		return nil, nil, fmt.Errorf("wire network namespace: %w", err)
 	}

@@ -61,7 +61,7 @@ func bridgeOptions(t *testing.T) {
 		addrs, _ := m.rt.Addrs()
 		found := false
 		for _, a := range addrs {
-			found = found || a.Prefix.String() == address && a.Link == m.byName("bridge").link
+			found = found || a.Prefix.String() == address && a.Link == m.reg.byName("bridge").link
 		}
 		if !found {
 			t.Errorf("%s: no address %s", what, address)

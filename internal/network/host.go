@@ -17,18 +17,19 @@ import (
 // them. An empty field was not changed.
 type hostState struct {
 	Forwarding string `json:",omitempty"` // net.ipv4.ip_forward
+
+	file string // "" keeps nothing
 }
 
 const ipForward = "net/ipv4/ip_forward"
-
-func hostStateFile(execRoot string) string { return filepath.Join(execRoot, "network", "host.json") }
 
 func loadHostState(execRoot string) (hostState, error) {
 	var h hostState
 	if execRoot == "" {
 		return h, nil
 	}
-	data, err := os.ReadFile(hostStateFile(execRoot))
+	h.file = filepath.Join(execRoot, "network", "host.json")
+	data, err := os.ReadFile(h.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return h, nil
 	}
@@ -36,49 +37,49 @@ func loadHostState(execRoot string) (hostState, error) {
 		return h, err
 	}
 	if err := json.Unmarshal(data, &h); err != nil {
-		return h, fmt.Errorf("%s: %w", hostStateFile(execRoot), err)
+		return h, fmt.Errorf("%s: %w", h.file, err)
 	}
 	return h, nil
 }
 
-func (m *Manager) saveHostState() error {
-	if m.cfg.ExecRoot == "" {
+func (h *hostState) save() error {
+	if h.file == "" {
 		return nil
 	}
-	data, err := json.Marshal(m.host)
+	data, err := json.Marshal(h)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(hostStateFile(m.cfg.ExecRoot), data, 0o600, atomicfile.Cached)
+	return atomicfile.Write(h.file, data, 0o600, atomicfile.Cached)
 }
 
-// decideForwarding reports whether forwarding is to be turned on, as
+// decide reports whether forwarding is to be turned on, as
 // containers behind a bridge need it, and writes down first that it was off.
-func (m *Manager) decideForwarding() (bool, error) {
+func (h *hostState) decide(cfg *Config) (bool, error) {
 	now, err := readSysctl(ipForward)
 	if err != nil {
 		return false, err
 	}
-	if now != "0" || !m.cfg.IPForward || m.cfg.BridgeName == "none" {
+	if now != "0" || !cfg.IPForward || cfg.BridgeName == "none" {
 		return false, nil
 	}
-	m.host.Forwarding = now
-	return true, m.saveHostState()
+	h.Forwarding = now
+	return true, h.save()
 }
 
-// restoreHost takes the changes of host settings back.
-func (m *Manager) restoreHost() error {
-	if m.host.Forwarding == "" {
+// restore takes the changes of host settings back.
+func (h *hostState) restore() error {
+	if h.Forwarding == "" {
 		return nil
 	}
-	if err := rtnl.WriteSysctl(ipForward, m.host.Forwarding); err != nil {
+	if err := rtnl.WriteSysctl(ipForward, h.Forwarding); err != nil {
 		return fmt.Errorf("restore net.ipv4.ip_forward: %w", err)
 	}
-	m.host = hostState{}
-	if m.cfg.ExecRoot == "" {
+	h.Forwarding = ""
+	if h.file == "" {
 		return nil
 	}
-	if err := os.Remove(hostStateFile(m.cfg.ExecRoot)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(h.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

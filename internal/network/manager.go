@@ -28,13 +28,13 @@ type Manager struct {
 	nf   *nft.Conn // nil with the firewall off
 	pool *pool
 
-	ports  *published
-	settle sync.Once // the first Attach: adoption is over
+	ports  *published // its lock comes before mu
+	settle sync.Once  // the first Attach: adoption is over
 
 	mu       sync.Mutex
 	closed   bool
-	nets     map[string]*segment // by id
-	boxes    map[string]*box     // by container id
+	reg      register
+	boxes    map[string]*box // by container id
 	names    func(containerID string) string
 	host     hostState
 	warnings []string
@@ -66,7 +66,10 @@ func Open(_ context.Context, cfg Config) (*Manager, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	m := &Manager{cfg: cfg, nets: map[string]*segment{}, boxes: map[string]*box{}, ports: newPublished()}
+	m := &Manager{cfg: cfg, reg: register{nets: map[string]*segment{}}, boxes: map[string]*box{}}
+	if cfg.Root != "" {
+		m.reg.file = filepath.Join(cfg.Root, "network", "networks.json")
+	}
 	if err := m.open(); err != nil {
 		m.shut()
 		return nil, err
@@ -93,21 +96,22 @@ func (m *Manager) open() error {
 	if m.host, err = loadHostState(m.cfg.ExecRoot); err != nil {
 		return err
 	}
-	if err := m.loadNetworks(); err != nil {
+	if err := m.reg.load(); err != nil {
 		return err
 	}
-	if err := m.openBridge(); err != nil {
+	if err := m.bridges().openDefault(); err != nil {
 		return fmt.Errorf(`error creating default "bridge" network: %w`, err)
 	}
 	if m.cfg.Firewall {
 		if m.nf, err = nft.Dial(m.home); err != nil {
 			return err
 		}
-		if err := m.inherit(); err != nil {
-			return err
-		}
 	}
-	forward, err := m.decideForwarding()
+	m.ports = newPublished(&m.cfg, m.nf, m.rt, m.state)
+	if err := m.ports.inherit(); err != nil {
+		return err
+	}
+	forward, err := m.host.decide(&m.cfg)
 	if err != nil {
 		return err
 	}
@@ -120,30 +124,28 @@ func (m *Manager) open() error {
 			return fmt.Errorf("enable net.ipv4.ip_forward (--ip-forward=false leaves it alone): %w", err)
 		}
 	}
-	m.pool = newPool(m)
+	m.pool = newPool(&fitter{m.home, m.rt}, m.cfg.PoolSize, func() *segment {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.reg.byName(network.NetworkBridge)
+	})
 	return nil
 }
 
-// plan is the table that the present state asks for. m.ports.mu is held.
-func (m *Manager) plan() *nft.Table {
+func (m *Manager) bridges() *bridges { return &bridges{&m.cfg, m.rt, &m.reg} }
+
+// state is what the rules are made from, without the ports.
+func (m *Manager) state() firewall.State {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := firewall.State{LocalPublish: !m.cfg.NoLocalPublish, CloseForward: m.host.Forwarding == "0" && !m.cfg.IPForwardOpen, Publications: m.ports.all()}
-	for _, n := range m.ordered() {
+	s := firewall.State{LocalPublish: !m.cfg.NoLocalPublish, CloseForward: m.host.Forwarding == "0" && !m.cfg.IPForwardOpen}
+	for _, n := range m.reg.ordered() {
 		if n.link == 0 {
 			continue
 		}
 		s.Networks = append(s.Networks, firewall.Network{Bridge: n.bridgeName(), Subnet: n.subnet, ICC: n.icc(), Masquerade: n.masquerade(), Internal: n.Internal})
 	}
-	return firewall.Plan(s)
-}
-
-// replaceRules puts the table in place in one transaction. m.ports.mu is held.
-func (m *Manager) replaceRules() error {
-	if m.nf == nil {
-		return nil
-	}
-	return m.nf.Replace(m.plan())
+	return s
 }
 
 // assertRules puts the table in place and looks at what others have beside it.
@@ -151,10 +153,7 @@ func (m *Manager) assertRules() error {
 	if m.nf == nil {
 		return nil
 	}
-	m.ports.mu.Lock()
-	err := m.replaceRules()
-	m.ports.mu.Unlock()
-	if err != nil {
+	if err := m.ports.assert(); err != nil {
 		return err
 	}
 	drops, err := m.nf.ForwardDrops(firewall.TableName)
@@ -198,9 +197,9 @@ func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSett
 	b := &box{id: "", endpoints: map[string]*network.EndpointSettings{}}
 	var failed []error
 	for name, ep := range eps {
-		n, err := m.find(name)
+		n, err := m.reg.find(name)
 		if errdefs.IsNotFound(err) && ep.NetworkID != "" {
-			n, err = m.find(ep.NetworkID)
+			n, err = m.reg.find(ep.NetworkID)
 		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("adopt container %s: %w", containerID, err))
@@ -222,10 +221,46 @@ func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSett
 	return errors.Join(failed...)
 }
 
+// AdoptPorts takes over the published ports of an adopted container, as
+// Sandbox.Ports had them. The rules of an earlier engine have stayed in place
+// until now; an error means that somebody else holds a port's socket
+// meanwhile, and the rules are in place nevertheless.
+func (m *Manager) AdoptPorts(containerID string, ports network.PortMap) error {
+	m.mu.Lock()
+	b := m.boxes[containerID]
+	var ip netip.Addr
+	if b != nil {
+		ip = m.entrance(b)
+	}
+	m.mu.Unlock()
+	if !ip.IsValid() {
+		return nil
+	}
+	return m.ports.claim(containerID, ip, ports)
+}
+
+// entrance is the address that a container's published ports lead to.
+func (m *Manager) entrance(b *box) netip.Addr {
+	var best *segment
+	for id := range b.endpoints {
+		n := m.reg.nets[id]
+		if n == nil || n.link == 0 || n.Internal {
+			continue
+		}
+		if best == nil || b.endpoints[id].GwPriority > b.endpoints[best.ID].GwPriority || n.Name < best.Name {
+			best = n
+		}
+	}
+	if best == nil {
+		return netip.Addr{}
+	}
+	return b.endpoints[best.ID].IPAddress
+}
+
 // Release gives back what the container held. The links go with its namespace,
 // which nobody waits for. A container that holds nothing is no error.
 func (m *Manager) Release(_ context.Context, containerID string) error {
-	err := m.unpublish(containerID)
+	err := m.ports.unpublish(containerID)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b := m.boxes[containerID]
@@ -234,7 +269,7 @@ func (m *Manager) Release(_ context.Context, containerID string) error {
 	}
 	delete(m.boxes, containerID)
 	for id, ep := range b.endpoints {
-		if n := m.nets[id]; n != nil && n.addrs != nil && ep.IPAddress.IsValid() {
+		if n := m.reg.nets[id]; n != nil && n.addrs != nil && ep.IPAddress.IsValid() {
 			n.addrs.Free(ep.IPAddress)
 		}
 	}
@@ -252,10 +287,8 @@ func (m *Manager) Close(removeHostState bool) error {
 	}
 	m.closed = true
 	m.mu.Unlock()
+	m.pool.close()
 	m.ports.close()
-	if m.pool != nil {
-		m.pool.close()
-	}
 	var failed []error
 	if removeHostState {
 		failed = append(failed, m.removeHostState())
@@ -269,7 +302,7 @@ func (m *Manager) removeHostState() error {
 	if m.nf != nil {
 		failed = append(failed, m.nf.Delete(firewall.TableName))
 	}
-	for _, n := range m.ordered() {
+	for _, n := range m.reg.ordered() {
 		if n.link == 0 || n.UserBridge {
 			continue
 		}
@@ -277,7 +310,7 @@ func (m *Manager) removeHostState() error {
 		b.DelLink(n.link)
 		failed = append(failed, m.rt.Do(&b))
 	}
-	failed = append(failed, m.restoreHost())
+	failed = append(failed, m.host.restore())
 	return errors.Join(failed...)
 }
 

@@ -21,9 +21,10 @@ const quiet = 30 * time.Millisecond
 // everything works the same. The namespaces are descriptors of this process
 // and go with it, their links and addresses too.
 type pool struct {
-	m      *Manager
-	size   int // wired
-	spares int // with a loopback alone
+	fit    *fitter
+	main   func() *segment // the default network, nil without
+	size   int             // wired
+	spares int             // with a loopback alone
 
 	mu     sync.Mutex
 	ready  []*wire
@@ -36,8 +37,8 @@ type pool struct {
 	ended  chan struct{}
 }
 
-func newPool(m *Manager) *pool {
-	p := &pool{m: m, size: m.cfg.PoolSize, wake: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{})}
+func newPool(fit *fitter, size int, main func() *segment) *pool {
+	p := &pool{fit: fit, main: main, size: size, wake: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{})}
 	if p.size == 0 {
 		p.size = DefaultPoolSize
 	}
@@ -88,6 +89,63 @@ func (p *pool) refill() {
 	case p.wake <- struct{}{}:
 	default:
 	}
+}
+
+// plug takes an address and chooses the names of a link.
+func (p *pool) plug(x wish, slot int) (*wire, error) {
+	w := &wire{seg: x.seg, want: x.want, slot: slot, gateway: slot == 0, mac: x.want.MacAddress}
+	if c := x.want.IPAMConfig; c != nil && c.IPv4Address.IsValid() {
+		err := x.seg.addrs.Take(c.IPv4Address)
+		if err != nil && p.evict(x.seg, c.IPv4Address) {
+			err = x.seg.addrs.Take(c.IPv4Address)
+		}
+		if err != nil {
+			return nil, err
+		}
+		w.addr = c.IPv4Address
+	} else {
+		var err error
+		if w.addr, err = x.seg.addrs.Get(); err != nil {
+			return nil, err
+		}
+	}
+	if len(w.mac) == 0 {
+		w.mac = macOf(w.addr)
+	}
+	w.endpoint = id.New()
+	return w, nil
+}
+
+// namespace gives a namespace with a loopback alone; given is one that must be used.
+func (p *pool) namespace(given *os.File) (*os.File, error) {
+	if given == nil {
+		if ns := p.takeBare(); ns != nil {
+			return ns, nil
+		}
+		return p.fit.spawn(nil)
+	}
+	ns, err := dupFile(given)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.fit.enter(ns, nil, true); err != nil {
+		ns.Close()
+		return nil, err
+	}
+	return ns, nil
+}
+
+// obtain gives these links to a bare namespace that waits, or to a new one.
+func (p *pool) obtain(wires []*wire) (*os.File, error) {
+	ns := p.takeBare()
+	if ns == nil {
+		return p.fit.spawn(wires)
+	}
+	if err := p.fit.enter(ns, wires, false); err != nil {
+		ns.Close()
+		return nil, err
+	}
+	return ns, nil
 }
 
 // evict drops a waiting namespace that has the address; it reports whether
@@ -154,8 +212,8 @@ func (p *pool) fill() {
 		}
 		var err error
 		switch {
-		case wired && p.m.cfg.bridge() != "":
-			err = p.addWired()
+		case wired && p.main() != nil:
+			err = p.addWired(p.main())
 		case bare:
 			err = p.addBare()
 		default:
@@ -168,18 +226,12 @@ func (p *pool) fill() {
 	}
 }
 
-func (p *pool) addWired() error {
-	p.m.mu.Lock()
-	n, err := p.m.find(network.NetworkBridge)
-	p.m.mu.Unlock()
+func (p *pool) addWired(n *segment) error {
+	w, err := p.plug(wish{n, &network.EndpointSettings{}}, 0)
 	if err != nil {
 		return err
 	}
-	w, err := p.m.plug(wish{n, &network.EndpointSettings{}}, 0)
-	if err != nil {
-		return err
-	}
-	w.ns, err = p.m.spawn([]*wire{w})
+	w.ns, err = p.fit.spawn([]*wire{w})
 	if err != nil {
 		n.addrs.Free(w.addr)
 		return err
@@ -196,7 +248,7 @@ func (p *pool) addWired() error {
 }
 
 func (p *pool) addBare() error {
-	ns, err := p.m.spawn(nil)
+	ns, err := p.fit.spawn(nil)
 	if err != nil {
 		return err
 	}
@@ -231,5 +283,3 @@ func (p *pool) close() {
 	close(p.done)
 	<-p.ended
 }
-
-func newEndpointID() string { return id.New() }

@@ -108,7 +108,7 @@ func testPool(t *testing.T) {
 	if n := openFiles(t); n != files {
 		t.Errorf("%d open files, %d before", n, files)
 	}
-	if used := m.byName("bridge").addrs.Used(); used != 1+3 {
+	if used := m.reg.byName("bridge").addrs.Used(); used != 1+3 {
 		t.Errorf("%d addresses in use, want the gateway's and the pool's 3", used)
 	}
 	in, err := m.Inspect("bridge", false)

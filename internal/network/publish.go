@@ -23,6 +23,11 @@ import (
 // their elements in the rules. mu also keeps the rules as a whole from being
 // replaced by a plan that is not the newest.
 type published struct {
+	cfg   *Config
+	nf    *nft.Conn // nil with the firewall off
+	rt    *rtnl.Conn
+	state func() firewall.State // all but the publications
+
 	mu     sync.Mutex
 	table  *portmap.Table
 	leases map[string][]*portmap.Lease       // by container id
@@ -30,8 +35,9 @@ type published struct {
 	six    func() bool                       // the host can listen on IPv6
 }
 
-func newPublished() *published {
+func newPublished(cfg *Config, nf *nft.Conn, rt *rtnl.Conn, state func() firewall.State) *published {
 	return &published{
+		cfg: cfg, nf: nf, rt: rt, state: state,
 		table: portmap.New(), leases: map[string][]*portmap.Lease{}, rules: map[string][]firewall.Publication{},
 		six: sync.OnceValue(listensIPv6),
 	}
@@ -44,6 +50,23 @@ func listensIPv6() bool {
 	}
 	defer unix.Close(fd)
 	return unix.Bind(fd, &unix.SockaddrInet6{Addr: netip.IPv6Loopback().As16()}) == nil
+}
+
+// replace puts the whole table in place in one transaction. p.mu is held.
+func (p *published) replace() error {
+	if p.nf == nil {
+		return nil
+	}
+	s := p.state()
+	s.Publications = p.all()
+	return p.nf.Replace(firewall.Plan(s))
+}
+
+// assert is replace for who does not hold p.mu.
+func (p *published) assert() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.replace()
 }
 
 // all lists the publications. p.mu is held.
@@ -60,26 +83,26 @@ func (p *published) all() []firewall.Publication {
 
 // publish opens the ports of a request to the container's address and returns
 // NetworkSettings.Ports: every exposed port, with what was chosen.
-func (m *Manager) publish(r Request, w *wire) (network.PortMap, error) {
+func (p *published) publish(r Request, w *wire) (network.PortMap, error) {
 	out := network.PortMap{}
-	for p := range r.Exposed {
-		out[p] = nil
+	for port := range r.Exposed {
+		out[port] = nil
 	}
 	type job struct {
 		port    network.Port
 		binding network.PortBinding
 	}
 	var jobs []job
-	for p, bindings := range r.Ports {
-		out[p] = nil
+	for port, bindings := range r.Ports {
+		out[port] = nil
 		for _, b := range bindings {
-			jobs = append(jobs, job{p, b})
+			jobs = append(jobs, job{port, b})
 		}
 	}
 	if r.PublishAll {
-		for p := range out {
-			if len(r.Ports[p]) == 0 {
-				jobs = append(jobs, job{p, network.PortBinding{}})
+		for port := range out {
+			if len(r.Ports[port]) == 0 {
+				jobs = append(jobs, job{port, network.PortBinding{}})
 			}
 		}
 	}
@@ -108,9 +131,9 @@ func (m *Manager) publish(r Request, w *wire) (network.PortMap, error) {
 		if err != nil {
 			return nil, err
 		}
-		l, err := m.ports.table.Reserve(portmap.Want{
-			Proto: string(j.port.Proto()), IPs: m.hostIPs(w.seg, j.binding.HostIP), Lo: lo, Hi: hi,
-			Target: netip.AddrPortFrom(w.addr, j.port.Num()), Proxy: m.cfg.UserlandProxy,
+		l, err := p.table.Reserve(portmap.Want{
+			Proto: string(j.port.Proto()), IPs: p.hostIPs(w.seg, j.binding.HostIP), Lo: lo, Hi: hi,
+			Target: netip.AddrPortFrom(w.addr, j.port.Num()), Proxy: p.cfg.UserlandProxy,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", r.ContainerName, w.endpoint, err)
@@ -123,15 +146,15 @@ func (m *Manager) publish(r Request, w *wire) (network.PortMap, error) {
 			}
 		}
 	}
-	if err := m.setRules(r.ContainerID, rules); err != nil {
+	if err := p.setRules(r.ContainerID, rules); err != nil {
 		return nil, fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", r.ContainerName, w.endpoint, err)
 	}
-	if err := m.hairpin(w); err != nil {
+	if err := p.hairpin(w); err != nil {
 		return nil, err
 	}
-	m.ports.mu.Lock()
-	m.ports.leases[r.ContainerID] = leases
-	m.ports.mu.Unlock()
+	p.mu.Lock()
+	p.leases[r.ContainerID] = leases
+	p.mu.Unlock()
 	done = true
 	return out, nil
 }
@@ -139,31 +162,31 @@ func (m *Manager) publish(r Request, w *wire) (network.PortMap, error) {
 // hairpin lets a container reach its own published port. Where bridged packets
 // pass the rules (br_netfilter), one to such a port is turned round inside the
 // bridge, which a port refuses by default.
-func (m *Manager) hairpin(w *wire) error {
+func (p *published) hairpin(w *wire) error {
 	if on, err := readSysctl("net/bridge/bridge-nf-call-iptables"); err != nil || on == "0" {
 		return nil // without the module there is no such setting
 	}
 	var b rtnl.Batch
 	b.SetHairpin(w.veth)
-	return m.rt.Do(&b)
+	return p.rt.Do(&b)
 }
 
 // hostIPs are the addresses that a binding means: without one, the network's
 // or the engine's default, and for "every address" IPv6's too where the
 // userland proxy can carry it.
-func (m *Manager) hostIPs(n *segment, ip netip.Addr) []netip.Addr {
+func (p *published) hostIPs(n *segment, ip netip.Addr) []netip.Addr {
 	ip = ip.Unmap()
 	if ip.IsValid() {
 		return []netip.Addr{ip}
 	}
 	if a, err := netip.ParseAddr(n.Options[optBindIP]); err == nil {
 		ip = a
-	} else if m.cfg.DefaultBindIP.IsValid() {
-		ip = m.cfg.DefaultBindIP
+	} else if p.cfg.DefaultBindIP.IsValid() {
+		ip = p.cfg.DefaultBindIP
 	} else {
 		ip = netip.IPv4Unspecified()
 	}
-	if ip == netip.IPv4Unspecified() && m.cfg.UserlandProxy && m.ports.six() {
+	if ip == netip.IPv4Unspecified() && p.cfg.UserlandProxy && p.six() {
 		return []netip.Addr{ip, netip.IPv6Unspecified()}
 	}
 	return []netip.Addr{ip}
@@ -188,81 +211,68 @@ func hostPorts(s string) (lo, hi uint16, err error) {
 
 // setRules makes the publications of a container in the rules these, in one
 // transaction.
-func (m *Manager) setRules(containerID string, rules []firewall.Publication) error {
-	m.ports.mu.Lock()
-	defer m.ports.mu.Unlock()
-	old := m.ports.rules[containerID]
+func (p *published) setRules(containerID string, rules []firewall.Publication) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := p.rules[containerID]
 	if len(rules) == 0 {
-		delete(m.ports.rules, containerID)
+		delete(p.rules, containerID)
 	} else {
-		m.ports.rules[containerID] = rules
+		p.rules[containerID] = rules
 	}
-	if m.nf == nil {
+	if p.nf == nil {
 		return nil
 	}
 	changes := firewall.Publish(rules, old)
 	if len(changes) == 0 {
 		return nil
 	}
-	err := m.nf.Update(firewall.Plan(firewall.State{}), changes)
+	err := p.nf.Update(firewall.Plan(firewall.State{}), changes)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) {
 		// Somebody flushed the table, or left something in it: the whole anew.
-		err = m.replaceRules()
+		err = p.replace()
 	}
 	if err != nil {
 		if len(old) == 0 {
-			delete(m.ports.rules, containerID)
+			delete(p.rules, containerID)
 		} else {
-			m.ports.rules[containerID] = old
+			p.rules[containerID] = old
 		}
 	}
 	return err
 }
 
 // unpublish closes a container's ports. It is idempotent.
-func (m *Manager) unpublish(containerID string) error {
-	m.ports.mu.Lock()
-	leases := m.ports.leases[containerID]
-	delete(m.ports.leases, containerID)
-	m.ports.mu.Unlock()
+func (p *published) unpublish(containerID string) error {
+	p.mu.Lock()
+	leases := p.leases[containerID]
+	delete(p.leases, containerID)
+	p.mu.Unlock()
 	// The rules first: nobody else can take the port before they are gone.
-	err := m.setRules(containerID, nil)
+	err := p.setRules(containerID, nil)
 	for _, l := range leases {
 		l.Close()
 	}
 	return err
 }
 
-// AdoptPorts takes over the published ports of an adopted container, as
-// Sandbox.Ports had them. The rules of an earlier engine have stayed in place
-// until now; an error means that somebody else holds a port's socket
-// meanwhile, and the rules are in place nevertheless.
-func (m *Manager) AdoptPorts(containerID string, ports network.PortMap) error {
-	m.mu.Lock()
-	b := m.boxes[containerID]
-	var ip netip.Addr
-	if b != nil {
-		ip = m.entrance(b)
-	}
-	m.mu.Unlock()
-	if !ip.IsValid() {
-		return nil
-	}
+// claim makes ports of an earlier engine those of a container that was adopted.
+func (p *published) claim(containerID string, ip netip.Addr, ports network.PortMap) error {
 	var failed []error
 	var rules []firewall.Publication
 	var leases []*portmap.Lease
-	for p, bindings := range ports {
+	for port, bindings := range ports {
 		for _, binding := range bindings {
 			lo, hi, err := hostPorts(binding.HostPort)
 			if err != nil || lo == 0 {
-				failed = append(failed, invalid("port %s of container %s: %q", p, containerID, binding.HostPort))
+				failed = append(failed, invalid("port %s of container %s: %q", port, containerID, binding.HostPort))
 				continue
 			}
 			host := binding.HostIP.Unmap()
 			if host.Is4() {
-				rules = append(rules, firewall.Publication{Proto: string(p.Proto()), HostIP: host, HostPort: lo, IP: ip, Port: p.Num()})
+				rules = append(rules, firewall.Publication{Proto: string(port.Proto()), HostIP: host, HostPort: lo, IP: ip, Port: port.Num()})
 			}
-			l, err := m.ports.table.Reserve(portmap.Want{Proto: string(p.Proto()), IPs: []netip.Addr{host}, Lo: lo, Hi: hi, Target: netip.AddrPortFrom(ip, p.Num()), Proxy: m.cfg.UserlandProxy})
+			l, err := p.table.Reserve(portmap.Want{Proto: string(port.Proto()), IPs: []netip.Addr{host}, Lo: lo, Hi: hi, Target: netip.AddrPortFrom(ip, port.Num()), Proxy: p.cfg.UserlandProxy})
 			if err != nil {
 				failed = append(failed, err)
 				continue
@@ -270,50 +280,35 @@ func (m *Manager) AdoptPorts(containerID string, ports network.PortMap) error {
 			leases = append(leases, l)
 		}
 	}
-	m.ports.mu.Lock()
-	m.ports.rules[""] = slices.DeleteFunc(m.ports.rules[""], func(p firewall.Publication) bool { return slices.Contains(rules, p) })
-	m.ports.rules[containerID] = rules
-	m.ports.leases[containerID] = leases
-	failed = append(failed, m.replaceRules())
-	m.ports.mu.Unlock()
+	p.mu.Lock()
+	p.rules[""] = slices.DeleteFunc(p.rules[""], func(r firewall.Publication) bool { return slices.Contains(rules, r) })
+	p.rules[containerID] = rules
+	p.leases[containerID] = leases
+	failed = append(failed, p.replace())
+	p.mu.Unlock()
 	return errors.Join(failed...)
-}
-
-// entrance is the address that a container's published ports lead to.
-func (m *Manager) entrance(b *box) netip.Addr {
-	var best *segment
-	for id := range b.endpoints {
-		n := m.nets[id]
-		if n == nil || n.link == 0 || n.Internal {
-			continue
-		}
-		if best == nil || b.endpoints[id].GwPriority > b.endpoints[best.ID].GwPriority || n.Name < best.Name {
-			best = n
-		}
-	}
-	if best == nil {
-		return netip.Addr{}
-	}
-	return b.endpoints[best.ID].IPAddress
 }
 
 // inherit keeps the publications of an earlier engine in the rules until its
 // containers have been adopted.
-func (m *Manager) inherit() error {
+func (p *published) inherit() error {
+	if p.nf == nil {
+		return nil
+	}
 	t := firewall.Plan(firewall.State{})
-	found, err := firewall.Read(func(set string) ([]nft.Element, error) { return m.nf.Elements(t, set) })
+	found, err := firewall.Read(func(set string) ([]nft.Element, error) { return p.nf.Elements(t, set) })
 	if err != nil {
 		return err
 	}
 	if len(found) > 0 {
-		m.ports.rules[""] = found
+		p.rules[""] = found
 	}
 	return nil
 }
 
 // disinherit drops what no adopted container has claimed: its container ended
 // while no engine ran.
-func (m *Manager) disinherit() error { return m.setRules("", nil) }
+func (p *published) disinherit() error { return p.setRules("", nil) }
 
 // close lets the sockets go; the rules stay for the next engine.
 func (p *published) close() {

@@ -1,21 +1,12 @@
 package network
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"sort"
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
 
-	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/id"
 )
@@ -50,113 +41,6 @@ func isPredefined(name string) bool {
 		}
 	}
 	return false
-}
-
-func (m *Manager) recordFile() string { return filepath.Join(m.cfg.Root, "network", "networks.json") }
-
-// loadNetworks reads the records and adds the predefined networks that are
-// missing from them.
-func (m *Manager) loadNetworks() error {
-	if m.cfg.Root != "" {
-		data, err := os.ReadFile(m.recordFile())
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if err == nil {
-			var f recordFile
-			if err := json.Unmarshal(data, &f); err != nil {
-				return fmt.Errorf("%s: %w", m.recordFile(), err)
-			}
-			if f.Version != 1 {
-				return fmt.Errorf("%s: version %d is not known to this engine", m.recordFile(), f.Version)
-			}
-			for _, r := range f.Networks {
-				m.nets[r.ID] = &segment{record: r}
-			}
-		}
-	}
-	added := false
-	for _, p := range predefined {
-		n := m.byName(p[0])
-		if n == nil {
-			n = &segment{record: record{ID: id.New(), Name: p[0], Driver: p[1], Created: time.Now().UTC()}}
-			m.nets[n.ID] = n
-			added = true
-		}
-		n.IPAM = network.IPAM{Driver: "default"}
-	}
-	if !added {
-		return nil
-	}
-	return m.saveNetworks()
-}
-
-func (m *Manager) saveNetworks() error {
-	if m.cfg.Root == "" {
-		return nil
-	}
-	f := recordFile{Version: 1}
-	for _, n := range m.ordered() {
-		f.Networks = append(f.Networks, n.record)
-	}
-	data, err := json.MarshalIndent(f, "", "\t")
-	if err != nil {
-		return err
-	}
-	// An id that is lost costs nothing; a user's network would.
-	d := atomicfile.Cached
-	if len(f.Networks) > len(predefined) {
-		d = atomicfile.Synced
-	}
-	return atomicfile.Write(m.recordFile(), data, 0o600, d)
-}
-
-func (m *Manager) byName(name string) *segment {
-	for _, n := range m.nets {
-		if n.Name == name {
-			return n
-		}
-	}
-	return nil
-}
-
-// ordered lists the networks, the newest first as docker does, names deciding.
-func (m *Manager) ordered() []*segment {
-	out := make([]*segment, 0, len(m.nets))
-	for _, n := range m.nets {
-		out = append(out, n)
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
-	return out
-}
-
-// find resolves an id, a name or a unique prefix of an id, in this order.
-// m.mu is held.
-func (m *Manager) find(ref string) (*segment, error) {
-	if n := m.nets[ref]; n != nil {
-		return n, nil
-	}
-	if ref == network.NetworkDefault {
-		ref = network.NetworkBridge
-	}
-	if n := m.byName(ref); n != nil {
-		return n, nil
-	}
-	var found []*segment
-	if ref != "" {
-		for _, n := range m.nets {
-			if strings.HasPrefix(n.ID, ref) {
-				found = append(found, n)
-			}
-		}
-	}
-	switch len(found) {
-	case 0:
-		return nil, errdefs.ErrNotFound.WithMessage("network " + ref + " not found")
-	case 1:
-		return found[0], nil
-	}
-	return nil, invalid("network %s is ambiguous (%d matches found based on ID prefix)", ref, len(found))
 }
 
 func (n *segment) bridgeName() string {
@@ -205,7 +89,7 @@ func (m *Manager) List(f filter.Args) ([]network.Summary, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out := []network.Summary{}
-	for _, n := range m.ordered() {
+	for _, n := range m.reg.ordered() {
 		kind := "custom"
 		if isPredefined(n.Name) {
 			kind = "builtin"
@@ -238,7 +122,7 @@ func contains(f filter.Args, key, value string) bool {
 func (m *Manager) Inspect(ref string, verbose bool) (*network.Inspect, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	n, err := m.find(ref)
+	n, err := m.reg.find(ref)
 	if err != nil {
 		return nil, err
 	}

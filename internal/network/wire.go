@@ -29,31 +29,6 @@ type wire struct {
 	veth     string // the host's end
 }
 
-// plug takes an address and chooses the names of a link.
-func (m *Manager) plug(x wish, slot int) (*wire, error) {
-	w := &wire{seg: x.seg, want: x.want, slot: slot, gateway: slot == 0, mac: x.want.MacAddress}
-	if c := x.want.IPAMConfig; c != nil && c.IPv4Address.IsValid() {
-		err := x.seg.addrs.Take(c.IPv4Address)
-		if err != nil && m.pool.evict(x.seg, c.IPv4Address) {
-			err = x.seg.addrs.Take(c.IPv4Address)
-		}
-		if err != nil {
-			return nil, err
-		}
-		w.addr = c.IPv4Address
-	} else {
-		var err error
-		if w.addr, err = x.seg.addrs.Get(); err != nil {
-			return nil, err
-		}
-	}
-	if len(w.mac) == 0 {
-		w.mac = macOf(w.addr)
-	}
-	w.endpoint = newEndpointID()
-	return w, nil
-}
-
 // macOf makes the link's address from its IP address, as docker did for long:
 // whoever gets the IP address next has the same one, so that no neighbour's
 // table is ever wrong.
@@ -83,53 +58,27 @@ func vethName() string {
 	return "veth" + hex.EncodeToString(b[:])[:7]
 }
 
-// bare gives a namespace with a loopback alone; given is one that must be used.
-func (m *Manager) bare(given *os.File) (*os.File, error) {
-	if given == nil {
-		if ns := m.pool.takeBare(); ns != nil {
-			return ns, nil
-		}
-		return m.spawn(nil)
-	}
-	ns, err := dupFile(given)
-	if err != nil {
-		return nil, err
-	}
-	if err := m.enter(ns, nil, true); err != nil {
-		ns.Close()
-		return nil, err
-	}
-	return ns, nil
+// fitter makes namespaces and their links.
+type fitter struct {
+	home *os.File
+	rt   *rtnl.Conn
 }
 
 // spawn makes a namespace with these links.
-func (m *Manager) spawn(wires []*wire) (*os.File, error) {
-	return rtnl.Spawn(m.home, func(ns *os.File, in *rtnl.Conn) error {
-		return m.furnish(ns, in, wires, true)
+func (f *fitter) spawn(wires []*wire) (*os.File, error) {
+	return rtnl.Spawn(f.home, func(ns *os.File, in *rtnl.Conn) error {
+		return f.furnish(ns, in, wires, true)
 	})
 }
 
-// obtain gives these links to a bare namespace that waits, or to a new one.
-func (m *Manager) obtain(wires []*wire) (*os.File, error) {
-	ns := m.pool.takeBare()
-	if ns == nil {
-		return m.spawn(wires)
-	}
-	if err := m.enter(ns, wires, false); err != nil {
-		ns.Close()
-		return nil, err
-	}
-	return ns, nil
-}
-
 // enter wires an existing namespace; fresh says that nothing was set in it yet.
-func (m *Manager) enter(ns *os.File, wires []*wire, fresh bool) error {
-	return rtnl.Enter(m.home, ns, func(in *rtnl.Conn) error { return m.furnish(ns, in, wires, fresh) })
+func (f *fitter) enter(ns *os.File, wires []*wire, fresh bool) error {
+	return rtnl.Enter(f.home, ns, func(in *rtnl.Conn) error { return f.furnish(ns, in, wires, fresh) })
 }
 
 // furnish runs inside the namespace: links, addresses, routes and the settings
 // that docker gives a container's namespace.
-func (m *Manager) furnish(ns *os.File, in *rtnl.Conn, wires []*wire, fresh bool) error {
+func (f *fitter) furnish(ns *os.File, in *rtnl.Conn, wires []*wire, fresh bool) error {
 	var inner, outer rtnl.Batch
 	if fresh {
 		if err := settings(); err != nil {
@@ -138,7 +87,7 @@ func (m *Manager) furnish(ns *os.File, in *rtnl.Conn, wires []*wire, fresh bool)
 		inner.SetUp(rtnl.LoopbackIndex)
 	}
 	for _, w := range wires {
-		if err := m.addVeth(ns, w); err != nil {
+		if err := f.addVeth(ns, w); err != nil {
 			return err
 		}
 		// Before the link comes up, so that no link-local address is ever made.
@@ -171,7 +120,7 @@ func (m *Manager) furnish(ns *os.File, in *rtnl.Conn, wires []*wire, fresh bool)
 	if err := in.Do(&inner); err != nil {
 		return err
 	}
-	return m.rt.Do(&outer)
+	return f.rt.Do(&outer)
 }
 
 func (w *wire) device() string { return "eth" + strconv.Itoa(w.slot) }
@@ -193,7 +142,7 @@ func settings() error {
 }
 
 // addVeth creates the pair; the inner end is down.
-func (m *Manager) addVeth(ns *os.File, w *wire) error {
+func (f *fitter) addVeth(ns *os.File, w *wire) error {
 	for {
 		w.veth = vethName()
 		var b rtnl.Batch
@@ -201,9 +150,9 @@ func (m *Manager) addVeth(ns *os.File, w *wire) error {
 			Name: w.veth, Master: w.seg.link, MTU: w.seg.mtu, Isolated: !w.seg.icc(),
 			Peer: w.device(), PeerMAC: []byte(w.mac), PeerNS: int(ns.Fd()),
 		})
-		err := m.rt.Do(&b)
+		err := f.rt.Do(&b)
 		if errors.Is(err, unix.EEXIST) {
-			if _, lookup := m.rt.LinkByName(w.veth); lookup == nil {
+			if _, lookup := f.rt.LinkByName(w.veth); lookup == nil {
 				continue // that name is taken
 			}
 		}
