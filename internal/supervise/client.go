@@ -14,8 +14,9 @@ import (
 )
 
 // Client is the engine's connection to its keeper. Its methods may be called
-// by several goroutines. While a keeper that died is being replaced they wait;
-// those that were under way fail with errdefs.ErrUnavailable.
+// by several goroutines. While a keeper that died is being replaced they wait.
+// A Start or Release that was under way then fails with errdefs.ErrUnavailable,
+// and its process may or may not run, without anybody to supervise it.
 type Client struct {
 	cfg       Config
 	keeperSum string
@@ -194,11 +195,27 @@ func (c *Client) current(ctx context.Context) (*link, error) {
 func (c *Client) call(ctx context.Context, typ uint8, m wire.Message, files []*os.File, then func(wire.Frame) error) (wire.Frame, error) {
 	c.upgrading.RLock()
 	defer c.upgrading.RUnlock()
-	l, err := c.current(ctx)
-	if err != nil {
-		return wire.Frame{}, err
+	for try := 0; ; try++ {
+		l, err := c.current(ctx)
+		if err != nil {
+			return wire.Frame{}, err
+		}
+		f, err := l.call(typ, m, files, then)
+		if !errors.Is(err, errLost) || try == 3 || typ == wire.TypeStart || typ == wire.TypeRelease {
+			return f, err
+		}
+		<-l.over // then guard replaces it
+		c.unlink(l)
 	}
-	return l.call(typ, m, files, then)
+}
+
+// unlink makes requests wait for the successor of a link that is over.
+func (c *Client) unlink(l *link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.link == l && c.over == nil {
+		c.link, c.linked = nil, make(chan struct{})
+	}
 }
 
 // hold notes a process and takes over its descriptors.

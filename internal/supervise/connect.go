@@ -181,13 +181,13 @@ func (c *Client) adopt(l *link) {
 // guard replaces the keeper when the connection is lost.
 func (c *Client) guard(l *link) {
 	<-l.over
+	c.unlink(l)
 	c.mu.Lock()
-	if c.over != nil {
-		c.mu.Unlock()
+	over := c.over != nil
+	c.mu.Unlock()
+	if over {
 		return
 	}
-	c.link, c.linked = nil, make(chan struct{})
-	c.mu.Unlock()
 	if errors.Is(l.err, errReplaced) {
 		c.finish(errReplaced)
 		return

@@ -108,7 +108,7 @@ func (k *Keeper) handleHandOver(c *control, f wire.Frame) error {
 	p.openLog()
 	p.watch()
 	if p.pidfd < 0 { // the engine had lost it
-		p.exited(255<<8, "the keeper died and the pidfd was lost")
+		p.lost(errNoExit)
 	}
 	return nil
 }

@@ -18,19 +18,22 @@ const (
 	pidfdGetInfo  = 3<<30 | uint(unsafe.Sizeof(pidfdInfo{}))<<16 | 0xff<<8 | 11
 )
 
-// errNoExit says that the exit status is not there: not yet, or never with
-// this kernel.
-var errNoExit = errors.New("the kernel does not tell the exit status of another's child (Linux 6.15 does)")
+var (
+	errNoExit  = errors.New("the exit status was lost with the keeper before this one")
+	errNotOurs = errors.New("this kernel does not tell the exit status of another's child (Linux 6.15 does)")
+)
 
-// exitStatus reads the wait status of a process that its parent has reaped.
+// exitStatus reads the wait status of a process that its parent has reaped. It
+// fails with errNoExit when the parent has not, and with errNotOurs when the
+// kernel never tells.
 func exitStatus(pidfd int) (unix.WaitStatus, error) {
 	info := pidfdInfo{mask: pidfdInfoExit}
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), uintptr(pidfdGetInfo), uintptr(unsafe.Pointer(&info)))
-	if errno != 0 && errno != unix.ENOTTY && errno != unix.EINVAL && errno != unix.ESRCH {
-		return 0, errno
+	switch {
+	case errno == unix.ENOTTY || errno == unix.EINVAL:
+		return 0, errNotOurs
+	case errno == 0 && info.mask&pidfdInfoExit != 0:
+		return unix.WaitStatus(info.exitVal), nil
 	}
-	if errno != 0 || info.mask&pidfdInfoExit == 0 {
-		return 0, errNoExit
-	}
-	return unix.WaitStatus(info.exitVal), nil
+	return 0, errNoExit
 }

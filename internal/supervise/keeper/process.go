@@ -18,6 +18,11 @@ import (
 // when something else holds it open; dockerd waits as long.
 const drainLimit = 2 * time.Second
 
+// reapLimit is how long a process whose keeper died may stay a zombie of the
+// system's init, whose matter it is then, until its exit is told as unknown.
+// Some inits look for zombies every few seconds only.
+const reapLimit = 10 * time.Second
+
 // process is one supervised process, from its start until Forget.
 type process struct {
 	k                *Keeper
@@ -198,7 +203,7 @@ func (p *process) watch() {
 }
 
 // ready is called when the process has exited.
-func (p *process) ready(uint32) {
+func (p *process) ready(events uint32) {
 	if p.exit != nil {
 		return
 	}
@@ -218,21 +223,23 @@ func (p *process) ready(uint32) {
 	switch {
 	case err == nil:
 		p.exited(status, "")
+	case errors.Is(err, errNotOurs) || events&unix.EPOLLHUP != 0:
+		p.lost(err)
 	case p.limit == nil:
-		// Its new parent has not reaped it yet, or the kernel does not tell;
-		// another event comes when it is reaped.
-		p.limit = p.k.loop.after(drainLimit, func() {
+		// Its new parent has not reaped it; there is a hang-up when it does.
+		p.limit = p.k.loop.after(reapLimit, func() {
 			p.limit = nil
-			if p.exit != nil {
-				return
-			}
-			if status, err := exitStatus(p.pidfd); err != nil {
-				p.exited(unix.WaitStatus(255<<8), err.Error())
-			} else {
-				p.exited(status, "")
+			if p.exit == nil {
+				p.ready(unix.EPOLLHUP)
 			}
 		})
 	}
+}
+
+// lost ends a process whose exit status cannot be had.
+func (p *process) lost(why error) {
+	p.k.logf("exit of ", p.key.String(), ": ", why.Error())
+	p.exited(255<<8, why.Error())
 }
 
 // exited notes the end of the process; it is reported once the output that it
