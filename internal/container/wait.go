@@ -41,11 +41,7 @@ func (c *Container) wake(cond container.WaitCondition, code int) {
 		if w.cond != cond {
 			return false
 		}
-		r := container.WaitResponse{StatusCode: int64(code)}
-		if c.State.Error != "" {
-			r.Error = &container.WaitExitError{Message: c.State.Error}
-		}
-		w.ch <- r
+		w.ch <- container.WaitResponse{StatusCode: int64(code)}
 		return true
 	})
 }

@@ -20,6 +20,10 @@ import (
 	"github.com/wherry-engine/wherry/internal/undo"
 )
 
+// maker turns requests into records: what the user left open is filled in from
+// the image and the engine's configuration, and everything is checked.
+type maker struct{ *parts }
+
 // CreateRequest is what a client asks for.
 type CreateRequest struct {
 	Name       string
@@ -42,11 +46,11 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 	c := &container.Container{Record: container.Record{
 		ID: id.New(), Created: time.Now().UTC(), Config: r.Config, HostConfig: r.HostConfig, Platform: "linux", Driver: e.snapshots.Driver(),
 	}}
-	lower, err := e.applyImage(ctx, c, r.Platform)
+	lower, err := e.make.applyImage(ctx, c, r.Platform)
 	if err != nil {
 		return resp, err
 	}
-	e.applyDefaults(c.HostConfig)
+	e.make.applyDefaults(c.HostConfig)
 	warnings, err := validate(c.Config, c.HostConfig, e.cgroups.Features())
 	if err != nil {
 		return resp, err
@@ -54,31 +58,31 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 	if c.Path, c.Args = command(c.Config); c.Path == "" {
 		return resp, invalid("no command specified")
 	}
-	if err := e.applyNetworking(c, r.Networking); err != nil {
+	if err := e.make.applyNetworking(c, r.Networking); err != nil {
 		return resp, err
 	}
-	if err := e.applyNames(c); err != nil {
+	if err := e.make.applyNames(c); err != nil {
 		return resp, err
 	}
-	if err := e.applySecurity(c); err != nil {
+	if err := e.make.applySecurity(c); err != nil {
 		return resp, err
 	}
 
 	var u undo.Stack
 	defer u.Run()
-	if err := e.reserve(c, r.Name); err != nil {
+	if err := e.make.reserve(c, r.Name); err != nil {
 		return resp, err
 	}
 	u.Add(func() { e.store.Free(c.Name, c.ID) })
-	u.Add(func() { e.dropVolumes(c, true) })
-	if err := e.resolveMounts(c); err != nil {
+	u.Add(func() { e.make.dropVolumes(c, true) })
+	if err := e.make.resolveMounts(c); err != nil {
 		return resp, err
 	}
-	if err := e.applyLog(c); err != nil {
+	if err := e.make.applyLog(c); err != nil {
 		return resp, err
 	}
 	c.CgroupPath = e.cgroupPath(&c.Record)
-	if err := e.writable(c, lower); err != nil {
+	if err := e.make.writable(c, lower); err != nil {
 		return resp, err
 	}
 	u.Add(func() { warn("take back writable layer", c.ID, e.snapshots.RemoveWritable(c.ID)) })
@@ -96,11 +100,11 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 }
 
 // applyImage finds the image and takes its configuration over.
-func (e *Engine) applyImage(ctx context.Context, c *container.Container, platform string) (lower snapshot.Lower, err error) {
+func (mk *maker) applyImage(ctx context.Context, c *container.Container, platform string) (lower snapshot.Lower, err error) {
 	if c.Config.Image == "" {
 		return lower, invalid("no image specified")
 	}
-	img, err := e.images.Resolve(ctx, c.Config.Image)
+	img, err := mk.images.Resolve(ctx, c.Config.Image)
 	if err != nil {
 		return lower, err
 	}
@@ -110,7 +114,7 @@ func (e *Engine) applyImage(ctx context.Context, c *container.Container, platfor
 			return lower, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("image with reference %s was found but its platform (%s) does not match the specified platform (%s)", c.Config.Image, have, platform))
 		}
 	}
-	if lower, err = e.images.Layers(ctx, img); err != nil {
+	if lower, err = mk.images.Layers(ctx, img); err != nil {
 		return lower, err
 	}
 	c.ImageID, c.ImageManifest = img.ID.String(), &img.Manifest
@@ -119,7 +123,7 @@ func (e *Engine) applyImage(ctx context.Context, c *container.Container, platfor
 }
 
 // writable makes the layer that the container writes to.
-func (e *Engine) writable(c *container.Container, lower snapshot.Lower) error {
+func (mk *maker) writable(c *container.Container, lower snapshot.Lower) error {
 	o := snapshot.WritableOptions{Volatile: c.HostConfig.AutoRemove}
 	for k, v := range c.HostConfig.StorageOpt {
 		if k != "size" {
@@ -131,7 +135,7 @@ func (e *Engine) writable(c *container.Container, lower snapshot.Lower) error {
 		}
 		o.SizeLimit = n
 	}
-	_, err := e.snapshots.CreateWritable(c.ID, lower, o)
+	_, err := mk.snapshots.CreateWritable(c.ID, lower, o)
 	return err
 }
 
@@ -145,21 +149,21 @@ func command(cfg *apicontainer.Config) (string, []string) {
 }
 
 // applyDefaults fills the host's part with what the engine was configured for.
-func (e *Engine) applyDefaults(h *apicontainer.HostConfig) {
+func (mk *maker) applyDefaults(h *apicontainer.HostConfig) {
 	if h.Runtime == "" {
 		h.Runtime = DefaultRuntime
 	}
 	if h.ShmSize == 0 && !h.IpcMode.IsHost() && !h.IpcMode.IsContainer() {
-		h.ShmSize = e.cfg.ShmSize
+		h.ShmSize = mk.cfg.ShmSize
 	}
 	if h.IpcMode == "" {
-		h.IpcMode = apicontainer.IpcMode(e.cfg.IpcMode)
+		h.IpcMode = apicontainer.IpcMode(mk.cfg.IpcMode)
 	}
 	if h.CgroupnsMode == "" {
 		switch {
-		case e.cfg.CgroupNamespace != "":
-			h.CgroupnsMode = apicontainer.CgroupnsMode(e.cfg.CgroupNamespace)
-		case e.cgroups.Version() == 2 && !h.Privileged:
+		case mk.cfg.CgroupNamespace != "":
+			h.CgroupnsMode = apicontainer.CgroupnsMode(mk.cfg.CgroupNamespace)
+		case mk.cgroups.Version() == 2 && !h.Privileged:
 			h.CgroupnsMode = apicontainer.CgroupnsModePrivate
 		default:
 			h.CgroupnsMode = apicontainer.CgroupnsModeHost
@@ -181,9 +185,9 @@ func (e *Engine) applyDefaults(h *apicontainer.HostConfig) {
 		h.ReadonlyPaths = readonlyPaths()
 	}
 	if h.LogConfig.Type == "" {
-		h.LogConfig.Type = e.cfg.LogDriver
+		h.LogConfig.Type = mk.cfg.LogDriver
 		if len(h.LogConfig.Config) == 0 {
-			h.LogConfig.Config = e.cfg.LogOptions
+			h.LogConfig.Config = mk.cfg.LogOptions
 		}
 	}
 	if h.RestartPolicy.Name == "" {
@@ -192,7 +196,7 @@ func (e *Engine) applyDefaults(h *apicontainer.HostConfig) {
 }
 
 // applyNames gives the hostname that the container sees.
-func (e *Engine) applyNames(c *container.Container) error {
+func (mk *maker) applyNames(c *container.Container) error {
 	switch h := c.HostConfig; {
 	case h.UTSMode.IsHost() && c.Config.Hostname != "":
 		return invalid("conflicting options: hostname and the UTS mode")
@@ -211,7 +215,7 @@ func (e *Engine) applyNames(c *container.Container) error {
 }
 
 // applyNetworking checks the network mode against the rest.
-func (e *Engine) applyNetworking(c *container.Container, n *apinetwork.NetworkingConfig) error {
+func (mk *maker) applyNetworking(c *container.Container, n *apinetwork.NetworkingConfig) error {
 	h := c.HostConfig
 	c.Networks = map[string]*apinetwork.EndpointSettings{}
 	if h.NetworkMode.IsContainer() {
@@ -227,7 +231,7 @@ func (e *Engine) applyNetworking(c *container.Container, n *apinetwork.Networkin
 		case len(h.ExtraHosts) > 0:
 			return invalid("conflicting options: custom host-to-IP mapping and the network mode")
 		}
-		other, err := e.store.Get(h.NetworkMode.ConnectedContainer())
+		other, err := mk.store.Get(h.NetworkMode.ConnectedContainer())
 		if err != nil {
 			return err
 		}
@@ -241,7 +245,7 @@ func (e *Engine) applyNetworking(c *container.Container, n *apinetwork.Networkin
 		return errdefs.ErrNotImplemented.WithMessage("links are not served by this version of wherryd; put both containers on a network of their own")
 	}
 	name := string(h.NetworkMode)
-	if _, err := e.networks.Inspect(name, false); err != nil {
+	if _, err := mk.networks.Inspect(name, false); err != nil {
 		return err
 	}
 	c.Networks[name] = &apinetwork.EndpointSettings{}
@@ -254,7 +258,7 @@ func (e *Engine) applyNetworking(c *container.Container, n *apinetwork.Networkin
 				c.Networks[name] = ep
 				continue
 			}
-			if _, err := e.networks.Inspect(k, false); err != nil {
+			if _, err := mk.networks.Inspect(k, false); err != nil {
 				return err
 			}
 			return errdefs.ErrNotImplemented.WithMessage("a container on several networks is not served by this version of wherryd")
@@ -264,29 +268,29 @@ func (e *Engine) applyNetworking(c *container.Container, n *apinetwork.Networkin
 }
 
 // reserve takes the name asked for, or finds one.
-func (e *Engine) reserve(c *container.Container, name string) error {
+func (mk *maker) reserve(c *container.Container, name string) error {
 	if name != "" {
 		name = strings.TrimPrefix(name, "/")
 		if !id.ValidName(name) {
 			return invalid("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name)
 		}
 		c.Name = name
-		return e.store.Reserve(name, c.ID)
+		return mk.store.Reserve(name, c.ID)
 	}
 	for attempt := range 8 {
 		c.Name = container.RandomName(attempt)
-		if e.store.Reserve(c.Name, c.ID) == nil {
+		if mk.store.Reserve(c.Name, c.ID) == nil {
 			return nil
 		}
 	}
 	c.Name = id.Short(c.ID)
-	return e.store.Reserve(c.Name, c.ID)
+	return mk.store.Reserve(c.Name, c.ID)
 }
 
 // applyLog checks the log driver and its options.
-func (e *Engine) applyLog(c *container.Container) error {
-	path := filepath.Join(e.cfg.DataRoot, "containers", c.ID[:2], c.ID)
-	if _, err := e.logTarget(&c.Record, path); err != nil {
+func (mk *maker) applyLog(c *container.Container) error {
+	path := filepath.Join(mk.cfg.DataRoot, "containers", c.ID[:2], c.ID)
+	if _, err := mk.logTarget(&c.Record, path); err != nil {
 		return err
 	}
 	if c.HostConfig.LogConfig.Type == "json-file" {
@@ -297,14 +301,14 @@ func (e *Engine) applyLog(c *container.Container) error {
 
 // dropVolumes notes that the container no longer mounts its volumes, and with
 // remove deletes those that only it had (anonymous and not taken over).
-func (e *Engine) dropVolumes(c *container.Container, remove bool) {
+func (mk *maker) dropVolumes(c *container.Container, remove bool) {
 	for _, m := range c.Mounts {
 		if m.Name == "" {
 			continue
 		}
-		e.volumes.Leave(m.Name, c.ID)
+		mk.volumes.Leave(m.Name, c.ID)
 		if remove && m.Anonymous {
-			if err := e.volumes.Remove(m.Name); err != nil && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
+			if err := mk.volumes.Remove(m.Name); err != nil && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
 				warn("remove anonymous volume "+m.Name, c.ID, err)
 			}
 		}

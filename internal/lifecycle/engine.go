@@ -82,8 +82,8 @@ type Probes interface {
 	Ended(containerID string)
 }
 
-// Engine runs containers. Use New; its methods may be called concurrently.
-type Engine struct {
+// parts is what the types of this package stand on.
+type parts struct {
 	cfg       Config
 	store     *container.Store
 	images    *image.Store
@@ -96,22 +96,27 @@ type Engine struct {
 	attached  Attachments
 	probes    Probes
 	filters   seccomp.Cache
+}
 
-	mu       sync.Mutex
-	backoff  map[string]*backoff // containers under a restart policy
-	closing  bool
-	pending  sync.WaitGroup // work that goes on behind an answer
-	restarts context.Context
-	cancel   context.CancelFunc
+// Engine runs containers. Use New; its methods may be called concurrently.
+type Engine struct {
+	*parts
+	make   maker    // from a request to a record
+	launch launcher // from a record to a process
+	policy policy   // what follows an exit
+
+	pending sync.WaitGroup // work that goes on behind an answer
 }
 
 // New joins the parts. Restore must be called before the first request.
 func New(cfg Config, p Parts) *Engine {
-	e := &Engine{
+	all := &parts{
 		cfg: cfg, store: p.Containers, images: p.Images, snapshots: p.Snapshots, networks: p.Networks, volumes: p.Volumes,
-		cgroups: p.Cgroups, keeper: p.Keeper, events: p.Events, attached: p.Attached, probes: p.Probes, backoff: map[string]*backoff{},
+		cgroups: p.Cgroups, keeper: p.Keeper, events: p.Events, attached: p.Attached, probes: p.Probes,
 	}
-	e.restarts, e.cancel = context.WithCancel(context.Background())
+	e := &Engine{parts: all, make: maker{all}, launch: launcher{all}, policy: policy{backoff: map[string]*backoff{}}}
+	e.policy.restarts, e.policy.cancel = context.WithCancel(context.Background())
+	e.policy.start = e.start
 	return e
 }
 

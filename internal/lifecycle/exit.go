@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"strconv"
+	"sync"
 	"time"
 
 	apicontainer "github.com/moby/moby/api/types/container"
@@ -37,10 +38,10 @@ func (e *Engine) Exited(x supervise.Exit) {
 // exited does the work of Exited; Op is held.
 func (e *Engine) exited(c *container.Container, code int, at time.Time) {
 	e.probes.Ended(c.ID)
-	oom := e.releaseRun(c)
+	oom := e.launch.releaseRun(c, e.later)
 	c.Lock()
 	started := c.State.StartedAt
-	again, delay := e.shouldRestart(c, code, at.Sub(started))
+	again, delay := e.policy.shouldRestart(c, code, at.Sub(started))
 	if again {
 		c.RestartCount++
 	}
@@ -61,7 +62,7 @@ func (e *Engine) exited(c *container.Container, code int, at time.Time) {
 	})
 	switch {
 	case again:
-		e.restartAfter(c, delay)
+		e.policy.restartAfter(c, delay)
 	case remove:
 		warn("remove after exit", c.ID, e.remove(c, true))
 	}
@@ -69,16 +70,16 @@ func (e *Engine) exited(c *container.Container, code int, at time.Time) {
 
 // releaseRun gives back what one run held: the control group (asked first
 // whether the kernel had to kill for memory) and the network.
-func (e *Engine) releaseRun(c *container.Container) (oom bool) {
+func (l *launcher) releaseRun(c *container.Container, later func(func())) (oom bool) {
 	if c.CgroupPath != "" {
-		if g, err := e.cgroups.Open(c.CgroupPath); err == nil {
+		if g, err := l.cgroups.Open(c.CgroupPath); err == nil {
 			n, err := g.OOMKills()
 			oom = err == nil && n > 0
-			e.later(func() { warn("remove control group", c.ID, g.Remove()) })
+			later(func() { warn("remove control group", c.ID, g.Remove()) })
 		}
 	}
 	if len(c.Networks) > 0 {
-		warn("release network", c.ID, e.networks.Release(context.Background(), c.ID))
+		warn("release network", c.ID, l.networks.Release(context.Background(), c.ID))
 	}
 	return oom
 }
@@ -96,17 +97,41 @@ const (
 	goodRun    = 10 * time.Second
 )
 
+// policy decides what follows an exit.
+type policy struct {
+	start    func(context.Context, *container.Container) error // with Op held
+	restarts context.Context                                   // ends with the engine
+	cancel   context.CancelFunc
+
+	mu      sync.Mutex
+	backoff map[string]*backoff // containers that are restarted
+	closing bool
+}
+
+// close ends all restarting.
+func (pol *policy) close() {
+	pol.mu.Lock()
+	defer pol.mu.Unlock()
+	pol.closing = true
+	for _, b := range pol.backoff {
+		if b.timer != nil {
+			b.timer.Stop()
+		}
+	}
+	pol.cancel()
+}
+
 type backoff struct {
 	delay time.Duration
 	timer *time.Timer
 }
 
 // shouldRestart asks the policy after a run of that length; c is locked.
-func (e *Engine) shouldRestart(c *container.Container, code int, ran time.Duration) (bool, time.Duration) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+func (pol *policy) shouldRestart(c *container.Container, code int, ran time.Duration) (bool, time.Duration) {
+	pol.mu.Lock()
+	defer pol.mu.Unlock()
 	p := c.HostConfig.RestartPolicy
-	again := !e.closing && !c.State.Removing && !c.ManuallyStopped
+	again := !pol.closing && !c.State.Removing && !c.ManuallyStopped
 	switch p.Name {
 	case apicontainer.RestartPolicyAlways, apicontainer.RestartPolicyUnlessStopped:
 	case apicontainer.RestartPolicyOnFailure:
@@ -115,24 +140,24 @@ func (e *Engine) shouldRestart(c *container.Container, code int, ran time.Durati
 		again = false
 	}
 	if !again {
-		delete(e.backoff, c.ID)
+		delete(pol.backoff, c.ID)
 		return false, 0
 	}
-	b := e.backoff[c.ID]
+	b := pol.backoff[c.ID]
 	if b == nil || ran >= goodRun {
 		b = &backoff{}
-		e.backoff[c.ID] = b
+		pol.backoff[c.ID] = b
 	}
 	b.delay = min(max(2*b.delay, firstDelay), lastDelay)
 	return true, b.delay
 }
 
 // restartAfter starts the container again unless it is stopped meanwhile.
-func (e *Engine) restartAfter(c *container.Container, delay time.Duration) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	b := e.backoff[c.ID]
-	if b == nil || e.closing {
+func (pol *policy) restartAfter(c *container.Container, delay time.Duration) {
+	pol.mu.Lock()
+	defer pol.mu.Unlock()
+	b := pol.backoff[c.ID]
+	if b == nil || pol.closing {
 		return
 	}
 	b.timer = time.AfterFunc(delay, func() {
@@ -141,24 +166,24 @@ func (e *Engine) restartAfter(c *container.Container, delay time.Duration) {
 		c.Lock()
 		wanted := c.State.Restarting && !c.Gone()
 		c.Unlock()
-		if !wanted || e.restarts.Err() != nil {
+		if !wanted || pol.restarts.Err() != nil {
 			return
 		}
 		// A failed start leaves the container stopped, as in dockerd.
-		warn("restart by policy", c.ID, e.start(e.restarts, c))
+		warn("restart by policy", c.ID, pol.start(pol.restarts, c))
 	})
 }
 
 // endBackoff ends the wait between two runs; the container is then stopped.
-func (e *Engine) endBackoff(c *container.Container) {
-	e.mu.Lock()
-	if b := e.backoff[c.ID]; b != nil {
+func (pol *policy) endBackoff(c *container.Container) {
+	pol.mu.Lock()
+	if b := pol.backoff[c.ID]; b != nil {
 		if b.timer != nil {
 			b.timer.Stop()
 		}
-		delete(e.backoff, c.ID)
+		delete(pol.backoff, c.ID)
 	}
-	e.mu.Unlock()
+	pol.mu.Unlock()
 	c.Lock()
 	defer c.Unlock()
 	if c.State.Restarting {

@@ -14,7 +14,7 @@ import (
 )
 
 // logTarget translates --log-driver and --log-opt. dir is the container's.
-func (e *Engine) logTarget(r *container.Record, dir string) (logs.Target, error) {
+func (p *parts) logTarget(r *container.Record, dir string) (logs.Target, error) {
 	var t logs.Target
 	switch r.HostConfig.LogConfig.Type {
 	case "none":

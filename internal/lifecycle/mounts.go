@@ -21,7 +21,7 @@ import (
 // the volumes that do not exist. Later kinds win over earlier ones at the same
 // destination, as in dockerd: --volumes-from, then -v, then --mount and --tmpfs,
 // then the image's VOLUMEs.
-func (e *Engine) resolveMounts(c *container.Container) error {
+func (mk *maker) resolveMounts(c *container.Container) error {
 	byDest := map[string]container.Mount{}
 	explicit := map[string]bool{}
 	claim := func(dest string) error {
@@ -32,12 +32,12 @@ func (e *Engine) resolveMounts(c *container.Container) error {
 		return nil
 	}
 	for _, spec := range c.HostConfig.VolumesFrom {
-		if err := e.volumesFrom(spec, byDest); err != nil {
+		if err := mk.volumesFrom(spec, byDest); err != nil {
 			return err
 		}
 	}
 	for _, spec := range c.HostConfig.Binds {
-		m, err := e.parseBind(spec)
+		m, err := mk.parseBind(spec)
 		if err != nil {
 			return err
 		}
@@ -47,7 +47,7 @@ func (e *Engine) resolveMounts(c *container.Container) error {
 		byDest[m.Destination] = m
 	}
 	for i := range c.HostConfig.Mounts {
-		m, err := e.parseMount(&c.HostConfig.Mounts[i])
+		m, err := mk.parseMount(&c.HostConfig.Mounts[i])
 		if err != nil {
 			return err
 		}
@@ -76,7 +76,7 @@ func (e *Engine) resolveMounts(c *container.Container) error {
 		if _, ok := byDest[dest]; ok {
 			continue
 		}
-		m, err := e.volumeMount("", "", nil)
+		m, err := mk.volumeMount("", "", nil)
 		if err != nil {
 			return err
 		}
@@ -86,7 +86,7 @@ func (e *Engine) resolveMounts(c *container.Container) error {
 	for _, m := range byDest {
 		c.Mounts = append(c.Mounts, m)
 		if m.Type == mount.TypeVolume {
-			e.volumes.Use(m.Name, c.ID)
+			mk.volumes.Use(m.Name, c.ID)
 		}
 	}
 	// Parents before children, so that /a is mounted before /a/b.
@@ -100,8 +100,8 @@ func (e *Engine) resolveMounts(c *container.Container) error {
 }
 
 // volumeMount makes or finds a volume; the caller fills in the destination.
-func (e *Engine) volumeMount(name, driver string, labels map[string]string) (container.Mount, error) {
-	v, _, err := e.volumes.Create(name, driver, labels)
+func (mk *maker) volumeMount(name, driver string, labels map[string]string) (container.Mount, error) {
+	v, _, err := mk.volumes.Create(name, driver, labels)
 	if err != nil {
 		return container.Mount{}, err
 	}
@@ -111,7 +111,7 @@ func (e *Engine) volumeMount(name, driver string, labels map[string]string) (con
 }
 
 // parseBind reads one -v of the form [source:]destination[:mode].
-func (e *Engine) parseBind(spec string) (container.Mount, error) {
+func (mk *maker) parseBind(spec string) (container.Mount, error) {
 	bad := func(format string, args ...any) (container.Mount, error) {
 		return container.Mount{}, invalid("invalid volume specification: '%s'%s", spec, fmt.Sprintf(format, args...))
 	}
@@ -141,7 +141,7 @@ func (e *Engine) parseBind(spec string) (container.Mount, error) {
 	switch {
 	case source == "":
 		var err error
-		if m, err = e.volumeMount("", "", nil); err != nil {
+		if m, err = mk.volumeMount("", "", nil); err != nil {
 			return m, err
 		}
 	case filepath.IsAbs(source):
@@ -152,7 +152,7 @@ func (e *Engine) parseBind(spec string) (container.Mount, error) {
 			return m, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", source, source))
 		}
 		var err error
-		if m, err = e.volumeMount(source, "", nil); err != nil {
+		if m, err = mk.volumeMount(source, "", nil); err != nil {
 			return m, err
 		}
 	}
@@ -194,7 +194,7 @@ func validMode(mode string) bool {
 }
 
 // parseMount reads one --mount as the API carries it.
-func (e *Engine) parseMount(r *mount.Mount) (container.Mount, error) {
+func (mk *maker) parseMount(r *mount.Mount) (container.Mount, error) {
 	bad := func(format string, args ...any) (container.Mount, error) {
 		return container.Mount{}, invalid("invalid mount config for type %q: %s", r.Type, fmt.Sprintf(format, args...))
 	}
@@ -248,7 +248,7 @@ func (e *Engine) parseMount(r *mount.Mount) (container.Mount, error) {
 				return m, errdefs.ErrNotImplemented.WithMessage("volume-subpath is not served by this version of wherryd")
 			}
 		}
-		vm, err := e.volumeMount(r.Source, driver, labels)
+		vm, err := mk.volumeMount(r.Source, driver, labels)
 		if err != nil {
 			return m, err
 		}
@@ -281,7 +281,7 @@ func (e *Engine) parseMount(r *mount.Mount) (container.Mount, error) {
 }
 
 // volumesFrom takes over the mounts of another container, name[:ro|rw].
-func (e *Engine) volumesFrom(spec string, into map[string]container.Mount) error {
+func (mk *maker) volumesFrom(spec string, into map[string]container.Mount) error {
 	ref, mode, _ := strings.Cut(spec, ":")
 	if ref == "" {
 		return invalid("invalid volumes-from specification: empty")
@@ -289,7 +289,7 @@ func (e *Engine) volumesFrom(spec string, into map[string]container.Mount) error
 	if !validMode(mode) {
 		return invalid("invalid mode for volumes-from: %s", mode)
 	}
-	other, err := e.store.Get(ref)
+	other, err := mk.store.Get(ref)
 	if err != nil {
 		return err
 	}

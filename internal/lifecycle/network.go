@@ -34,22 +34,22 @@ func (n *networking) close() {
 
 // connect gets the container its network namespace: a ready one from the pool
 // for the default bridge, none for the host's, another container's by path.
-func (e *Engine) connect(ctx context.Context, c *container.Container, u *undo.Stack) (*networking, error) {
+func (l *launcher) connect(ctx context.Context, c *container.Container, u *undo.Stack) (*networking, error) {
 	h := c.HostConfig
 	n := &networking{filesOf: c.Dir()}
 	switch {
 	case h.NetworkMode.IsHost():
 		return n, nil
 	case h.NetworkMode.IsContainer():
-		other, err := e.runningContainer(h.NetworkMode.ConnectedContainer())
+		other, err := l.runningContainer(h.NetworkMode.ConnectedContainer())
 		if err != nil {
 			return nil, err
 		}
 		n.path = fmt.Sprintf("/proc/%d/ns/net", other.State.Pid)
-		n.filesOf = filepath.Join(e.cfg.DataRoot, "containers", other.ID[:2], other.ID)
+		n.filesOf = filepath.Join(l.cfg.DataRoot, "containers", other.ID[:2], other.ID)
 		return n, nil
 	}
-	s, err := e.networks.Attach(ctx, network.Request{
+	s, err := l.networks.Attach(ctx, network.Request{
 		ContainerID: c.ID, ContainerName: c.Name, Hostname: c.Config.Hostname, Network: string(h.NetworkMode), Endpoints: c.Networks,
 		Ports: h.PortBindings, Exposed: c.Config.ExposedPorts, PublishAll: h.PublishAllPorts,
 		DNS: h.DNS, DNSOptions: h.DNSOptions, DNSSearch: h.DNSSearch,
@@ -57,7 +57,7 @@ func (e *Engine) connect(ctx context.Context, c *container.Container, u *undo.St
 	if err != nil {
 		return nil, err
 	}
-	u.Add(func() { warn("take back network", c.ID, e.networks.Release(context.WithoutCancel(ctx), c.ID)) })
+	u.Add(func() { warn("take back network", c.ID, l.networks.Release(context.WithoutCancel(ctx), c.ID)) })
 	n.ns, n.nameServer = s.NS, s.NameServer
 	c.Lock()
 	c.Networks, c.Ports, c.SandboxID = s.Endpoints, s.Ports, s.ID
@@ -73,8 +73,8 @@ func (e *Engine) connect(ctx context.Context, c *container.Container, u *undo.St
 }
 
 // runningContainer finds the container whose namespace another one joins.
-func (e *Engine) runningContainer(ref string) (container.Record, error) {
-	other, err := e.store.Get(ref)
+func (p *parts) runningContainer(ref string) (container.Record, error) {
+	other, err := p.store.Get(ref)
 	if err != nil {
 		return container.Record{}, err
 	}
@@ -90,20 +90,20 @@ func (e *Engine) runningContainer(ref string) (container.Record, error) {
 
 // writeFiles makes /etc/hosts, /etc/hostname and /etc/resolv.conf of a
 // container, unless it uses another's.
-func (e *Engine) writeFiles(c *container.Container, n *networking) error {
+func (l *launcher) writeFiles(c *container.Container, n *networking) error {
 	if n.filesOf != c.Dir() {
 		return nil
 	}
 	h := c.HostConfig
 	o := resolv.Overrides{Servers: h.DNS, Search: h.DNSSearch, Options: h.DNSOptions}
 	if len(o.Servers) == 0 {
-		o.Servers = e.cfg.DNS
+		o.Servers = l.cfg.DNS
 	}
 	if len(o.Search) == 0 {
-		o.Search = e.cfg.DNSSearch
+		o.Search = l.cfg.DNSSearch
 	}
 	if len(o.Options) == 0 {
-		o.Options = e.cfg.DNSOptions
+		o.Options = l.cfg.DNSOptions
 	}
 	var conf []byte
 	switch host := resolv.Host(); {
@@ -115,8 +115,8 @@ func (e *Engine) writeFiles(c *container.Container, n *networking) error {
 		conf = host.Legacy(o, false)
 	}
 	in := resolv.HostsInput{Hostname: c.Config.Hostname, Domainname: c.Config.Domainname, Addresses: n.addresses, Extra: h.ExtraHosts}
-	if in.Gateway = e.cfg.HostGatewayIPs; len(in.Gateway) == 0 {
-		in.Gateway = e.hostGateway()
+	if in.Gateway = l.cfg.HostGatewayIPs; len(in.Gateway) == 0 {
+		in.Gateway = l.hostGateway()
 	}
 	hosts, err := resolv.Hosts(in)
 	if h.NetworkMode.IsHost() && err == nil && len(h.ExtraHosts) == 0 {
@@ -137,8 +137,8 @@ func (e *Engine) writeFiles(c *container.Container, n *networking) error {
 }
 
 // hostGateway is the default bridge's address on the host.
-func (e *Engine) hostGateway() []netip.Addr {
-	n, err := e.networks.Inspect(apinetwork.NetworkBridge, false)
+func (l *launcher) hostGateway() []netip.Addr {
+	n, err := l.networks.Inspect(apinetwork.NetworkBridge, false)
 	if err != nil {
 		return nil
 	}

@@ -64,7 +64,7 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 
 // end kills what runs and waits until it is gone.
 func (e *Engine) end(ctx context.Context, c *container.Container) error {
-	e.endBackoff(c)
+	e.policy.endBackoff(c)
 	ended, giveUp := c.Wait(apicontainer.WaitConditionNotRunning)
 	defer giveUp()
 	if err := e.signal(ctx, c, syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
@@ -97,7 +97,7 @@ func (e *Engine) remove(c *container.Container, volumes bool) error {
 	if err := e.snapshots.RemoveWritable(c.ID); err != nil && !errdefs.IsNotFound(err) {
 		return fail(err)
 	}
-	e.dropVolumes(c, volumes)
+	e.make.dropVolumes(c, volumes)
 	last := c.Snapshot()
 	if err := e.store.Drop(c); err != nil {
 		return fail(err)

@@ -55,7 +55,7 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 		}
 	}
 	for _, c := range e.store.All() {
-		if e.wantedAtBoot(c) {
+		if wantedAtBoot(c) {
 			e.later(func() {
 				c.Op.Lock()
 				defer c.Op.Unlock()
@@ -63,7 +63,7 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 				wanted := !c.Gone() && (!c.State.Running || c.State.Restarting)
 				c.Unlock()
 				if wanted {
-					warn("start by restart policy", c.ID, e.start(e.restarts, c))
+					warn("start by restart policy", c.ID, e.start(e.policy.restarts, c))
 				}
 			})
 		}
@@ -120,7 +120,7 @@ func (e *Engine) orphan(ctx context.Context, p supervise.Process) {
 
 // wantedAtBoot says whether the restart policy asks for a start of a container
 // that does not run when the engine starts.
-func (e *Engine) wantedAtBoot(c *container.Container) bool {
+func wantedAtBoot(c *container.Container) bool {
 	c.Lock()
 	defer c.Unlock()
 	if c.State.Running && !c.State.Restarting || c.State.Removing || c.State.Dead {
@@ -140,15 +140,7 @@ func (e *Engine) wantedAtBoot(c *container.Container) bool {
 // Close ends the engine's own work. Containers live on, unless the engine was
 // told to stop them with itself (live-restore: false).
 func (e *Engine) Close(ctx context.Context) {
-	e.mu.Lock()
-	e.closing = true
-	for _, b := range e.backoff {
-		if b.timer != nil {
-			b.timer.Stop()
-		}
-	}
-	e.mu.Unlock()
-	e.cancel()
+	e.policy.close()
 	if e.cfg.StopAtClose {
 		done := make(chan struct{})
 		n := 0

@@ -18,12 +18,12 @@ type security struct {
 
 // parseSecurity reads --security-opt in both of its forms, key=value and the
 // older key:value.
-func (e *Engine) parseSecurity(c *container.Record) (security, error) {
-	s := security{noNewPrivileges: e.cfg.NoNewPrivileges}
-	if e.cfg.SeccompUnconfined || c.HostConfig.Privileged {
+func (p *parts) parseSecurity(c *container.Record) (security, error) {
+	s := security{noNewPrivileges: p.cfg.NoNewPrivileges}
+	if p.cfg.SeccompUnconfined || c.HostConfig.Privileged {
 		s.seccomp = "unconfined"
-	} else if e.cfg.SeccompProfile != nil {
-		s.seccomp = string(e.cfg.SeccompProfile)
+	} else if p.cfg.SeccompProfile != nil {
+		s.seccomp = string(p.cfg.SeccompProfile)
 	}
 	for _, opt := range c.HostConfig.SecurityOpt {
 		switch opt {
@@ -71,8 +71,8 @@ func (e *Engine) parseSecurity(c *container.Record) (security, error) {
 }
 
 // applySecurity checks the options and keeps what inspect shows of them.
-func (e *Engine) applySecurity(c *container.Container) error {
-	s, err := e.parseSecurity(&c.Record)
+func (mk *maker) applySecurity(c *container.Container) error {
+	s, err := mk.parseSecurity(&c.Record)
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func (e *Engine) applySecurity(c *container.Container) error {
 		c.HostConfig.MaskedPaths, c.HostConfig.ReadonlyPaths = []string{}, []string{}
 	}
 	if s.seccomp != "" && s.seccomp != "unconfined" {
-		if _, err := e.filters.Load([]byte(s.seccomp), nil); err != nil {
+		if _, err := mk.filters.Load([]byte(s.seccomp), nil); err != nil {
 			return invalid("decoding seccomp profile failed: %v", err)
 		}
 	}

@@ -19,12 +19,12 @@ import (
 
 // cgroupPath is where the container's group lies: below --cgroup-parent, or
 // the engine's own place.
-func (e *Engine) cgroupPath(c *container.Record) string {
+func (p *parts) cgroupPath(c *container.Record) string {
 	parent := c.HostConfig.CgroupParent
 	if parent == "" {
-		parent = e.cfg.CgroupParent
+		parent = p.cfg.CgroupParent
 	}
-	if e.cgroups.Driver() == cgroup.Systemd {
+	if p.cgroups.Driver() == cgroup.Systemd {
 		return parent + ":wherry:" + c.ID
 	}
 	return filepath.Join("/", parent, c.ID)
@@ -33,7 +33,7 @@ func (e *Engine) cgroupPath(c *container.Record) string {
 // namespaces says how each kind of namespace is got. Without n, for an exec, it
 // only matters which ones are not the host's: they are joined through the
 // container's process.
-func (e *Engine) namespaces(c *container.Record, n *networking) (map[specs.LinuxNamespaceType]spec.NS, error) {
+func (l *launcher) namespaces(c *container.Record, n *networking) (map[specs.LinuxNamespaceType]spec.NS, error) {
 	h := c.HostConfig
 	ns := map[specs.LinuxNamespaceType]spec.NS{
 		specs.MountNamespace: {Kind: spec.New}, specs.PIDNamespace: {Kind: spec.New}, specs.IPCNamespace: {Kind: spec.New}, specs.UTSNamespace: {Kind: spec.New},
@@ -42,7 +42,7 @@ func (e *Engine) namespaces(c *container.Record, n *networking) (map[specs.Linux
 		if n == nil {
 			return nil
 		}
-		other, err := e.runningContainer(ref)
+		other, err := l.runningContainer(ref)
 		if err != nil {
 			return err
 		}
@@ -104,12 +104,12 @@ func mountsOf(c *container.Record) []spec.Mount {
 
 // specInput gathers what the OCI specification is made from. n is nil for an
 // exec, which joins the namespaces that there are.
-func (e *Engine) specInput(c *container.Record, dir string, n *networking) (*spec.Input, error) {
-	w, err := e.snapshots.OpenWritable(c.ID, snapshot.Lower{})
+func (l *launcher) specInput(c *container.Record, dir string, n *networking) (*spec.Input, error) {
+	w, err := l.snapshots.OpenWritable(c.ID, snapshot.Lower{})
 	if err != nil {
 		return nil, err
 	}
-	ns, err := e.namespaces(c, n)
+	ns, err := l.namespaces(c, n)
 	if err != nil {
 		return nil, err
 	}
@@ -120,13 +120,13 @@ func (e *Engine) specInput(c *container.Record, dir string, n *networking) (*spe
 		ID: c.ID, Config: c.Config, HostConfig: c.HostConfig, Hostname: c.Config.Hostname, Domainname: c.Config.Domainname,
 		Rootfs: spec.Rootfs{Lower: w.Lower, Upper: w.Upper, Work: w.Work, Options: overlayOptions(w), Dir: w.Dir},
 		Mounts: mountsOf(c), Files: spec.Files{ResolvConf: dir + "/resolv.conf", Hosts: dir + "/hosts", Hostname: dir + "/hostname"},
-		Namespaces: ns, CgroupPath: c.CgroupPath, Cgroup2: e.cgroups.Version() == 2,
-		Init: e.cfg.Init, InitPath: e.cfg.InitPath, DefaultUlimits: e.cfg.Ulimits,
+		Namespaces: ns, CgroupPath: c.CgroupPath, Cgroup2: l.cgroups.Version() == 2,
+		Init: l.cfg.Init, InitPath: l.cfg.InitPath, DefaultUlimits: l.cfg.Ulimits,
 	}
 	if c.HostConfig.Init != nil {
 		in.Init = *c.HostConfig.Init
 	}
-	in.Seccomp, err = e.seccompProfile(c)
+	in.Seccomp, err = l.seccompProfile(c)
 	return in, err
 }
 
@@ -139,8 +139,8 @@ func overlayOptions(w *snapshot.Writable) []string {
 }
 
 // seccompProfile picks the profile and resolves it for the capabilities.
-func (e *Engine) seccompProfile(c *container.Record) (*specs.LinuxSeccomp, error) {
-	s, err := e.parseSecurity(c)
+func (l *launcher) seccompProfile(c *container.Record) (*specs.LinuxSeccomp, error) {
+	s, err := l.parseSecurity(c)
 	if err != nil || s.seccomp == "unconfined" {
 		return nil, err
 	}
@@ -149,13 +149,13 @@ func (e *Engine) seccompProfile(c *container.Record) (*specs.LinuxSeccomp, error
 		return nil, err
 	}
 	if s.seccomp == "" {
-		return e.filters.Default(caps)
+		return l.filters.Default(caps)
 	}
-	return e.filters.Load([]byte(s.seccomp), caps)
+	return l.filters.Load([]byte(s.seccomp), caps)
 }
 
 // compile turns the specification into the plan for one start.
-func (e *Engine) compile(in *spec.Input, s *specs.Spec, g *cgroup.Group, n *networking) (*sandbox.Plan, error) {
+func (l *launcher) compile(in *spec.Input, s *specs.Spec, g *cgroup.Group, n *networking) (*sandbox.Plan, error) {
 	o := compile.Options{
 		ID: in.ID, CgroupDir: g.Dir(), CgroupTasks: g.Tasks(), Cgroup2: in.Cgroup2, Lookup: true, User: in.Config.User, Groups: in.HostConfig.GroupAdd,
 	}
@@ -169,18 +169,18 @@ func (e *Engine) compile(in *spec.Input, s *specs.Spec, g *cgroup.Group, n *netw
 		o.Controllers = append(o.Controllers, compile.Controller{Name: c.Name, Dir: c.Dir})
 	}
 	var err error
-	if o.Seccomp, err = e.filter(s.Linux.Seccomp); err != nil {
+	if o.Seccomp, err = l.filter(s.Linux.Seccomp); err != nil {
 		return nil, err
 	}
 	return compile.Container(s, o)
 }
 
 // filter compiles a seccomp profile, once for all containers that share it.
-func (e *Engine) filter(p *specs.LinuxSeccomp) (*compile.Seccomp, error) {
+func (l *launcher) filter(p *specs.LinuxSeccomp) (*compile.Seccomp, error) {
 	if p == nil {
 		return nil, nil
 	}
-	program, flags, err := e.filters.Compile(p)
+	program, flags, err := l.filters.Compile(p)
 	if err != nil {
 		return nil, err
 	}
@@ -188,8 +188,8 @@ func (e *Engine) filter(p *specs.LinuxSeccomp) (*compile.Seccomp, error) {
 }
 
 // compileExec turns an exec request into a plan that enters the container.
-func (e *Engine) compileExec(c *container.Record, dir string, r *apicontainer.ExecCreateRequest) (*sandbox.Plan, error) {
-	in, err := e.specInput(c, dir, nil)
+func (l *launcher) compileExec(c *container.Record, dir string, r *apicontainer.ExecCreateRequest) (*sandbox.Plan, error) {
+	in, err := l.specInput(c, dir, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +201,7 @@ func (e *Engine) compileExec(c *container.Record, dir string, r *apicontainer.Ex
 	if err != nil {
 		return nil, err
 	}
-	g, err := e.cgroups.Open(c.CgroupPath)
+	g, err := l.cgroups.Open(c.CgroupPath)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +210,7 @@ func (e *Engine) compileExec(c *container.Record, dir string, r *apicontainer.Ex
 		o.User = c.Config.User
 	}
 	if !r.Privileged {
-		if o.Seccomp, err = e.filter(main.Linux.Seccomp); err != nil {
+		if o.Seccomp, err = l.filter(main.Linux.Seccomp); err != nil {
 			return nil, err
 		}
 	}

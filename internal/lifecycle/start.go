@@ -40,7 +40,7 @@ func (e *Engine) Start(ctx context.Context, ref string) error {
 	case s.Running && !s.Restarting:
 		return errdefs.ErrNotModified.WithMessage("container is already running")
 	}
-	e.endBackoff(c)
+	e.policy.endBackoff(c)
 	c.Lock()
 	c.RestartCount, c.ManuallyStopped = 0, false
 	c.Unlock()
@@ -58,7 +58,7 @@ func (e *Engine) Start(ctx context.Context, ref string) error {
 func (e *Engine) start(ctx context.Context, c *container.Container) error {
 	var u undo.Stack
 	defer u.Run()
-	started, err := e.run(ctx, c, &u)
+	started, err := e.launch.run(ctx, c, &u)
 	c.Lock()
 	defer c.Unlock()
 	if err != nil {
@@ -77,20 +77,23 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 	return nil
 }
 
+// launcher turns records into processes.
+type launcher struct{ *parts }
+
 // run makes everything that a run needs and starts the process.
-func (e *Engine) run(ctx context.Context, c *container.Container, u *undo.Stack) (*supervise.Started, error) {
+func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stack) (*supervise.Started, error) {
 	if err := makeSources(c.Mounts); err != nil {
 		return nil, err
 	}
-	net, err := e.connect(ctx, c, u)
+	net, err := l.connect(ctx, c, u)
 	if err != nil {
 		return nil, err
 	}
 	defer net.close()
-	if err := e.writeFiles(c, net); err != nil {
+	if err := l.writeFiles(c, net); err != nil {
 		return nil, err
 	}
-	in, err := e.specInput(&c.Record, c.Dir(), net)
+	in, err := l.specInput(&c.Record, c.Dir(), net)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +104,7 @@ func (e *Engine) run(ctx context.Context, c *container.Container, u *undo.Stack)
 	for _, w := range warnings {
 		warn("start", c.ID, errors.New(w))
 	}
-	group, warnings, err := e.cgroups.Create(c.CgroupPath, s.Linux.Resources)
+	group, warnings, err := l.cgroups.Create(c.CgroupPath, s.Linux.Resources)
 	if err != nil {
 		return nil, err
 	}
@@ -109,24 +112,24 @@ func (e *Engine) run(ctx context.Context, c *container.Container, u *undo.Stack)
 	for _, w := range warnings {
 		warn("limits", c.ID, errors.New(w))
 	}
-	plan, err := e.compile(in, s, group, net)
+	plan, err := l.compile(in, s, group, net)
 	if err != nil {
 		return nil, err
 	}
-	target, err := e.logTarget(&c.Record, c.Dir())
+	target, err := l.logTarget(&c.Record, c.Dir())
 	if err != nil {
 		return nil, err
 	}
 	req := &supervise.StartRequest{
 		Key: supervise.Key{Container: c.ID}, Plan: plan, Extra: net.extra(),
-		Stdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce, Log: target, Attach: e.attached.Take(c.ID),
+		Stdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce, Log: target, Attach: l.attached.Take(c.ID),
 	}
 	defer func() {
 		for _, a := range req.Attach {
 			a.Conn.Close()
 		}
 	}()
-	return e.keeper.Start(ctx, req)
+	return l.keeper.Start(ctx, req)
 }
 
 // StartExitCode is docker's exit code for a process that could not be started:
@@ -158,7 +161,7 @@ func StartFailure(err error) error {
 
 // StartExec starts a command in a running container; see session.Starter.
 func (e *Engine) StartExec(ctx context.Context, c *container.Container, r *apicontainer.ExecCreateRequest, rows, cols uint16, req *supervise.StartRequest) (*supervise.Started, int, error) {
-	started, err := e.startExec(ctx, c, r, rows, cols, req)
+	started, err := e.launch.startExec(ctx, c, r, rows, cols, req)
 	if err != nil {
 		code := StartExitCode(err)
 		if code == 128 {
@@ -169,13 +172,13 @@ func (e *Engine) StartExec(ctx context.Context, c *container.Container, r *apico
 	return started, 0, nil
 }
 
-func (e *Engine) startExec(ctx context.Context, c *container.Container, r *apicontainer.ExecCreateRequest, rows, cols uint16, req *supervise.StartRequest) (*supervise.Started, error) {
+func (l *launcher) startExec(ctx context.Context, c *container.Container, r *apicontainer.ExecCreateRequest, rows, cols uint16, req *supervise.StartRequest) (*supervise.Started, error) {
 	rec := c.Snapshot()
-	plan, err := e.compileExec(&rec, c.Dir(), r)
+	plan, err := l.compileExec(&rec, c.Dir(), r)
 	if err != nil {
 		return nil, err
 	}
 	plan.Rows, plan.Cols = rows, cols
 	req.Plan = plan
-	return e.keeper.Start(ctx, req)
+	return l.keeper.Start(ctx, req)
 }

@@ -17,8 +17,6 @@ import (
 	"github.com/wherry-engine/wherry/internal/supervise"
 )
 
-const defaultStopTimeout = 10 // seconds, docker's
-
 // Stop asks the container's process to end and kills it when it has not ended
 // after timeout seconds (nil: the container's own, negative: never). It returns
 // when the container no longer runs; errdefs.ErrNotModified when it did not run.
@@ -37,7 +35,7 @@ func (e *Engine) Stop(ctx context.Context, ref, sig string, timeout *int) error 
 }
 
 func (e *Engine) stop(ctx context.Context, c *container.Container, sig string, timeout *int) error {
-	number, seconds, err := e.stopParameters(c, sig, timeout)
+	number, seconds, err := stopParameters(e.cfg.StopTimeout, c, sig, timeout)
 	if err != nil {
 		return err
 	}
@@ -47,7 +45,7 @@ func (e *Engine) stop(ctx context.Context, c *container.Container, sig string, t
 	c.ManuallyStopped = true
 	warn("save record", c.ID, c.Save(atomicfile.Cached))
 	c.Unlock()
-	e.endBackoff(c)
+	e.policy.endBackoff(c)
 
 	if err := e.signal(ctx, c, number); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("cannot stop container: %s: %w", c.ID, err)
@@ -78,7 +76,7 @@ func (e *Engine) stop(ctx context.Context, c *container.Container, sig string, t
 
 // stopParameters are the signal and the patience that apply: the request's,
 // the container's, the engine's, in this order.
-func (e *Engine) stopParameters(c *container.Container, sig string, timeout *int) (syscall.Signal, int, error) {
+func stopParameters(def int, c *container.Container, sig string, timeout *int) (syscall.Signal, int, error) {
 	c.Lock()
 	defer c.Unlock()
 	if sig == "" {
@@ -97,7 +95,7 @@ func (e *Engine) stopParameters(c *container.Container, sig string, timeout *int
 	case c.Config.StopTimeout != nil:
 		return number, *c.Config.StopTimeout, nil
 	default:
-		return number, defaultStopTimeout, nil
+		return number, def, nil
 	}
 }
 
@@ -130,7 +128,7 @@ func (e *Engine) Kill(ctx context.Context, ref, sig string) error {
 		c.ManuallyStopped = true
 		warn("save record", c.ID, c.Save(atomicfile.Cached))
 		c.Unlock()
-		e.endBackoff(c)
+		e.policy.endBackoff(c)
 		if restarting {
 			return nil
 		}
