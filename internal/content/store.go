@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -101,8 +102,30 @@ func Open(ctx context.Context, root string, sn map[string]snapshots.Snapshotter)
 	}
 	if _, err := os.Stat(s.mark); err == nil {
 		s.crash = true
+		if err := dropTorn(filepath.Join(dir, "ingest")); err != nil {
+			return nil, err
+		}
 	}
 	return s, os.WriteFile(s.mark, nil, 0o600)
+}
+
+// dropTorn deletes ingests that were killed before their name was written or
+// after it was deleted, for the collector goes by the name.
+func dropTorn(dir string) error {
+	list, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range list {
+		ref, rerr := os.ReadFile(filepath.Join(dir, e.Name(), "ref"))
+		if rerr == nil && digest.FromBytes(ref).Encoded() == e.Name() {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // Close waits for a running collection and closes the database.
@@ -139,19 +162,20 @@ func (s *Store) Recover(ctx context.Context) error {
 		return nil
 	}
 	// A collection looks for files that no record names only where something
-	// was removed, so remove something from each store.
-	ref := "recover-" + id.New()
-	w, err := s.blobs.Writer(ctx, content.WithRef(ref))
+	// was collected, so give it something in each store.
+	leased, done, err := s.Lease(ctx)
 	if err != nil {
 		return err
 	}
-	w.Close()
-	if err := s.blobs.Abort(ctx, ref); err != nil {
+	_, err = s.WriteBytes(leased, "", []byte("recover"))
+	done()
+	if err != nil {
 		return err
 	}
+	const ref = "recover"
 	for _, name := range s.names {
 		sn := s.db.Snapshotter(name)
-		if _, err := sn.Prepare(ctx, ref, ""); err != nil {
+		if _, err := sn.Prepare(ctx, ref, ""); err != nil && !errdefs.IsAlreadyExists(err) {
 			return err
 		}
 		if err := sn.Remove(ctx, ref); err != nil {

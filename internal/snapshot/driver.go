@@ -8,14 +8,18 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	"github.com/containerd/errdefs"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/wherry-engine/wherry/internal/atomicfile"
+	"github.com/wherry-engine/wherry/internal/id"
 )
 
 // The drivers, by docker's names.
@@ -55,6 +59,9 @@ func OpenDriver(root, name string) (*Driver, error) {
 			"%s holds layers of storage driver %q: use --storage-driver=%s, or another data root for %q", root, had, had, name))
 	}
 	d := &Driver{Name: name, Root: root}
+	if err := sweep(root); err != nil {
+		return nil, fmt.Errorf("storage driver %s: %w", name, err)
+	}
 	switch name {
 	case Overlay2:
 		if err := overlayutils.Supported(root); err != nil {
@@ -77,6 +84,53 @@ func OpenDriver(root, name string) (*Driver, error) {
 		}
 	}
 	return d, nil
+}
+
+// sweep moves directories that the snapshotter does not know, left by a crash,
+// to the trash: their numbers will be given out again.
+func sweep(root string) error {
+	db := filepath.Join(root, "metadata.db")
+	if _, err := os.Stat(db); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	meta, err := storage.NewMetaStore(db, func(o *bolt.Options) error {
+		o.Timeout = 2 * time.Second // another engine has it: do not wait for its end
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	known := map[string]string{}
+	err = meta.WithTransaction(context.Background(), false, func(ctx context.Context) (err error) {
+		known, err = storage.IDMap(ctx)
+		return err
+	})
+	if err2 := meta.Close(); err == nil {
+		err = err2
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	dirs, err := os.ReadDir(filepath.Join(root, "snapshots"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, d := range dirs {
+		if _, ok := known[d.Name()]; ok {
+			continue
+		}
+		trash := filepath.Join(root, "trash")
+		if err := os.MkdirAll(trash, 0o700); err != nil {
+			return err
+		}
+		if err := os.Rename(filepath.Join(root, "snapshots", d.Name()), filepath.Join(trash, "layer-"+id.New())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // removed reports whether a snapshot is not there.
