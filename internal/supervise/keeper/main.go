@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"errors"
+	"math"
 	"os"
 	"os/signal"
 	"runtime"
@@ -41,7 +42,10 @@ func setUp(args []string, start StartFunc) (*Keeper, error) {
 	if err != nil {
 		return nil, err
 	}
-	unix.CloseOnExec(fd)
+	// What the engine was started with must not leak into containers.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		unix.CloseOnExec(fd)
+	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, os.NewSyscallError("prctl", err)
 	}
