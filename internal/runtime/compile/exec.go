@@ -42,7 +42,7 @@ func Exec(p *specs.Process, o ExecOptions) (*sandbox.Plan, error) {
 	for _, n := range o.Main.Linux.Namespaces {
 		flags |= ns.Flag(fileName(n.Type))
 	}
-	flags |= unix.CLONE_NEWNS
+	flags |= unix.CLONE_NEWNS | unix.CLONE_NEWNET
 	if flags&unix.CLONE_NEWPID != 0 {
 		b.plan.PIDNamespace = namespaceFile(o.PID, specs.PIDNamespace)
 	}
@@ -54,9 +54,10 @@ func Exec(p *specs.Process, o ExecOptions) (*sandbox.Plan, error) {
 		for _, t := range []specs.LinuxNamespaceType{
 			specs.IPCNamespace, specs.UTSNamespace, specs.NetworkNamespace, specs.CgroupNamespace, specs.MountNamespace,
 		} {
-			if flag := ns.Flag(fileName(t)); flags&flag != 0 {
-				body.add(initproto.Op{Code: initproto.CodeEnter, Number: b.open(namespaceFile(o.PID, t)), Flags: uint64(flag)})
-			}
+			// Also those shared with the host: joining one's own namespace is
+			// cheap, and the process decides where it is, not the spec.
+			flag := ns.Flag(fileName(t))
+			body.add(initproto.Op{Code: initproto.CodeEnter, Number: b.open(namespaceFile(o.PID, t)), Flags: uint64(flag)})
 		}
 	}
 	if p.Terminal {
