@@ -317,6 +317,11 @@ func (s *System) Close(ctx context.Context) {
 			slog.Warn("close networks", "error", err)
 		}
 	}
+	if empty && s.keeper != nil {
+		if err := os.Remove(initPath(s.config)); err != nil {
+			slog.Warn("remove the init program", "error", err)
+		}
+	}
 	if s.cgroups != nil && empty {
 		if err := s.cgroups.Clean(cgroupParent(s.config)); err != nil {
 			slog.Warn("clean control groups", "error", err)

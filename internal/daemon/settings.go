@@ -24,6 +24,8 @@ import (
 // cgroupParent is where the groups of containers lie.
 func cgroupParent(c *config.Config) string {
 	switch {
+	case c.CgroupParent != "" && c.CgroupDriver != "systemd":
+		return filepath.Join("/", c.CgroupParent)
 	case c.CgroupParent != "":
 		return c.CgroupParent
 	case c.CgroupDriver == "systemd":

@@ -55,9 +55,11 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 	if err != nil {
 		return resp, err
 	}
-	if c.Path, c.Args = command(c.Config); c.Path == "" {
+	argv := append(append([]string{}, c.Config.Entrypoint...), c.Config.Cmd...)
+	if len(argv) == 0 {
 		return resp, invalid("no command specified")
 	}
+	c.Path, c.Args = argv[0], argv[1:]
 	if err := e.make.applyNetworking(c, r.Networking); err != nil {
 		return resp, err
 	}
@@ -137,15 +139,6 @@ func (mk *maker) writable(c *container.Container, lower snapshot.Lower) error {
 	}
 	_, err := mk.snapshots.CreateWritable(c.ID, lower, o)
 	return err
-}
-
-// command is what runs: the entrypoint with the command behind it.
-func command(cfg *apicontainer.Config) (string, []string) {
-	argv := append(append([]string{}, cfg.Entrypoint...), cfg.Cmd...)
-	if len(argv) == 0 {
-		return "", nil
-	}
-	return argv[0], argv[1:]
 }
 
 // applyDefaults fills the host's part with what the engine was configured for.
@@ -231,11 +224,11 @@ func (mk *maker) applyNetworking(c *container.Container, n *apinetwork.Networkin
 		case len(h.ExtraHosts) > 0:
 			return invalid("conflicting options: custom host-to-IP mapping and the network mode")
 		}
-		other, err := mk.store.Get(h.NetworkMode.ConnectedContainer())
-		if err != nil {
-			return err
+		// One that does not exist is found out at the start, as in dockerd: to the
+		// docker CLI, "not found" as the answer to a create means the image.
+		if other, err := mk.store.Get(h.NetworkMode.ConnectedContainer()); err == nil {
+			h.NetworkMode = apicontainer.NetworkMode("container:" + other.ID)
 		}
-		h.NetworkMode = apicontainer.NetworkMode("container:" + other.ID)
 		return nil
 	}
 	if h.NetworkMode.IsHost() && len(h.Links) > 0 {
@@ -245,9 +238,6 @@ func (mk *maker) applyNetworking(c *container.Container, n *apinetwork.Networkin
 		return errdefs.ErrNotImplemented.WithMessage("links are not served by this version of wherryd; put both containers on a network of their own")
 	}
 	name := string(h.NetworkMode)
-	if _, err := mk.networks.Inspect(name, false); err != nil {
-		return err
-	}
 	c.Networks[name] = &apinetwork.EndpointSettings{}
 	if n != nil {
 		for k, ep := range n.EndpointsConfig {
@@ -258,10 +248,7 @@ func (mk *maker) applyNetworking(c *container.Container, n *apinetwork.Networkin
 				c.Networks[name] = ep
 				continue
 			}
-			if _, err := mk.networks.Inspect(k, false); err != nil {
-				return err
-			}
-			return errdefs.ErrNotImplemented.WithMessage("a container on several networks is not served by this version of wherryd")
+			c.Networks[k] = ep
 		}
 	}
 	return nil

@@ -64,7 +64,7 @@ func (mk *maker) resolveMounts(c *container.Container) error {
 		if err := claim(dest); err != nil {
 			return err
 		}
-		m := container.Mount{TmpfsOptions: options, FromSpec: true}
+		m := container.Mount{TmpfsOptions: options}
 		m.Type, m.Destination, m.RW = mount.TypeTmpfs, dest, !slices.Contains(strings.Split(options, ","), "ro")
 		byDest[dest] = m
 	}
