@@ -293,7 +293,7 @@ func (c *client) vanish() {
 	c.close()
 	if p != nil && p.killOnDisconnect && len(p.clients) == 0 && p.pidfd >= 0 {
 		if err := unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-			c.k.logf("kill ", p.key.String(), ": ", err.Error())
+			logf("kill ", p.key.String(), ": ", err.Error())
 		}
 	}
 }

@@ -45,7 +45,7 @@ func (l listener) ready(uint32) {
 			continue
 		}
 		if err := l.k.newControl(fd); err != nil {
-			l.k.logf("connection: ", err.Error())
+			logf("connection: ", err.Error())
 			unix.Close(fd)
 		}
 	}
@@ -70,7 +70,7 @@ func (c *control) ready(events uint32) {
 		files, err := wire.ParseFiles(c.k.oob[:oobn])
 		c.parser.Feed(c.k.buf[:n], files)
 		if err != nil || flags&unix.MSG_CTRUNC != 0 {
-			c.k.logf("descriptors of the engine were lost: too many open files?")
+			logf("descriptors of the engine were lost: too many open files?")
 			c.close()
 			return
 		}
@@ -88,7 +88,7 @@ func (c *control) frames() {
 			err = c.k.handle(c, f)
 		}
 		if err != nil {
-			c.k.logf("engine: ", err.Error())
+			logf("engine: ", err.Error())
 			c.close()
 			return
 		}
@@ -140,7 +140,7 @@ func (c *control) send(typ uint8, id uint32, m wire.Message, files ...int) {
 	for _, fd := range files {
 		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 		if err != nil {
-			c.k.logf("duplicate for the engine: ", err.Error())
+			logf("duplicate for the engine: ", err.Error())
 			wire.CloseAll(o.files)
 			c.close()
 			return

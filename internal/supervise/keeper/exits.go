@@ -8,24 +8,24 @@ import (
 	"github.com/wherry-engine/wherry/internal/supervise/wire"
 )
 
-func (k *Keeper) exitPath(key wire.Key) string {
-	return filepath.Join(k.dir, "exits", key.String())
+func (p *process) exitPath() string {
+	return filepath.Join(p.k.dir, "exits", p.key.String())
 }
 
 // saveExit keeps the end of a process for an engine yet to come. Nothing is
 // synced: a reboot ends everything else that it could matter to.
-func (k *Keeper) saveExit(p *process) {
-	if p.saved || k.procs[p.key] != p {
+func (p *process) saveExit() {
+	if p.saved || p.k.procs[p.key] != p {
 		return
 	}
 	r := p.record()
-	path := k.exitPath(p.key)
+	path := p.exitPath()
 	err := os.WriteFile(path+"~", wire.Append(nil, &r), 0o600)
 	if err == nil {
 		err = os.Rename(path+"~", path)
 	}
 	if err != nil {
-		k.logf("keep the exit of ", p.key.String(), ": ", err.Error())
+		logf("keep the exit of ", p.key.String(), ": ", err.Error())
 		return
 	}
 	p.saved = true
@@ -53,7 +53,7 @@ func (k *Keeper) loadExits() error {
 		}
 		var r wire.Process
 		if err := wire.Decode(b, &r); err != nil || r.Exited == nil || r.Key.String() != name {
-			k.logf("exits/", name, " is damaged; removed")
+			logf("exits/", name, " is damaged; removed")
 			if err := os.Remove(filepath.Join(dir, name)); err != nil {
 				return err
 			}

@@ -133,7 +133,7 @@ func (k *Keeper) serve() error {
 func (k *Keeper) engineLost() {
 	for _, p := range k.procs {
 		if p.reported {
-			k.saveExit(p)
+			p.saveExit()
 		}
 	}
 	k.mayEnd()
@@ -155,7 +155,7 @@ func (k *Keeper) mayEnd() {
 }
 
 // logf writes a line to standard error, which is keeper.log.
-func (k *Keeper) logf(parts ...string) {
+func logf(parts ...string) {
 	b := time.Now().UTC().AppendFormat(nil, "2006-01-02T15:04:05.000Z ")
 	for _, p := range parts {
 		b = append(b, p...)

@@ -104,7 +104,7 @@ func TestDamagedExitsAreDropped(t *testing.T) {
 	for _, name := range []string{"good", "bad"} {
 		p := &process{k: k, key: wire.Key{Container: name}, exit: &wire.Exit{Code: 3}, reported: true}
 		k.procs[p.key] = p
-		k.saveExit(p)
+		p.saveExit()
 	}
 	bad := filepath.Join(dir, "exits", "bad")
 	if err := os.WriteFile(bad, []byte("xx"), 0o600); err != nil {

@@ -159,7 +159,7 @@ func (k *Keeper) supervise(st *starting, proc *sandbox.Process) (*process, error
 	p.openLog()
 	for i, fd := range st.conns {
 		if err := k.attach(p, &st.req.Attach[i], fd); err != nil {
-			k.logf("attach: ", err.Error())
+			logf("attach: ", err.Error())
 		}
 	}
 	k.procs[p.key] = p
@@ -174,7 +174,7 @@ func (p *process) setStreams(in, out, errs int) {
 	if p.terminal && out >= 0 {
 		dup, err := unix.FcntlInt(uintptr(out), unix.F_DUPFD_CLOEXEC, 3)
 		if err != nil {
-			p.k.logf("terminal: ", err.Error())
+			logf("terminal: ", err.Error())
 		}
 		in = dup
 	}
@@ -198,7 +198,7 @@ func (p *process) watch() {
 		events |= unix.EPOLLET // its parent decides when it is reaped
 	}
 	if err := p.k.loop.add(p.pidfd, events, p); err != nil {
-		p.k.logf("watch pidfd: ", err.Error())
+		logf("watch pidfd: ", err.Error())
 	}
 }
 
@@ -238,7 +238,7 @@ func (p *process) ready(events uint32) {
 
 // lost ends a process whose exit status cannot be had.
 func (p *process) lost(why error) {
-	p.k.logf("exit of ", p.key.String(), ": ", why.Error())
+	logf("exit of ", p.key.String(), ": ", why.Error())
 	p.exited(255<<8, why.Error())
 }
 
@@ -298,7 +298,7 @@ func (p *process) report() {
 	if p.k.engine != nil {
 		p.k.engine.send(wire.TypeExit, 0, p.exit)
 	} else {
-		p.k.saveExit(p)
+		p.saveExit()
 	}
 	for len(p.clients) > 0 {
 		p.clients[0].finish(endEOF)
@@ -375,7 +375,7 @@ func (p *process) logFailed(err error, dropped uint64) {
 		return
 	}
 	p.logErr = now
-	p.k.logf("log of ", p.key.String(), ": ", err.Error())
+	logf("log of ", p.key.String(), ": ", err.Error())
 	p.k.engine.send(wire.TypeLogError, 0, &wire.LogError{Key: p.key, Message: err.Error(), Dropped: int64(dropped)})
 }
 

@@ -42,7 +42,7 @@ func (k *Keeper) handle(c *control, f wire.Frame) error {
 	switch f.Type {
 	case wire.TypeAdopt:
 		for _, p := range k.procs {
-			k.sendHeld(c, p)
+			p.sendHeld(c)
 		}
 		c.done(f.ID, nil)
 		return nil
@@ -69,7 +69,7 @@ func (k *Keeper) handleTarget(c *control, f wire.Frame) error {
 		err = k.forget(t.Key)
 	case wire.TypeRelease:
 		if p != nil && p.release != nil {
-			k.release(c, f.ID, p)
+			p.goOn(c, f.ID)
 			return nil
 		}
 		err = notFound(t.Key)
@@ -225,7 +225,7 @@ func (k *Keeper) started(c *control, id uint32, st *starting, proc *sandbox.Proc
 	}
 	if c.fd < 0 {
 		// The engine that asked is gone; the present one learns of it.
-		k.sendHeld(k.engine, p)
+		p.sendHeld(k.engine)
 	} else {
 		r := p.record()
 		c.done(id, &r, p.files()...)
@@ -244,8 +244,9 @@ func (k *Keeper) afterStart() {
 	}
 }
 
-// release lets a held process go on to its exec.
-func (k *Keeper) release(c *control, id uint32, p *process) {
+// goOn lets a held process go on to its exec.
+func (p *process) goOn(c *control, id uint32) {
+	k := p.k
 	release := p.release
 	p.release = nil
 	go func() {
@@ -262,7 +263,7 @@ func (k *Keeper) release(c *control, id uint32, p *process) {
 	}()
 }
 
-func (k *Keeper) sendHeld(c *control, p *process) {
+func (p *process) sendHeld(c *control) {
 	r := p.record()
 	c.send(wire.TypeHeld, 0, &r, p.files()...)
 }
@@ -280,8 +281,8 @@ func (k *Keeper) forget(key wire.Key) error {
 	p.closeLog()
 	delete(k.procs, key)
 	if p.saved {
-		if err := os.Remove(k.exitPath(key)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			k.logf("forget: ", err.Error())
+		if err := os.Remove(p.exitPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
+			logf("forget: ", err.Error())
 		}
 	}
 	return nil

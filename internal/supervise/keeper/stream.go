@@ -25,7 +25,7 @@ func (o *output) resume() {
 		return
 	}
 	if err := o.p.k.loop.add(o.fd, unix.EPOLLIN, o); err != nil {
-		o.p.k.logf("watch output: ", err.Error())
+		logf("watch output: ", err.Error())
 		return
 	}
 	o.watched = true
@@ -158,7 +158,7 @@ func (in *input) write(data []byte) {
 			return
 		}
 		if err := in.p.k.loop.add(in.fd, unix.EPOLLOUT, in); err != nil {
-			in.p.k.logf("watch input: ", err.Error())
+			logf("watch input: ", err.Error())
 			in.close()
 			return
 		}

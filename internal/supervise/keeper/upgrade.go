@@ -131,7 +131,7 @@ func (k *Keeper) mayUpgrade() {
 	k.upgrade = nil
 	if u.engine.fd >= 0 {
 		err := k.become(u) // returns only if that failed
-		k.logf("upgrade: ", err.Error())
+		logf("upgrade: ", err.Error())
 		u.engine.fail(u.id, err)
 	}
 	unix.Close(u.program)
@@ -269,10 +269,10 @@ func (k *Keeper) resume(fd int) error {
 		k.init = os.NewFile(uintptr(s.init), "wherry-init")
 	}
 	for i := range s.procs {
-		k.resumeProcess(&s.procs[i])
+		s.procs[i].resume(k)
 	}
 	for i := range s.clients {
-		k.resumeClient(&s.clients[i])
+		s.clients[i].resume(k)
 	}
 	c := &control{k: k, fd: s.engine}
 	c.parser.Feed(s.received, nil)
@@ -294,7 +294,7 @@ func (k *Keeper) resume(fd int) error {
 	return nil
 }
 
-func (k *Keeper) resumeProcess(s *procState) {
+func (s *procState) resume(k *Keeper) {
 	var files []int
 	for bit, fd := range s.fds {
 		if fd >= 0 {
@@ -320,7 +320,7 @@ func (k *Keeper) resumeProcess(s *procState) {
 	k.procs[p.key] = p
 }
 
-func (k *Keeper) resumeClient(s *clientState) {
+func (s *clientState) resume(k *Keeper) {
 	c := &client{
 		k: k, key: s.key, fd: s.fd, meta: s.meta, out: s.out, keys: matcher{keys: s.meta.DetachKeys, matched: s.matched},
 		typing: s.typing, finishing: s.finishing, lingering: s.lingering,
@@ -334,7 +334,7 @@ func (k *Keeper) resumeClient(s *clientState) {
 		c.linger = k.loop.after(lingerLimit, func() { c.linger = nil; c.close() })
 	}
 	if err := k.loop.add(c.fd, 0, c); err != nil {
-		k.logf("watch client: ", err.Error())
+		logf("watch client: ", err.Error())
 		c.close()
 		return
 	}
