@@ -12,6 +12,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/cli/container"
 	"github.com/wherry-engine/wherry/internal/cli/image"
+	"github.com/wherry-engine/wherry/internal/cli/network"
 	"github.com/wherry-engine/wherry/internal/cli/shell"
 	"github.com/wherry-engine/wherry/internal/cli/system"
 )
@@ -35,7 +36,7 @@ var plain = []verb{
 	{"kill", container.NewKill}, {"load", image.NewLoad}, {"logs", container.NewLogs},
 	{"pause", container.NewPause}, {"port", container.NewPort}, {"rename", container.NewRename},
 	{"restart", container.NewRestart}, {"rm", container.NewRm}, {"rmi", image.NewRmi},
-	{"save", image.NewSave}, {"start", container.NewStart}, {"stop", container.NewStop},
+	{"save", image.NewSave}, {"start", container.NewStart}, {"stats", container.NewStats}, {"stop", container.NewStop},
 	{"tag", image.NewTag}, {"top", container.NewTop}, {"unpause", container.NewUnpause},
 	{"update", container.NewUpdate}, {"wait", container.NewWait},
 }
@@ -47,6 +48,9 @@ var groups = []verb{
 	}},
 	{"image", func(sh *shell.Shell) *cobra.Command {
 		return group("image", "Manage images", image.Commands(sh))
+	}},
+	{"network", func(sh *shell.Shell) *cobra.Command {
+		return group("network", "Manage networks", network.Commands(sh))
 	}},
 	{"system", func(sh *shell.Shell) *cobra.Command {
 		return group("system", "Manage the engine", system.Commands(sh))

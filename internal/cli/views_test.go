@@ -28,6 +28,10 @@ func populated(t *testing.T) *engine {
 	e.answers["GET /containers/web/json"] = inspect
 	e.answers["GET /images/nginx/json"] = `{"Id":"` + img + `","RepoTags":["nginx:1.2"],"Size":5,"Unknown":1,"Config":{"Cmd":["x"]}}`
 	e.answers["GET /images/nginx/history"] = `[{"Id":"` + img + `","Created":1600000000,"CreatedBy":"/bin/sh -c #(nop)  CMD [\"nginx\"]\tand a very long tail of words that goes on","Size":0,"Tags":["nginx:1.2"],"Comment":"c"},{"Id":"<missing>","Created":0,"CreatedBy":"x","Size":12345,"Comment":""}]`
+	e.answers["GET /networks"] = `[{"Name":"net10","Id":"aaaabbbbccccddddeeee","Driver":"bridge","Scope":"local","EnableIPv4":true,"Labels":{"a":"1"},"Created":"2024-01-02T03:04:05Z"},{"Name":"net9","Id":"11112222333344445555","Driver":"null","Scope":"local"},{"Name":"bridge","Id":"99992222333344445555","Driver":"bridge","Scope":"local"}]`
+	sample := `{"name":"/web","id":"` + id + `","read":"2024-01-01T00:00:01Z","preread":"2024-01-01T00:00:00Z","cpu_stats":{"cpu_usage":{"total_usage":300000000},"system_cpu_usage":2000000000,"online_cpus":2},"precpu_stats":{"cpu_usage":{"total_usage":100000000},"system_cpu_usage":1000000000},"memory_stats":{"usage":50000000,"limit":100000000,"stats":{"total_inactive_file":10000000}},"pids_stats":{"current":7},"networks":{"eth0":{"rx_bytes":1234567,"tx_bytes":89},"eth1":{"rx_bytes":1}},"blkio_stats":{"io_service_bytes_recursive":[{"op":"Read","value":4096},{"op":"write","value":1000000},{"op":"Total","value":5}]}}`
+	e.answers["GET /containers/web/stats"] = sample
+	e.answers["GET /containers/"+id+"/stats"] = sample
 	e.answers["GET /networks/mynet"] = `{"Name":"mynet","Id":"n1"}`
 	e.answers["GET /containers/web/top"] = `{"Titles":["PID","CMD"],"Processes":[["1","nginx"],["22","nginx: worker process"]]}`
 	e.answers["GET /info"] = `{"ID":"abc","Containers":3,"ContainersRunning":1,"ContainersPaused":0,"ContainersStopped":2,"Images":4,"Driver":"overlay2","DriverStatus":[["Backing Filesystem","extfs"]],"Plugins":{"Volume":["local"],"Network":["bridge","host"],"Authorization":null,"Log":["json-file","local"]},"NCPU":2,"MemTotal":4123456789,"DockerRootDir":"/var/lib/x","Name":"host","Labels":["a=b"],"ServerVersion":"1.2.3","Runtimes":{"runc":{"path":"runc"}},"DefaultRuntime":"runc","Swarm":{"LocalNodeState":"inactive"},"LiveRestoreEnabled":true,"InitBinary":"docker-init","ContainerdCommit":{"ID":"c1"},"RuncCommit":{"ID":"r1"},"InitCommit":{"ID":"i1"},"SecurityOptions":["name=seccomp,profile=builtin","name=apparmor"],"CgroupDriver":"cgroupfs","CgroupVersion":"1","LoggingDriver":"json-file","KernelVersion":"6.1","OperatingSystem":"Debian","OSType":"linux","Architecture":"x86_64","Warnings":["WARNING: No swap limit support"],"RegistryConfig":{"InsecureRegistryCIDRs":["127.0.0.0/8"],"IndexConfigs":{"docker.io":{"Name":"docker.io","Secure":true},"h:5000":{"Name":"h:5000","Secure":false}},"Mirrors":["http://m/"]},"HttpProxy":"http://p","DefaultAddressPools":[{"Base":"10.0.0.0/8","Size":24}],"Debug":false}`
@@ -86,6 +90,8 @@ func TestViews(t *testing.T) {
 		"load", "load -q", "image load", "save nginx", "save nginx redis:1", "image save nginx",
 		"import -", "import - a:b -m hello -c 'CMD x' -c 'ENV A=b'", "import http://x/y a", "import --platform linux/arm64 -",
 		"logs web", "logs -f -t --details --tail 5 --since 2024-01-01T00:00:00Z --until 2024-01-02T00:00:00 web", "logs -n 3 web",
+		"stats --no-stream web", "stats --no-stream --no-trunc web", "stats --no-stream --format json web", "stats --no-stream --format '{{.Name}} {{.CPUPerc}} {{.PIDs}}' web", "stats --no-stream nope",
+		"network ls", "network list -q", "network ls --no-trunc", "network ls --format json", "network ls --format '{{.Name}} {{.Labels}} {{.Label \"a\"}} {{.IPv4}} {{.CreatedAt}}'", "network ls -f driver=bridge", "network inspect mynet", "network inspect -f '{{.Name}}' mynet nope",
 		"-v", "--version", "pull nginx", "pull -q nginx:1", "pull -a nginx", "pull nginx@sha256:1111111111111111111111111111111111111111111111111111111111111111", "pull --platform linux/arm64 nginx",
 	} {
 		t.Run(line, func(t *testing.T) {
@@ -115,6 +121,7 @@ func asked(e *engine) []string {
 			s += "?" + r.Query
 		}
 		s = strings.Replace(s, "&tail=all", "", 1) // the default
+		s = strings.Replace(s, "?stream=0", "?stream=false", 1)
 		out = append(out, s+" "+strings.TrimSpace(string(r.Body)))
 	}
 	sort.Strings(out) // several at a time have no order
@@ -151,7 +158,7 @@ func TestFlags(t *testing.T) {
 			lines = append(lines, v.name)
 		}
 	}
-	for _, g := range []string{"container", "image", "system"} {
+	for _, g := range []string{"container", "image", "network", "system"} {
 		out := wherry(t, e, "", g, "--help").Stdout
 		_, list, _ := strings.Cut(out, "Commands:\n")
 		for _, l := range strings.Split(list, "\n") {

@@ -8,6 +8,7 @@ import (
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
+	"github.com/wherry-engine/wherry/internal/cli/network"
 	"github.com/wherry-engine/wherry/internal/cli/shell"
 )
 
@@ -67,7 +68,6 @@ func completeRunFlags(sh *shell.Shell, cmd *cobra.Command) {
 		"attach":   {"stdin", "stdout", "stderr"},
 		"cgroupns": {"host", "private"},
 		"ipc":      {"host", "none", "private", "shareable"},
-		"network":  {"bridge", "host", "none"},
 		"pid":      {"host"},
 		"pull":     {"always", "missing", "never"},
 		"restart":  {"no", "always", "unless-stopped", "on-failure", "on-failure:3"},
@@ -77,6 +77,7 @@ func completeRunFlags(sh *shell.Shell, cmd *cobra.Command) {
 	for flag, values := range fixed {
 		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}
+	_ = cmd.RegisterFlagCompletionFunc("network", shell.Complete(sh, 0, network.Names))
 	for _, flag := range []string{"volumes-from", "link"} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, shell.Complete(sh, 0, all))
 	}
