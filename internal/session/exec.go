@@ -244,8 +244,34 @@ func (m *Manager) ExecIDs(containerID string) []string {
 	return ids
 }
 
+// settle records the end of an exec that the keeper knows of already. A client
+// that saw its stream end asks for the exit code at once, and the keeper's
+// report may still be on its way to here.
+func (m *Manager) settle(ctx context.Context, execID string) error {
+	m.mu.Lock()
+	x := m.execs[execID]
+	running := x != nil && x.started && x.pid != 0 && x.exitCode == nil
+	m.mu.Unlock()
+	if !running {
+		return nil
+	}
+	all, err := m.keeper.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		if p.Key.Exec == execID && p.Exited != nil {
+			m.ended(x, p.Exited.Code)
+		}
+	}
+	return nil
+}
+
 // ExecInspect tells of one exec.
 func (m *Manager) ExecInspect(ctx context.Context, execID string) (*apicontainer.ExecInspectResponse, error) {
+	if err := m.settle(ctx, execID); err != nil {
+		return nil, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	x := m.execs[execID]
