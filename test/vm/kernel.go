@@ -1,0 +1,245 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/ulikunitz/xz"
+)
+
+// kernel is Debian's kernel, unpacked.
+type kernel struct {
+	release string // as uname says
+	image   string
+	modules string // directory of modules, below which the kernel's own paths start
+	busybox string
+	deps    map[string][]string // module file -> files it needs, both relative to modules
+	alias   []string            // "alias PATTERN MODULE"
+}
+
+// metaPackage always depends on the newest kernel package.
+const metaPackage = "linux-image-cloud-amd64"
+
+func output(ctx context.Context, dir, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return string(out), nil
+}
+
+// fetchKernel downloads and unpacks what is not in the cache yet.
+func fetchKernel(ctx context.Context, o Options) (*kernel, error) {
+	have, err := filepath.Glob(filepath.Join(o.Cache, "kernel", "linux-image-*-cloud-amd64"))
+	if err != nil {
+		return nil, err
+	}
+	root := filepath.Join(o.Cache, "kernel")
+	if len(have) == 0 {
+		name, err := newestKernel(ctx, o.Cache)
+		if err != nil {
+			return nil, err
+		}
+		tmp, err := os.MkdirTemp(o.Cache, "fetch-")
+		if err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(tmp)
+		fmt.Fprintf(o.Output, "vm: downloading %s\n", name)
+		for _, p := range []string{name, "busybox-static"} {
+			if err := unpack(ctx, tmp, p, filepath.Join(tmp, "root", p)); err != nil {
+				return nil, err
+			}
+		}
+		if err := os.RemoveAll(root); err != nil {
+			return nil, err
+		}
+		if err := os.Rename(filepath.Join(tmp, "root"), root); err != nil {
+			return nil, err
+		}
+		have = []string{filepath.Join(root, name)}
+	}
+	k := &kernel{busybox: filepath.Join(root, "busybox-static", "bin", "busybox"), deps: map[string][]string{}}
+	image, err := filepath.Glob(filepath.Join(have[0], "boot", "vmlinuz-*"))
+	if err != nil || len(image) != 1 {
+		return nil, fmt.Errorf("%s: want one kernel, found %v", have[0], image)
+	}
+	k.image = image[0]
+	k.release = strings.TrimPrefix(filepath.Base(k.image), "vmlinuz-")
+	k.modules = filepath.Join(have[0], "lib", "modules", k.release)
+	return k, k.index()
+}
+
+func newestKernel(ctx context.Context, dir string) (string, error) {
+	find := func() (string, error) {
+		out, err := output(ctx, dir, "apt-cache", "depends", metaPackage)
+		if err != nil {
+			return "", err
+		}
+		for f := range strings.FieldsSeq(out) {
+			if strings.HasPrefix(f, "linux-image-") && f != metaPackage {
+				return f, nil
+			}
+		}
+		return "", fmt.Errorf("%s: no kernel among its dependencies", metaPackage)
+	}
+	name, err := find()
+	if err != nil {
+		// A machine that never updated its lists has none.
+		if _, err := output(ctx, dir, "apt-get", "update", "-q"); err != nil {
+			return "", err
+		}
+		name, err = find()
+	}
+	return name, err
+}
+
+func unpack(ctx context.Context, dir, name, to string) error {
+	if _, err := output(ctx, dir, "apt-get", "download", "-q", name); err != nil {
+		return err
+	}
+	debs, err := filepath.Glob(filepath.Join(dir, name+"_*.deb"))
+	if err != nil || len(debs) != 1 {
+		return fmt.Errorf("download of %s: found %v", name, debs)
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	_, err = output(ctx, dir, "dpkg-deb", "-x", debs[0], to)
+	return err
+}
+
+// index reads from the modules themselves what depmod would: the package's
+// lists are made at installation, which does not happen here.
+func (k *kernel) index() error {
+	byName := map[string]string{}
+	needs := map[string][]string{}
+	err := filepath.WalkDir(k.modules, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, _, ok := strings.Cut(d.Name(), ".ko")
+		if !ok {
+			return nil
+		}
+		rel, err := filepath.Rel(k.modules, path)
+		if err != nil {
+			return err
+		}
+		info, err := modinfo(path)
+		if err != nil {
+			return err
+		}
+		name = strings.ReplaceAll(name, "-", "_")
+		byName[name] = rel
+		for _, kv := range info {
+			switch key, value, _ := strings.Cut(kv, "="); key {
+			case "depends":
+				needs[rel] = strings.FieldsFunc(value, func(r rune) bool { return r == ',' })
+			case "alias":
+				k.alias = append(k.alias, "alias "+value+" "+name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var visit func(rel string, into *[]string)
+	visit = func(rel string, into *[]string) {
+		for _, n := range needs[rel] {
+			if dep := byName[strings.ReplaceAll(n, "-", "_")]; dep != "" && !slices.Contains(*into, dep) {
+				*into = append(*into, dep)
+				visit(dep, into)
+			}
+		}
+	}
+	for _, rel := range byName {
+		var all []string
+		visit(rel, &all)
+		k.deps[rel] = all
+	}
+	if len(k.deps) == 0 {
+		return fmt.Errorf("%s: no modules", k.modules)
+	}
+	return nil
+}
+
+// modinfo reads the strings that describe a module.
+func modinfo(path string) ([]string, error) {
+	b, err := readModule(path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := elf.NewFile(bytes.NewReader(b))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	s := f.Section(".modinfo")
+	if s == nil {
+		return nil, fmt.Errorf("%s: no .modinfo", path)
+	}
+	data, err := s.Data()
+	if err != nil {
+		return nil, err
+	}
+	return strings.Split(strings.Trim(string(data), "\x00"), "\x00"), nil
+}
+
+func readModule(path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	switch filepath.Ext(path) {
+	case ".ko":
+		return b, nil
+	case ".xz":
+		r, err := xz.NewReader(bytes.NewReader(b))
+		if err != nil {
+			return nil, err
+		}
+		return io.ReadAll(r)
+	}
+	return nil, fmt.Errorf("%s: %w", path, errors.New("unknown compression"))
+}
+
+// order lists module files so that each comes after what it needs.
+func (k *kernel) order(names ...string) []string {
+	var out []string
+	add := func(rel string) {
+		if !slices.Contains(out, rel) {
+			out = append(out, rel)
+		}
+	}
+	for _, want := range names {
+		for rel, deps := range k.deps {
+			name, _, _ := strings.Cut(filepath.Base(rel), ".ko")
+			if strings.ReplaceAll(name, "-", "_") != want {
+				continue
+			}
+			for _, d := range slices.Backward(deps) {
+				for _, dd := range slices.Backward(k.deps[d]) {
+					add(dd)
+				}
+				add(d)
+			}
+			add(rel)
+		}
+	}
+	return out
+}

@@ -1,0 +1,156 @@
+// Package vm owns the lane that runs test binaries in a virtual machine with a
+// kernel and a cgroup set-up other than the host's: Debian's cloud kernel under
+// qemu, with cgroup v2 alone. Nothing is installed on the host; what is
+// downloaded stays in a cache directory.
+package vm
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Options say what to run. The zero value of a field means its default.
+type Options struct {
+	Packages []string  // what to `go test -c`, relative to Module
+	Module   string    // the module's directory
+	Cache    string    // default Module/.cache/vm
+	Require  []string  // conditions that hold in the guest: a test that misses one fails
+	Run      string    // -test.run
+	Systemd  bool      // systemd as init, on a minimal Debian
+	Programs []string  // packages to build and put into the guest's /usr/local/bin
+	Files    []string  // more files, SOURCE or SOURCE=PATH in the guest
+	Accel    string    // default "tcg"
+	Memory   string    // default "2G"
+	Output   io.Writer // where the tests' output goes
+}
+
+// FailedError says that the guest ran and that tests failed.
+type FailedError struct{ Code int }
+
+func (e *FailedError) Error() string {
+	return fmt.Sprintf("tests failed in the guest: status %d", e.Code)
+}
+
+// Missing says what this machine lacks to run a guest, "" if nothing.
+func Missing() string {
+	for _, c := range []string{"qemu-system-x86_64", "mke2fs", "apt-get", "dpkg-deb"} {
+		if _, err := exec.LookPath(c); err != nil {
+			return c
+		}
+	}
+	return ""
+}
+
+// Run builds the tests and the guest, runs them in it and copies their output.
+func Run(ctx context.Context, o Options) error {
+	if o.Cache == "" {
+		o.Cache = filepath.Join(o.Module, ".cache", "vm")
+	}
+	if o.Accel == "" {
+		o.Accel = "tcg"
+	}
+	if o.Memory == "" {
+		o.Memory = "2G"
+	}
+	for _, dir := range []*string{&o.Module, &o.Cache} { // tools run in other directories
+		abs, err := filepath.Abs(*dir)
+		if err != nil {
+			return err
+		}
+		*dir = abs
+	}
+	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
+		return err
+	}
+	work, err := os.MkdirTemp(o.Cache, "run-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	k, err := fetchKernel(ctx, o)
+	if err != nil {
+		return err
+	}
+	initrd, disk := filepath.Join(work, "initrd"), filepath.Join(work, "disk")
+	if err := buildImages(ctx, o, k, work, initrd, disk); err != nil {
+		return err
+	}
+	return boot(ctx, o, k, work, initrd, disk)
+}
+
+// Marks of the guest's protocol on the second serial port, each on a line.
+const exitMark = "wherry-vm: exit "
+
+func boot(ctx context.Context, o Options, k *kernel, work, initrd, disk string) error {
+	console := filepath.Join(work, "console")
+	init := "/wherry/init"
+	if o.Systemd {
+		init = "/sbin/init"
+	}
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64",
+		"-accel", o.Accel, "-cpu", "max", "-smp", "2", "-m", o.Memory,
+		"-display", "none", "-no-reboot", "-monitor", "none", "-nic", "none",
+		"-kernel", k.image, "-initrd", initrd,
+		"-append", "console=ttyS0 panic=-1 loglevel=5 wherry.init="+init+" systemd.unified_cgroup_hierarchy=1",
+		"-drive", "file="+disk+",format=raw,if=virtio,cache=unsafe",
+		"-serial", "file:"+console, "-serial", "stdio",
+	)
+	// An inherited descriptor would keep the pipe open after a kill.
+	cmd.WaitDelay = 5 * time.Second
+	cmd.Stderr = o.Output
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	code := -1
+	lines := bufio.NewReader(out)
+	for {
+		line, err := lines.ReadString('\n')
+		if s, ok := strings.CutPrefix(strings.TrimRight(line, "\r\n"), exitMark); ok {
+			if n, err := strconv.Atoi(s); err == nil {
+				code = n
+			}
+		} else if line != "" {
+			fmt.Fprint(o.Output, strings.ReplaceAll(line, "\r\n", "\n"))
+		}
+		if err != nil {
+			break
+		}
+	}
+	err = cmd.Wait()
+	if code < 0 {
+		tail(o.Output, console)
+		if ctx.Err() != nil {
+			return fmt.Errorf("the guest did not finish in time: %w", context.Cause(ctx))
+		}
+		return errors.Join(errors.New("the guest ended without a result"), err)
+	}
+	fmt.Fprintf(o.Output, "vm: guest ran for %v\n", time.Since(start).Round(time.Second))
+	if code != 0 {
+		return &FailedError{code}
+	}
+	return nil
+}
+
+// tail shows the end of the kernel's console, which says why there is no result.
+func tail(w io.Writer, file string) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		fmt.Fprintln(w, err)
+		return
+	}
+	fmt.Fprintf(w, "--- console ---\n%s\n---\n", b[max(0, len(b)-8000):])
+}

@@ -1,0 +1,85 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// packages run in the guest. WHERRY_VM_PACKAGES names others.
+var packages = []string{
+	"./internal/linux/cgroup", "./internal/linux/device", "./internal/linux/scope", "./internal/linux/seccomp",
+}
+
+func guest(t *testing.T, o Options) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("short")
+	}
+	if missing := Missing(); missing != "" || runtime.GOARCH != "amd64" {
+		if slices.Contains(strings.FieldsFunc(os.Getenv("WHERRY_REQUIRE"), func(r rune) bool { return r == ',' || r == ' ' }), "vm") {
+			t.Fatalf("a VM is required: %s is missing", missing)
+		}
+		t.Skipf("needs %s on amd64", missing)
+	}
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	o.Module, o.Output = root, io.MultiWriter(&out, os.Stdout)
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
+	defer cancel()
+	if err := Run(ctx, o); err != nil {
+		t.Error(err)
+	}
+	return out.String()
+}
+
+func TestVM(t *testing.T) {
+	list := packages
+	if more := os.Getenv("WHERRY_VM_PACKAGES"); more != "" {
+		list = strings.Fields(more)
+	}
+	out := guest(t, Options{Packages: list, Require: []string{"root", "cgroup", "cgroup2"}})
+	if !t.Failed() && !t.Skipped() && !strings.Contains(out, "cgroup v2 (") {
+		t.Error("the guest did not run cgroup v2")
+	}
+}
+
+// TestFailure checks that the lane can fail: the guest has no libseccomp, which
+// is promised to it here.
+func TestFailure(t *testing.T) {
+	o := Options{Packages: []string{"./internal/linux/seccomp"}, Run: "TestAgainstLibseccomp", Require: []string{"libseccomp"}}
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if Missing() != "" || testing.Short() || runtime.GOARCH != "amd64" {
+		t.Skip("no VM here")
+	}
+	var out bytes.Buffer
+	o.Module, o.Output = root, &out
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	var failed *FailedError
+	if err := Run(ctx, o); !errors.As(err, &failed) || !strings.Contains(out.String(), "libseccomp is required") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}
+
+// TestSystemd is the same with systemd as init, for the driver that talks to it.
+func TestSystemd(t *testing.T) {
+	guest(t, Options{
+		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope"}, Systemd: true,
+		Require: []string{"root", "cgroup", "cgroup2", "systemd"},
+	})
+}
