@@ -20,6 +20,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -62,8 +63,15 @@ type Store struct {
 	mu     sync.RWMutex
 	chains map[digest.Digest]Lower
 
+	// gate orders new writable layers against collections: the layer is on
+	// disk before the collection looks for it, or waits for its end.
+	gate       sync.RWMutex
+	collecting chan struct{}          // closed at the end; nil when none runs
+	spared     map[digest.Digest]bool // chains that the running one will not take
+
 	busyMu sync.Mutex
 	busy   map[digest.Digest]chan struct{} // chains being unpacked
+	gcMu   sync.Mutex                      // held by the running collection
 }
 
 // New opens the store below the driver's root and goes on deleting what an
@@ -133,17 +141,45 @@ func (s *Store) Layers(ctx context.Context, chain digest.Digest) (Lower, error) 
 }
 
 // Collect runs collect, which removes unused chains, and forgets what was
-// remembered about them. collect gets the chains that writable layers stand on.
+// remembered about them. collect gets the chains that writable layers stand
+// on. One collection runs at a time.
 func (s *Store) Collect(collect func(inUse map[digest.Digest]bool) error) error {
+	s.gcMu.Lock()
+	defer s.gcMu.Unlock()
+	s.gate.Lock()
 	used, err := s.chainsInUse()
 	if err != nil {
+		s.gate.Unlock()
 		return err
 	}
+	end := make(chan struct{})
+	s.collecting, s.spared = end, maps.Clone(used)
+	s.gate.Unlock()
+
 	err = collect(used)
 	s.mu.Lock()
 	clear(s.chains)
 	s.mu.Unlock()
+	s.gate.Lock()
+	s.collecting, s.spared = nil, nil
+	s.gate.Unlock()
+	close(end)
 	return err
+}
+
+// settled makes sure that a running collection, which may not have seen the
+// layer that was just made, has not taken away what it stands on.
+func (s *Store) settled(end <-chan struct{}, lower Lower) error {
+	if end == nil {
+		return nil
+	}
+	<-end
+	for _, d := range lower.Dirs {
+		if _, err := os.Stat(d); err != nil {
+			return errdefs.ErrNotFound.WithMessage("the image was removed: its layer " + lower.Chain.String() + " is gone")
+		}
+	}
+	return nil
 }
 
 // directories finds in a snapshot's mounts the directory to unpack into and,

@@ -92,18 +92,14 @@ func (s *Store) CreateWritable(cid string, lower Lower, o WritableOptions) (*Wri
 		return nil, err
 	}
 	w := s.describe(dir, lower, o.Volatile)
-	if err := os.Mkdir(dir, 0o711); err != nil {
-		if !os.IsNotExist(err) {
-			return nil, fmt.Errorf("create writable layer: %w", err)
-		}
-		if err := os.MkdirAll(dir, 0o711); err != nil {
-			return nil, fmt.Errorf("create writable layer: %w", err)
-		}
-	}
 	var u undo.Stack
 	defer u.Run()
+	end, err := s.claim(dir, lower, o.Volatile)
+	if err != nil {
+		return nil, err
+	}
 	u.Add(func() { os.RemoveAll(dir) })
-	if err := s.writeLower(dir, lower, o.Volatile); err != nil {
+	if err := s.settled(end, lower); err != nil {
 		return nil, err
 	}
 	if s.driver == VFS {
@@ -120,6 +116,29 @@ func (s *Store) CreateWritable(cid string, lower Lower, o WritableOptions) (*Wri
 	}
 	u.Keep()
 	return w, nil
+}
+
+// claim makes the container's directory and says in it what it stands on. It
+// returns the end to wait for of a collection that may not have seen it.
+func (s *Store) claim(dir string, lower Lower, volatile bool) (<-chan struct{}, error) {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		if !os.IsNotExist(err) {
+			return nil, fmt.Errorf("create writable layer: %w", err)
+		}
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("create writable layer: %w", err)
+		}
+	}
+	if err := s.writeLower(dir, lower, volatile); err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	if s.spared[lower.Chain] || len(lower.Dirs) == 0 {
+		return nil, nil
+	}
+	return s.collecting, nil
 }
 
 func (s *Store) describe(dir string, lower Lower, volatile bool) *Writable {
