@@ -33,6 +33,7 @@ var scrub = []struct {
 }{
 	{regexp.MustCompile(`[0-9a-f]{64}`), "<ID>"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`), "<TIME>"},
+	{regexp.MustCompile(`Wherry/\S+`), "Wherry/<VERSION>"},
 }
 
 // TestGolden replays testdata/*/*.txtar. A file holds pairs:
@@ -145,8 +146,8 @@ func exchange(client *http.Client, base string, request, want txtar.File) (txtar
 		k, _, _ := strings.Cut(h, ":")
 		fmt.Fprintf(&out, "< %s: %s\n", k, resp.Header.Get(k))
 	}
-	out.Write(clean(answer))
-	return txtar.File{Name: fmt.Sprint(resp.StatusCode), Data: out.Bytes()}, nil
+	out.Write(indent(answer))
+	return txtar.File{Name: fmt.Sprint(resp.StatusCode), Data: clean(out.Bytes())}, nil
 }
 
 // split takes the lines with a prefix off the beginning.
@@ -158,17 +159,20 @@ func split(data []byte, prefix string) (lines []string, rest []byte) {
 	return lines, data
 }
 
-func clean(b []byte) []byte {
+// indent makes a JSON answer readable and its members' order known.
+func indent(b []byte) []byte {
 	var v any
-	if json.Unmarshal(b, &v) == nil {
-		var out bytes.Buffer
-		enc := json.NewEncoder(&out)
-		enc.SetEscapeHTML(false)
-		enc.SetIndent("", "  ")
-		if enc.Encode(v) == nil {
-			b = out.Bytes()
-		}
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if json.Unmarshal(b, &v) != nil || enc.Encode(v) != nil {
+		return b
 	}
+	return out.Bytes()
+}
+
+func clean(b []byte) []byte {
 	b = bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n"))
 	if len(b) > 0 && !bytes.HasSuffix(b, []byte("\n")) {
 		b = append(b, '\n')

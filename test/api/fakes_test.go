@@ -74,14 +74,9 @@ func (noLifecycle) Wait(_ context.Context, ref string, _ container.WaitCondition
 
 type noChanges struct{ httpapi.Changes }
 
-func (noChanges) Pause(_ context.Context, ref string) error   { return noContainer(ref) }
-func (noChanges) Unpause(_ context.Context, ref string) error { return noContainer(ref) }
-func (noChanges) Rename(_ context.Context, ref, name string) error {
-	if name == "" {
-		return errdefs.ErrInvalidArgument.WithMessage("Neither old nor new names may be empty")
-	}
-	return noContainer(ref)
-}
+func (noChanges) Pause(_ context.Context, ref string) error     { return noContainer(ref) }
+func (noChanges) Unpause(_ context.Context, ref string) error   { return noContainer(ref) }
+func (noChanges) Rename(_ context.Context, ref, _ string) error { return noContainer(ref) }
 func (noChanges) Update(_ context.Context, ref string, _ *container.UpdateConfig) (container.UpdateResponse, error) {
 	return container.UpdateResponse{}, noContainer(ref)
 }

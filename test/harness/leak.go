@@ -339,3 +339,13 @@ func LoadSnapshot(path string) (Snapshot, error) {
 	}
 	return s, sc.Err()
 }
+
+// Processes describes the live processes of the engine: the daemon, what it
+// started, and the containers'.
+func (e *Engine) Processes() []string {
+	var list []string
+	for _, p := range e.processes() {
+		list = append(list, p.String())
+	}
+	return list
+}
