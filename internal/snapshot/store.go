@@ -176,7 +176,7 @@ func (s *Store) settled(end <-chan struct{}, lower Lower) error {
 	<-end
 	for _, d := range lower.Dirs {
 		if _, err := os.Stat(d); err != nil {
-			return errdefs.ErrNotFound.WithMessage("the image was removed: its layer " + lower.Chain.String() + " is gone")
+			return gone(lower)
 		}
 	}
 	return nil

@@ -167,7 +167,7 @@ func makeUpper(dir string, lower Lower) error {
 	}
 	var st syscall.Stat_t
 	if err := syscall.Stat(lower.Dirs[0], &st); err != nil {
-		return fmt.Errorf("layer %s is missing: %w", lower.Chain, err)
+		return gone(lower)
 	}
 	if st.Uid|st.Gid != 0 {
 		if err := os.Chown(dir, int(st.Uid), int(st.Gid)); err != nil {
@@ -178,6 +178,11 @@ func makeUpper(dir string, lower Lower) error {
 		return syscall.Chmod(dir, st.Mode&0o7777)
 	}
 	return nil
+}
+
+// gone is the error when an image was removed after it was resolved.
+func gone(lower Lower) error {
+	return errdefs.ErrNotFound.WithMessage("the image was removed: its layer " + lower.Chain.String() + " is gone")
 }
 
 // writeLower records what the layer stands on, so that it can be opened, and
