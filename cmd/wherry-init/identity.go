@@ -23,8 +23,11 @@ type identity struct {
 	home     string
 }
 
+// users are the databases of the root that the descriptor is open on.
+type users struct{ root int }
+
 // identity looks up the user in the root's own databases.
-func (s *state) identity(p *initproto.Process) (identity, *initproto.Failure) {
+func (s users) identity(p *initproto.Process) (identity, *initproto.Failure) {
 	id := identity{uid: p.UID, gid: p.GID, groups: p.GIDs, home: "/"}
 	needGroups := len(p.Groups) > 0 || p.Lookup && p.User != ""
 	passwd, f := s.database("/etc/passwd")
@@ -205,7 +208,7 @@ func unique(list []uint32) []uint32 {
 
 // database reads a small regular file of the root; a missing one is empty.
 // Nothing else is opened for reading: a FIFO would block and a device could act.
-func (s *state) database(path string) (string, *initproto.Failure) {
+func (s users) database(path string) (string, *initproto.Failure) {
 	look, err := mount.OpenIn(s.root, path, unix.O_PATH)
 	if err != nil {
 		if missing(err) {

@@ -49,7 +49,7 @@ type state struct {
 	dev    int
 	pts    int
 	null   int // /dev/null, checked
-	label  int // attr/exec of this thread in the host's /proc
+	label  label
 }
 
 func run() *initproto.Failure {
@@ -61,14 +61,14 @@ func run() *initproto.Failure {
 	if err != nil {
 		return fail("decode", err)
 	}
-	s := &state{files: files, root: -1, proc: -1, dev: -1, pts: -1, null: -1, label: -1}
+	s := &state{files: files, root: -1, proc: -1, dev: -1, pts: -1, null: -1, label: label{-1}}
 	unix.Umask(0)
 	// Threads of the runtime share our working directory and root; joining
 	// mount namespaces wants them alone.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fail("unshare fs", err)
 	}
-	if f := s.openLabel(ops); f != nil {
+	if f := s.label.open(ops); f != nil {
 		return f
 	}
 	for i := range ops {

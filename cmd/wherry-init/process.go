@@ -27,12 +27,12 @@ func (s *state) become(p *initproto.Process) *initproto.Failure {
 	if f := setLimits(p.Rlimits); f != nil {
 		return f
 	}
-	id, f := s.identity(p)
+	id, f := users{s.root}.identity(p)
 	if f != nil {
 		return f
 	}
 	env := withHome(p.Env, id.home)
-	if f := s.setLabel(p); f != nil {
+	if f := s.label.set(p); f != nil {
 		return f
 	}
 	if p.NoNewPrivs {
@@ -48,7 +48,7 @@ func (s *state) become(p *initproto.Process) *initproto.Failure {
 	if f != nil {
 		return f
 	}
-	return s.exec(p, path, env)
+	return execute(p, path, env)
 }
 
 func setLimits(list []initproto.Rlimit) *initproto.Failure {
@@ -152,10 +152,10 @@ func checkCwd() *initproto.Failure {
 	return nil
 }
 
-// exec is the point of no return. What fails after the last message to the
+// execute is the point of no return. What fails after the last message to the
 // parent is told on the user's standard error with status 255, as docker users
 // know it for "exec format error".
-func (s *state) exec(p *initproto.Process, path string, env []string) *initproto.Failure {
+func execute(p *initproto.Process, path string, env []string) *initproto.Failure {
 	name, err := unix.BytePtrFromString(path)
 	if err != nil {
 		return fail("exec", err)
@@ -205,9 +205,12 @@ func pointers(list []string) ([]*byte, error) {
 	return out, nil
 }
 
-// openLabel opens the file for security labels while the host's own /proc is
+// label is attr/exec of this thread in the host's /proc, -1 when not needed.
+type label struct{ fd int }
+
+// open opens the file for security labels while the host's own /proc is
 // the one in sight.
-func (s *state) openLabel(ops []initproto.Op) *initproto.Failure {
+func (l *label) open(ops []initproto.Op) *initproto.Failure {
 	if len(ops) == 0 || ops[len(ops)-1].Process == nil {
 		return nil
 	}
@@ -218,25 +221,25 @@ func (s *state) openLabel(ops []initproto.Op) *initproto.Failure {
 	path := "/proc/thread-self/attr/exec"
 	if p.AppArmor != "" {
 		if fd, err := unix.Open("/proc/thread-self/attr/apparmor/exec", unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
-			return s.checkLabel(fd)
+			return l.check(fd)
 		}
 	}
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fail("open "+path, err)
 	}
-	return s.checkLabel(fd)
+	return l.check(fd)
 }
 
-func (s *state) checkLabel(fd int) *initproto.Failure {
+func (l *label) check(fd int) *initproto.Failure {
 	if magic, err := mount.FSType(fd); err != nil || magic != unix.PROC_SUPER_MAGIC {
 		return failText("label", "/proc is not a proc file system", unix.EXDEV)
 	}
-	s.label = fd
+	l.fd = fd
 	return nil
 }
 
-func (s *state) setLabel(p *initproto.Process) *initproto.Failure {
+func (l *label) set(p *initproto.Process) *initproto.Failure {
 	text := p.SELinux
 	if p.AppArmor != "" {
 		text = "exec " + p.AppArmor
@@ -244,7 +247,7 @@ func (s *state) setLabel(p *initproto.Process) *initproto.Failure {
 	if text == "" {
 		return nil
 	}
-	if _, err := unix.Write(s.label, []byte(text)); err != nil {
+	if _, err := unix.Write(l.fd, []byte(text)); err != nil {
 		return failText("label", "unable to apply security label \""+text+"\": "+err.Error(), err)
 	}
 	return nil

@@ -133,7 +133,6 @@ func split(path string) (dir, base string) {
 	return "", path
 }
 
-
 // FSType gives the magic number of the file system that fd is on.
 func FSType(fd int) (int64, error) {
 	var s unix.Statfs_t

@@ -83,6 +83,10 @@ type Input struct {
 	UIDMaps, GIDMaps     []specs.LinuxIDMapping // of a new user namespace, else empty
 }
 
+// version is the oldest OCI version that has all we use: older runtimes refuse
+// a newer number, whatever is in the spec.
+const version = "1.1.0"
+
 // Build gives the spec and warnings the user should see. Errors that the user
 // can mend have an errdefs kind and docker's words. The result is complete:
 // any OCI runtime accepts it once Root.Path is mounted.
@@ -125,7 +129,7 @@ func skeleton(in *Input) *specs.Spec {
 		hostname = ""
 	}
 	return &specs.Spec{
-		Version:     specs.Version,
+		Version:     version,
 		Process:     &specs.Process{},
 		Root:        &specs.Root{Path: root, Readonly: in.HostConfig.ReadonlyRootfs},
 		Hostname:    hostname,
