@@ -53,6 +53,20 @@ func newEngine(t *testing.T) *engine {
 	return e
 }
 
+// answer sets the body for "METHOD /path".
+func (e *engine) answer(key, body string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.answers[key] = body
+}
+
+// code sets the status for "METHOD /path".
+func (e *engine) code(key string, status int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.status[key] = status
+}
+
 func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	path := r.URL.Path
@@ -155,8 +169,8 @@ func TestCreateRequest(t *testing.T) {
 	labels := write("labels", "a=1\n#no\nb\nc=x y\n")
 	seccomp := write("seccomp.json", "{\n  \"defaultAction\": \"SCMP_ACT_ALLOW\"\n}\n")
 	e := newEngine(t)
-	e.answers["POST /containers/create"] = `{"Id":"0123456789abcdef","Warnings":["be careful"]}`
-	e.status["POST /containers/create"] = http.StatusCreated
+	e.answer("POST /containers/create", `{"Id":"0123456789abcdef","Warnings":["be careful"]}`)
+	e.code("POST /containers/create", http.StatusCreated)
 	t.Setenv("FROM_ENV", "yes")
 
 	for _, line := range []string{
@@ -230,9 +244,9 @@ func TestCreateRequest(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	needDocker(t)
 	e := newEngine(t)
-	e.answers["POST /containers/create"] = `{"message":"Conflict. The container name \"/n\" is already in use"}`
-	e.status["POST /containers/create"] = http.StatusConflict
-	e.answers["GET /info"] = `{}`
+	e.answer("POST /containers/create", `{"message":"Conflict. The container name \"/n\" is already in use"}`)
+	e.code("POST /containers/create", http.StatusConflict)
+	e.answer("GET /info", `{}`)
 	t.Setenv("DOCKER_HOST", "")
 	for _, line := range []string{
 		"foo", "--foo", "ps --foo", "ps a b", "run", "run --foo x", "rm", "container foo", "container foo --bar",

@@ -17,45 +17,45 @@ func populated(t *testing.T) *engine {
 	e := newEngine(t)
 	const id = "4f1d72053efc84c1bd40085a3f3c323b05b4d0e04d6924ed304a3b2dc811793c"
 	const img = "sha256:2d3cb76d400812f0fafc73dc04537312104f67a98460cfb85c012f66a976abd6"
-	e.answers["GET /containers/json"] = `[{"Id":"` + id + `","Names":["/web","/other/link"],"Image":"nginx:1.2","ImageID":"` + img + `","Command":"nginx -g 'daemon off;' and more words","Created":1700000000,
+	e.answer("GET /containers/json", `[{"Id":"`+id+`","Names":["/web","/other/link"],"Image":"nginx:1.2","ImageID":"`+img+`","Command":"nginx -g 'daemon off;' and more words","Created":1700000000,
 "Ports":[{"IP":"0.0.0.0","PrivatePort":80,"PublicPort":8080,"Type":"tcp"},{"PrivatePort":443,"Type":"tcp"},{"PrivatePort":444,"Type":"tcp"},{"IP":"::","PrivatePort":53,"PublicPort":53,"Type":"udp"}],
 "Labels":{"b":"2","a":"1"},"State":"running","Status":"Up 3 minutes (healthy)","HostConfig":{"NetworkMode":"bridge"},"NetworkSettings":{"Networks":{"bridge":{}}},
 "Mounts":[{"Type":"volume","Name":"a-very-long-volume-name-indeed","Driver":"local","Destination":"/x"},{"Type":"bind","Source":"/srv","Destination":"/y"}],"SizeRw":1234,"SizeRootFs":98765432},
-{"Id":"aaaaaaaaaaaa84c1bd40085a3f3c323b05b4d0e04d6924ed304a3b2dc811793c","Names":["/old"],"Image":"` + img + `","ImageID":"` + img + `","Command":"sh","Created":1600000000,"Ports":[],"Labels":{},"State":"exited","Status":"Exited (1) 2 days ago","HostConfig":{},"NetworkSettings":{"Networks":{}},"Mounts":[]}]`
-	e.answers["GET /images/json"] = `[{"Id":"` + img + `","RepoTags":["nginx:1.2","nginx:latest"],"RepoDigests":["nginx@sha256:1111111111111111111111111111111111111111111111111111111111111111"],"Created":1600000000,"Size":123456789,"SharedSize":-1,"Containers":-1,"Labels":null,"ParentId":""},
-{"Id":"sha256:3333b76d400812f0fafc73dc04537312104f67a98460cfb85c012f66a976abd6","RepoTags":[],"RepoDigests":[],"Created":1500000000,"Size":12,"SharedSize":-1,"Containers":-1,"ParentId":""}]`
+{"Id":"aaaaaaaaaaaa84c1bd40085a3f3c323b05b4d0e04d6924ed304a3b2dc811793c","Names":["/old"],"Image":"`+img+`","ImageID":"`+img+`","Command":"sh","Created":1600000000,"Ports":[],"Labels":{},"State":"exited","Status":"Exited (1) 2 days ago","HostConfig":{},"NetworkSettings":{"Networks":{}},"Mounts":[]}]`)
+	e.answer("GET /images/json", `[{"Id":"`+img+`","RepoTags":["nginx:1.2","nginx:latest"],"RepoDigests":["nginx@sha256:1111111111111111111111111111111111111111111111111111111111111111"],"Created":1600000000,"Size":123456789,"SharedSize":-1,"Containers":-1,"Labels":null,"ParentId":""},
+{"Id":"sha256:3333b76d400812f0fafc73dc04537312104f67a98460cfb85c012f66a976abd6","RepoTags":[],"RepoDigests":[],"Created":1500000000,"Size":12,"SharedSize":-1,"Containers":-1,"ParentId":""}]`)
 	inspect := `{"Id":"` + id + `","Name":"/web","Created":"2024-01-01T00:00:00Z","Unknown":{"Field":[1,2.50]},"State":{"Status":"running","Running":true,"ExitCode":0},"Config":{"Image":"nginx","Tty":false,"Labels":{"a":"1"}},"HostConfig":{"AutoRemove":false},"NetworkSettings":{"Ports":{"80/tcp":[{"HostIp":"0.0.0.0","HostPort":"8080"},{"HostIp":"::","HostPort":"8080"}],"443/tcp":null,"53/udp":[{"HostIp":"127.0.0.1","HostPort":"5353"}]}}}`
-	e.answers["GET /containers/web/json"] = inspect
-	e.answers["GET /images/nginx/json"] = `{"Id":"` + img + `","RepoTags":["nginx:1.2"],"Size":5,"Unknown":1,"Config":{"Cmd":["x"]}}`
-	e.answers["GET /images/nginx/history"] = `[{"Id":"` + img + `","Created":1600000000,"CreatedBy":"/bin/sh -c #(nop)  CMD [\"nginx\"]\tand a very long tail of words that goes on","Size":0,"Tags":["nginx:1.2"],"Comment":"c"},{"Id":"<missing>","Created":0,"CreatedBy":"x","Size":12345,"Comment":""}]`
-	e.answers["GET /networks"] = `[{"Name":"net10","Id":"aaaabbbbccccddddeeee","Driver":"bridge","Scope":"local","EnableIPv4":true,"Labels":{"a":"1"},"Created":"2024-01-02T03:04:05Z"},{"Name":"net9","Id":"11112222333344445555","Driver":"null","Scope":"local"},{"Name":"bridge","Id":"99992222333344445555","Driver":"bridge","Scope":"local"}]`
+	e.answer("GET /containers/web/json", inspect)
+	e.answer("GET /images/nginx/json", `{"Id":"`+img+`","RepoTags":["nginx:1.2"],"Size":5,"Unknown":1,"Config":{"Cmd":["x"]}}`)
+	e.answer("GET /images/nginx/history", `[{"Id":"`+img+`","Created":1600000000,"CreatedBy":"/bin/sh -c #(nop)  CMD [\"nginx\"]\tand a very long tail of words that goes on","Size":0,"Tags":["nginx:1.2"],"Comment":"c"},{"Id":"<missing>","Created":0,"CreatedBy":"x","Size":12345,"Comment":""}]`)
+	e.answer("GET /networks", `[{"Name":"net10","Id":"aaaabbbbccccddddeeee","Driver":"bridge","Scope":"local","EnableIPv4":true,"Labels":{"a":"1"},"Created":"2024-01-02T03:04:05Z"},{"Name":"net9","Id":"11112222333344445555","Driver":"null","Scope":"local"},{"Name":"bridge","Id":"99992222333344445555","Driver":"bridge","Scope":"local"}]`)
 	sample := `{"name":"/web","id":"` + id + `","read":"2024-01-01T00:00:01Z","preread":"2024-01-01T00:00:00Z","cpu_stats":{"cpu_usage":{"total_usage":300000000},"system_cpu_usage":2000000000,"online_cpus":2},"precpu_stats":{"cpu_usage":{"total_usage":100000000},"system_cpu_usage":1000000000},"memory_stats":{"usage":50000000,"limit":100000000,"stats":{"total_inactive_file":10000000}},"pids_stats":{"current":7},"networks":{"eth0":{"rx_bytes":1234567,"tx_bytes":89},"eth1":{"rx_bytes":1}},"blkio_stats":{"io_service_bytes_recursive":[{"op":"Read","value":4096},{"op":"write","value":1000000},{"op":"Total","value":5}]}}`
-	e.answers["GET /containers/web/stats"] = sample
-	e.answers["GET /containers/"+id+"/stats"] = sample
-	e.answers["GET /networks/mynet"] = `{"Name":"mynet","Id":"n1"}`
-	e.answers["GET /containers/web/top"] = `{"Titles":["PID","CMD"],"Processes":[["1","nginx"],["22","nginx: worker process"]]}`
-	e.answers["GET /info"] = `{"ID":"abc","Containers":3,"ContainersRunning":1,"ContainersPaused":0,"ContainersStopped":2,"Images":4,"Driver":"overlay2","DriverStatus":[["Backing Filesystem","extfs"]],"Plugins":{"Volume":["local"],"Network":["bridge","host"],"Authorization":null,"Log":["json-file","local"]},"NCPU":2,"MemTotal":4123456789,"DockerRootDir":"/var/lib/x","Name":"host","Labels":["a=b"],"ServerVersion":"1.2.3","Runtimes":{"runc":{"path":"runc"}},"DefaultRuntime":"runc","Swarm":{"LocalNodeState":"inactive"},"LiveRestoreEnabled":true,"InitBinary":"docker-init","ContainerdCommit":{"ID":"c1"},"RuncCommit":{"ID":"r1"},"InitCommit":{"ID":"i1"},"SecurityOptions":["name=seccomp,profile=builtin","name=apparmor"],"CgroupDriver":"cgroupfs","CgroupVersion":"1","LoggingDriver":"json-file","KernelVersion":"6.1","OperatingSystem":"Debian","OSType":"linux","Architecture":"x86_64","Warnings":["WARNING: No swap limit support"],"RegistryConfig":{"InsecureRegistryCIDRs":["127.0.0.0/8"],"IndexConfigs":{"docker.io":{"Name":"docker.io","Secure":true},"h:5000":{"Name":"h:5000","Secure":false}},"Mirrors":["http://m/"]},"HttpProxy":"http://p","DefaultAddressPools":[{"Base":"10.0.0.0/8","Size":24}],"Debug":false}`
-	e.answers["GET /version"] = `{"Platform":{"Name":"Some Engine"},"Components":[{"Name":"Engine","Version":"1.2.3","Details":{"ApiVersion":"1.56","Arch":"amd64","BuildTime":"2024-01-02T03:04:05.000000000+00:00","Experimental":"false","GitCommit":"abc","GoVersion":"go1","KernelVersion":"6","MinAPIVersion":"1.24","Os":"linux"}},{"Name":"other","Version":"2","Details":{"GitCommit":"x"}}],"Version":"1.2.3","ApiVersion":"1.56","MinAPIVersion":"1.24","GitCommit":"abc","GoVersion":"go1","Os":"linux","Arch":"amd64","KernelVersion":"6","BuildTime":"2024-01-02T03:04:05.000000000+00:00"}`
-	e.answers["GET /events"] = `{"Type":"container","Action":"start","Actor":{"ID":"abc","Attributes":{"image":"x","name":"web"}},"scope":"local","time":1700000000,"timeNano":1700000000123456789}
+	e.answer("GET /containers/web/stats", sample)
+	e.answer("GET /containers/"+id+"/stats", sample)
+	e.answer("GET /networks/mynet", `{"Name":"mynet","Id":"n1"}`)
+	e.answer("GET /containers/web/top", `{"Titles":["PID","CMD"],"Processes":[["1","nginx"],["22","nginx: worker process"]]}`)
+	e.answer("GET /info", `{"ID":"abc","Containers":3,"ContainersRunning":1,"ContainersPaused":0,"ContainersStopped":2,"Images":4,"Driver":"overlay2","DriverStatus":[["Backing Filesystem","extfs"]],"Plugins":{"Volume":["local"],"Network":["bridge","host"],"Authorization":null,"Log":["json-file","local"]},"NCPU":2,"MemTotal":4123456789,"DockerRootDir":"/var/lib/x","Name":"host","Labels":["a=b"],"ServerVersion":"1.2.3","Runtimes":{"runc":{"path":"runc"}},"DefaultRuntime":"runc","Swarm":{"LocalNodeState":"inactive"},"LiveRestoreEnabled":true,"InitBinary":"docker-init","ContainerdCommit":{"ID":"c1"},"RuncCommit":{"ID":"r1"},"InitCommit":{"ID":"i1"},"SecurityOptions":["name=seccomp,profile=builtin","name=apparmor"],"CgroupDriver":"cgroupfs","CgroupVersion":"1","LoggingDriver":"json-file","KernelVersion":"6.1","OperatingSystem":"Debian","OSType":"linux","Architecture":"x86_64","Warnings":["WARNING: No swap limit support"],"RegistryConfig":{"InsecureRegistryCIDRs":["127.0.0.0/8"],"IndexConfigs":{"docker.io":{"Name":"docker.io","Secure":true},"h:5000":{"Name":"h:5000","Secure":false}},"Mirrors":["http://m/"]},"HttpProxy":"http://p","DefaultAddressPools":[{"Base":"10.0.0.0/8","Size":24}],"Debug":false}`)
+	e.answer("GET /version", `{"Platform":{"Name":"Some Engine"},"Components":[{"Name":"Engine","Version":"1.2.3","Details":{"ApiVersion":"1.56","Arch":"amd64","BuildTime":"2024-01-02T03:04:05.000000000+00:00","Experimental":"false","GitCommit":"abc","GoVersion":"go1","KernelVersion":"6","MinAPIVersion":"1.24","Os":"linux"}},{"Name":"other","Version":"2","Details":{"GitCommit":"x"}}],"Version":"1.2.3","ApiVersion":"1.56","MinAPIVersion":"1.24","GitCommit":"abc","GoVersion":"go1","Os":"linux","Arch":"amd64","KernelVersion":"6","BuildTime":"2024-01-02T03:04:05.000000000+00:00"}`)
+	e.answer("GET /events", `{"Type":"container","Action":"start","Actor":{"ID":"abc","Attributes":{"image":"x","name":"web"}},"scope":"local","time":1700000000,"timeNano":1700000000123456789}
 {"Type":"image","Action":"tag","Actor":{"ID":"sha256:1","Attributes":{}},"scope":"local","time":1700000001,"timeNano":1700000001000000000}
-`
+`)
 	for _, verb := range []string{"start", "stop", "restart", "kill", "pause", "unpause", "rename"} {
-		e.answers["POST /containers/web/"+verb] = ""
-		e.status["POST /containers/web/"+verb] = http.StatusNoContent
+		e.answer("POST /containers/web/"+verb, "")
+		e.code("POST /containers/web/"+verb, http.StatusNoContent)
 	}
-	e.answers["DELETE /containers/web"] = ""
-	e.status["DELETE /containers/web"] = http.StatusNoContent
-	e.answers["POST /containers/web/wait"] = `{"StatusCode":7}`
-	e.answers["POST /containers/web/update"] = `{"Warnings":["careful"]}`
-	e.answers["POST /containers/prune"] = `{"ContainersDeleted":["a","b"],"SpaceReclaimed":123456}`
-	e.answers["POST /images/prune"] = `{"ImagesDeleted":[{"Untagged":"a"},{"Deleted":"b"}],"SpaceReclaimed":0}`
-	e.answers["DELETE /images/nginx"] = `[{"Untagged":"nginx:1.2"},{"Deleted":"` + img + `"}]`
-	e.answers["POST /images/nginx/tag"] = ""
-	e.status["POST /images/nginx/tag"] = http.StatusCreated
-	e.answers["POST /images/load"] = `{"stream":"Loaded image: a:b\n"}` + "\n"
-	e.answers["GET /images/get"] = "the tar"
-	e.answers["POST /images/create"] = `{"status":"` + img + `"}` + "\n"
-	e.answers["GET /containers/"+id+"/logs"] = "\x01\x00\x00\x00\x00\x00\x00\x03hi\n\x02\x00\x00\x00\x00\x00\x00\x04err\n"
+	e.answer("DELETE /containers/web", "")
+	e.code("DELETE /containers/web", http.StatusNoContent)
+	e.answer("POST /containers/web/wait", `{"StatusCode":7}`)
+	e.answer("POST /containers/web/update", `{"Warnings":["careful"]}`)
+	e.answer("POST /containers/prune", `{"ContainersDeleted":["a","b"],"SpaceReclaimed":123456}`)
+	e.answer("POST /images/prune", `{"ImagesDeleted":[{"Untagged":"a"},{"Deleted":"b"}],"SpaceReclaimed":0}`)
+	e.answer("DELETE /images/nginx", `[{"Untagged":"nginx:1.2"},{"Deleted":"`+img+`"}]`)
+	e.answer("POST /images/nginx/tag", "")
+	e.code("POST /images/nginx/tag", http.StatusCreated)
+	e.answer("POST /images/load", `{"stream":"Loaded image: a:b\n"}`+"\n")
+	e.answer("GET /images/get", "the tar")
+	e.answer("POST /images/create", `{"status":"`+img+`"}`+"\n")
+	e.answer("GET /containers/"+id+"/logs", "\x01\x00\x00\x00\x00\x00\x00\x03hi\n\x02\x00\x00\x00\x00\x00\x00\x04err\n")
 	return e
 }
 
