@@ -254,12 +254,12 @@ func TestFollow(t *testing.T) {
 		size int64
 		n    int
 		zip  bool
-	}{{"one file", 0, 1, false}, {"rotated", 20000, 5, false}, {"compressed", 20000, 5, true}} {
+	}{{"one file", 0, 1, false}, {"rotated", 8000, 5, false}, {"compressed", 8000, 5, true}} {
 		t.Run(tc.name, func(t *testing.T) {
 			to := target(t)
 			to.MaxSize, to.MaxFile, to.Compress = tc.size, tc.n, tc.zip
 			w := writer(t, to)
-			const all = 3000
+			const all = 1000
 			done := make(chan struct{})
 			failed := make(chan error, 1)
 			go func() {
