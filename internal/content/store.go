@@ -32,6 +32,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
@@ -85,7 +86,7 @@ func Open(ctx context.Context, root string, sn map[string]snapshots.Snapshotter)
 			db.Close()
 		}
 	}()
-	blobs, err := local.NewStore(dir)
+	blobs, err := openBlobs(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +108,17 @@ func Open(ctx context.Context, root string, sn map[string]snapshots.Snapshotter)
 		}
 	}
 	return s, os.WriteFile(s.mark, nil, 0o600)
+}
+
+// openBlobs opens the blob directory without the warning that its file system
+// has no fs-verity: few have, and nothing here needs it.
+func openBlobs(dir string) (content.Store, error) {
+	was := log.GetLevel()
+	if err := log.SetLevel("error"); err != nil {
+		return nil, err
+	}
+	defer log.SetLevel(was.String()) //nolint:errcheck // it was a level before
+	return local.NewStore(dir)
 }
 
 // dropTorn deletes ingests that were killed before their name was written or

@@ -20,7 +20,7 @@ func manyImages(b *testing.B, n int) *fixture {
 		if err != nil {
 			b.Fatal(err)
 		}
-		puts = append(puts, f.named(img, ref))
+		puts = append(puts, named(img, ref))
 	}
 	f.change.Lock()
 	defer f.change.Unlock()

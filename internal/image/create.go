@@ -176,7 +176,7 @@ func (s *Store) singleLeased(ctx context.Context, r io.Reader, config *dockerspe
 
 // writeLayer stores a layer that is not known yet, and computes its diffID on
 // the way.
-func (s *Store) writeLayer(ctx context.Context, r io.Reader) (ocispec.Descriptor, digest.Digest, error) {
+func (s *graph) writeLayer(ctx context.Context, r io.Reader) (ocispec.Descriptor, digest.Digest, error) {
 	head := make([]byte, archive.HeadLen)
 	n, err := io.ReadFull(r, head)
 	if err != nil && n == 0 {

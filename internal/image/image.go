@@ -56,7 +56,7 @@ type details struct {
 }
 
 // load reads manifest and config.
-func (s *Store) load(ctx context.Context, r *record) (*details, error) {
+func (s *graph) load(ctx context.Context, r *record) (*details, error) {
 	d := &details{}
 	b, err := s.content.Read(ctx, r.manifest, maxManifest)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/content"
 )
@@ -93,8 +95,18 @@ func (x *index) prefix(hex string) (*entry, error) {
 	return found, nil
 }
 
+// table is the image table: on disk and in memory.
+type table struct {
+	content *content.Store
+	choose  func(context.Context, ocispec.Descriptor) (*candidate, error)
+
+	change sync.Mutex // held by whoever changes the table
+	mu     sync.RWMutex
+	index  *index
+}
+
 // fromRow turns a row of the table into a record.
-func (s *Store) fromRow(ctx context.Context, row images.Image) (*record, error) {
+func (s *table) fromRow(ctx context.Context, row images.Image) (*record, error) {
 	r := &record{name: row.Name, target: row.Target, updated: row.UpdatedAt,
 		id: digest.Digest(row.Labels[labelID]), manifest: digest.Digest(row.Labels[labelManifest]), parent: digest.Digest(row.Labels[labelParent])}
 	if !strings.HasPrefix(row.Name, danglingPrefix) {
@@ -105,7 +117,7 @@ func (s *Store) fromRow(ctx context.Context, row images.Image) (*record, error) 
 		r.ref = ref
 	}
 	if r.id == "" || r.manifest == "" {
-		c, err := s.pick(ctx, row.Target)
+		c, err := s.choose(ctx, row.Target)
 		if err != nil {
 			return nil, fmt.Errorf("image table: %q: %w", row.Name, err)
 		}
@@ -122,11 +134,11 @@ func (r *record) row() images.Image {
 	return images.Image{Name: r.name, Target: r.target, Labels: labels}
 }
 
-// change applies drops and then puts to the table in one synced transaction,
+// commit applies drops and then puts to the table in one synced transaction,
 // and to the index. An image that loses its last name to a put becomes
 // dangling; a dangling one that gets a name stops being it. It returns the ids
 // that became dangling. The caller holds s.change.
-func (s *Store) commit(ctx context.Context, drops []string, puts []*record) ([]digest.Digest, error) {
+func (s *table) commit(ctx context.Context, drops []string, puts []*record) ([]digest.Digest, error) {
 	now := time.Now().UTC()
 	s.mu.RLock()
 	left := map[digest.Digest]int{} // named records of the ids that lose one
@@ -212,8 +224,8 @@ func (s *Store) commit(ctx context.Context, drops []string, puts []*record) ([]d
 	return orphans, nil
 }
 
-// open fills the index from the table.
-func (s *Store) readTable(ctx context.Context) error {
+// readTable fills the index from the table.
+func (s *table) readTable(ctx context.Context) error {
 	rows, err := s.content.Images().List(content.With(ctx))
 	if err != nil {
 		return fmt.Errorf("image table: %w", err)

@@ -30,7 +30,7 @@ type ListOptions struct {
 
 // List describes the images, newest first.
 func (s *Store) List(ctx context.Context, o ListOptions) ([]*imageapi.Summary, error) {
-	f, err := s.listFilter(ctx, o.Filters)
+	f, err := newListFilter(ctx, s, o.Filters)
 	if err != nil {
 		return nil, err
 	}
@@ -67,10 +67,7 @@ func (s *Store) List(ctx context.Context, o ListOptions) ([]*imageapi.Summary, e
 		if !ok || len(img.RepoTags)+len(img.RepoDigests) == 0 && parents[img.ID] && !o.All {
 			continue
 		}
-		sum, err := s.summary(ctx, img, tags, digests)
-		if err != nil {
-			return nil, err
-		}
+		sum := summary(img, tags, digests, len(s.usedBy(img.ID)))
 		if o.SharedSize {
 			if sum.SharedSize, err = s.sharedSize(ctx, img, shares); err != nil {
 				return nil, err
@@ -86,18 +83,19 @@ func (s *Store) List(ctx context.Context, o ListOptions) ([]*imageapi.Summary, e
 	return out, nil
 }
 
-func (s *Store) summary(_ context.Context, img *Image, tags, digests []string) (*imageapi.Summary, error) {
+func summary(img *Image, tags, digests []string, containers int) *imageapi.Summary {
 	target := img.Target
 	sum := &imageapi.Summary{ID: img.ID.String(), ParentID: img.Parent.String(), RepoTags: tags, RepoDigests: digests,
 		Created: img.Created.Unix(), Labels: img.Config.Config.Labels, Size: img.Size, SharedSize: -1,
-		Containers: int64(len(s.usedBy(img.ID))), Descriptor: &target}
+		Containers: int64(containers), Descriptor: &target}
 	if img.Created.IsZero() {
 		sum.Created = 0
 	}
-	return sum, nil
+	return sum
 }
 
-func (s *Store) sharedSize(ctx context.Context, img *Image, shares map[digest.Digest]int) (n int64, err error) {
+// sharedSize sums the layers that an image shares with others.
+func (s *graph) sharedSize(ctx context.Context, img *Image, shares map[digest.Digest]int) (n int64, err error) {
 	for i := range img.Config.RootFS.DiffIDs {
 		chain := identity.ChainID(img.Config.RootFS.DiffIDs[:i+1])
 		if shares[chain] < 2 {
@@ -120,7 +118,7 @@ type listFilter struct {
 	until         time.Time
 }
 
-func (s *Store) listFilter(ctx context.Context, a filter.Args) (*listFilter, error) {
+func newListFilter(ctx context.Context, s *Store, a filter.Args) (*listFilter, error) {
 	if err := a.Validate("dangling", "label", "label!", "before", "since", "reference", "until"); err != nil {
 		return nil, err
 	}

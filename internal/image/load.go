@@ -22,6 +22,9 @@ import (
 // name to; org.opencontainers.image.ref.name may be only a tag.
 const annotationName = "io.containerd.image.name"
 
+// loader reads one archive.
+type loader struct{ *Store }
+
 // loading is one image of an archive, on its way into the store.
 type loading struct {
 	target ocispec.Descriptor
@@ -39,7 +42,7 @@ func (s *Store) Load(ctx context.Context, r io.Reader, quiet bool, progress func
 	if err != nil {
 		return err
 	}
-	err = s.loadLeased(ctx, r, quiet, progress)
+	err = (&loader{s}).loadLeased(ctx, r, quiet, progress)
 	release()
 	if err != nil {
 		s.collectAfter(ctx, err)
@@ -54,7 +57,7 @@ func (s *Store) collectAfter(ctx context.Context, cause error) {
 	}
 }
 
-func (s *Store) loadLeased(ctx context.Context, r io.Reader, quiet bool, progress func(jsonstream.Message)) error {
+func (s *loader) loadLeased(ctx context.Context, r io.Reader, quiet bool, progress func(jsonstream.Message)) error {
 	m, err := s.scan(ctx, r)
 	if err != nil {
 		return err
@@ -84,7 +87,7 @@ func (s *Store) loadLeased(ctx context.Context, r io.Reader, quiet bool, progres
 }
 
 // enter commits the names of a loaded image and says so.
-func (s *Store) enter(ctx context.Context, l *loading, progress func(jsonstream.Message)) error {
+func (s *loader) enter(ctx context.Context, l *loading, progress func(jsonstream.Message)) error {
 	s.change.Lock()
 	defer s.change.Unlock()
 	var puts []*record
@@ -134,7 +137,7 @@ func (l *loading) record(n reference.Named) *record {
 }
 
 // plan turns the archive's documents into the list of its images.
-func (s *Store) plan(ctx context.Context, m *members) ([]*loading, error) {
+func (s *loader) plan(ctx context.Context, m *members) ([]*loading, error) {
 	var list []*loading
 	if b := m.docs["index.json"]; b != nil {
 		doc, err := parseManifest(ocispec.Descriptor{}, b)
@@ -204,7 +207,7 @@ type dockerEntry struct {
 
 // planDocker adds the images of manifest.json to those of index.json. Entries
 // that both describe must not contradict each other.
-func (s *Store) planDocker(ctx context.Context, m *members, b []byte, list []*loading) ([]*loading, error) {
+func (s *loader) planDocker(ctx context.Context, m *members, b []byte, list []*loading) ([]*loading, error) {
 	var entries []dockerEntry
 	if err := json.Unmarshal(b, &entries); err != nil {
 		return nil, invalid("manifest.json: %v", err)
@@ -255,7 +258,7 @@ func (s *Store) planDocker(ctx context.Context, m *members, b []byte, list []*lo
 
 // dockerImage writes the manifest that an entry of manifest.json stands for.
 // It depends on nothing but config and layers: loading again changes nothing.
-func (s *Store) dockerImage(ctx context.Context, m *members, e dockerEntry, config ocispec.Descriptor) (ocispec.Descriptor, error) {
+func (s *loader) dockerImage(ctx context.Context, m *members, e dockerEntry, config ocispec.Descriptor) (ocispec.Descriptor, error) {
 	var none ocispec.Descriptor
 	if config.Size > maxConfig {
 		return none, invalid("%s has %d bytes, more than %d", e.Config, config.Size, maxConfig)
@@ -281,7 +284,7 @@ func (s *Store) dockerImage(ctx context.Context, m *members, e dockerEntry, conf
 }
 
 // layerType tells a layer's media type from its first bytes.
-func (s *Store) layerType(ctx context.Context, d ocispec.Descriptor) (string, error) {
+func (s *graph) layerType(ctx context.Context, d ocispec.Descriptor) (string, error) {
 	r, _, err := s.content.Reader(ctx, d.Digest)
 	if err != nil {
 		return "", err

@@ -12,6 +12,9 @@ import (
 	"github.com/containerd/platforms"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/snapshot"
 )
 
 // What is read into memory at once, and how far an index may reach.
@@ -122,6 +125,13 @@ func parseManifest(d ocispec.Descriptor, b []byte) (*document, error) {
 	return doc, nil
 }
 
+// graph reads and links what lies below an image's target: documents, layers,
+// unpacked chains.
+type graph struct {
+	content   *content.Store
+	snapshots *snapshot.Store
+}
+
 // candidate is an image manifest below a target.
 type candidate struct {
 	desc     ocispec.Descriptor
@@ -133,7 +143,7 @@ type candidate struct {
 }
 
 // walk visits every document below target that is there.
-func (s *Store) walk(ctx context.Context, target ocispec.Descriptor, depth int, fn func(ocispec.Descriptor, *document) error) error {
+func (s *graph) walk(ctx context.Context, target ocispec.Descriptor, depth int, fn func(ocispec.Descriptor, *document) error) error {
 	if depth > maxDepth {
 		return invalid("index %s: nested too deep", target.Digest)
 	}
@@ -176,7 +186,7 @@ func isManifest(mediaType string) bool {
 }
 
 // candidates lists the image manifests below target.
-func (s *Store) candidates(ctx context.Context, target ocispec.Descriptor) ([]candidate, error) {
+func (s *graph) candidates(ctx context.Context, target ocispec.Descriptor) ([]candidate, error) {
 	var list []candidate
 	err := s.walk(ctx, target, 0, func(d ocispec.Descriptor, doc *document) error {
 		if doc.image == nil {
@@ -215,7 +225,7 @@ func (s *Store) candidates(ctx context.Context, target ocispec.Descriptor) ([]ca
 // pick chooses the manifest that an image name stands for on this host: the
 // best fit among the complete ones, else the first complete one, for another
 // platform's image can still be kept, tagged and saved.
-func (s *Store) pick(ctx context.Context, target ocispec.Descriptor) (*candidate, error) {
+func (s *graph) pick(ctx context.Context, target ocispec.Descriptor) (*candidate, error) {
 	list, err := s.candidates(ctx, target)
 	if err != nil {
 		return nil, err
@@ -245,7 +255,7 @@ func (s *Store) pick(ctx context.Context, target ocispec.Descriptor) (*candidate
 
 // keep labels the blobs below target so that the collector follows them, and
 // returns target's full descriptor.
-func (s *Store) keep(ctx context.Context, target ocispec.Descriptor) (ocispec.Descriptor, error) {
+func (s *graph) keep(ctx context.Context, target ocispec.Descriptor) (ocispec.Descriptor, error) {
 	full := target
 	err := s.walk(ctx, target, 0, func(d ocispec.Descriptor, doc *document) error {
 		if d.Digest == target.Digest {

@@ -30,7 +30,7 @@ type members struct {
 }
 
 // scan reads the whole archive once, from front to back.
-func (s *Store) scan(ctx context.Context, r io.Reader) (*members, error) {
+func (s *loader) scan(ctx context.Context, r io.Reader) (*members, error) {
 	plain, _, err := archive.Decompress(r)
 	if err != nil {
 		return nil, err
@@ -66,7 +66,7 @@ func broken(err error) error {
 	return err
 }
 
-func (s *Store) member(ctx context.Context, m *members, h *tar.Header, r io.Reader) error {
+func (s *loader) member(ctx context.Context, m *members, h *tar.Header, r io.Reader) error {
 	// Names are only keys of maps here, never paths on this host; cleaning
 	// them makes "./x" and "x" one.
 	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")

@@ -209,7 +209,7 @@ func (rm *removal) conflict(names bool) error {
 	return nil
 }
 
-func (s *Store) hasChildren(parent digest.Digest) bool {
+func (s *table) hasChildren(parent digest.Digest) bool {
 	for _, e := range s.entries() {
 		if e.records[0].parent == parent {
 			return true
@@ -241,9 +241,9 @@ func (rm *removal) apply(ctx context.Context, prune bool) ([]imageapi.DeleteResp
 	if !rm.delete {
 		return out, nil
 	}
-	out = append(out, s.deleted(ctx, rm.img)...)
+	out = append(out, deleted(ctx, s, rm.img)...)
 	if prune {
-		out = append(out, s.pruneParents(ctx, rm.img.Parent)...)
+		out = append(out, pruneParents(ctx, s, rm.img.Parent)...)
 	}
 	// The names are gone; removing the files must not stop half-way.
 	if err := s.Collect(context.WithoutCancel(ctx)); err != nil {
@@ -253,7 +253,7 @@ func (rm *removal) apply(ctx context.Context, prune bool) ([]imageapi.DeleteResp
 }
 
 // deleted lists the image and those of its layers that nobody else has.
-func (s *Store) deleted(ctx context.Context, img *Image) []imageapi.DeleteResponse {
+func deleted(ctx context.Context, s *Store, img *Image) []imageapi.DeleteResponse {
 	s.publish(events.ActionDelete, img, img.ID.String(), img.ID.String())
 	out := []imageapi.DeleteResponse{{Deleted: img.ID.String()}}
 	needed := map[digest.Digest]bool{}
@@ -273,7 +273,7 @@ func (s *Store) deleted(ctx context.Context, img *Image) []imageapi.DeleteRespon
 }
 
 // pruneParents deletes the nameless, unused images that one was built from.
-func (s *Store) pruneParents(ctx context.Context, parent digest.Digest) (out []imageapi.DeleteResponse) {
+func pruneParents(ctx context.Context, s *Store, parent digest.Digest) (out []imageapi.DeleteResponse) {
 	for parent != "" {
 		img, err := s.Resolve(ctx, parent.String())
 		if err != nil {
@@ -290,7 +290,7 @@ func (s *Store) pruneParents(ctx context.Context, parent digest.Digest) (out []i
 		if _, err := s.commit(ctx, drops, nil); err != nil {
 			return out
 		}
-		out = append(out, s.deleted(ctx, img)...)
+		out = append(out, deleted(ctx, s, img)...)
 		parent = img.Parent
 	}
 	return out

@@ -47,7 +47,7 @@ func (s *Store) image(ctx context.Context, e *entry) (*Image, error) {
 }
 
 // find looks a reference text up and remembers the answer.
-func (s *Store) find(ref string) (*entry, error) {
+func (s *table) find(ref string) (*entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, err := s.index.find(ref)
@@ -112,7 +112,7 @@ func isIDPrefix(image digest.Digest, ref string) bool {
 }
 
 // byName is find for a reference that was parsed already.
-func (s *Store) byName(named reference.Named) *entry {
+func (s *table) byName(named reference.Named) *entry {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if r := s.index.names[named.String()]; r != nil {
@@ -122,7 +122,7 @@ func (s *Store) byName(named reference.Named) *entry {
 }
 
 // entries lists all images.
-func (s *Store) entries() []*entry {
+func (s *table) entries() []*entry {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	list := make([]*entry, 0, len(s.index.ids))

@@ -36,7 +36,7 @@ func (s *Store) Save(ctx context.Context, names []string, w io.Writer) error {
 		return err
 	}
 	defer release()
-	list, err := s.saveList(ctx, names)
+	list, err := saveList(ctx, s, names)
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (s *Store) Save(ctx context.Context, names []string, w io.Writer) error {
 }
 
 // saveList resolves the names, each image once.
-func (s *Store) saveList(ctx context.Context, names []string) ([]*saving, error) {
+func saveList(ctx context.Context, s *Store, names []string) ([]*saving, error) {
 	var list []*saving
 	add := func(img *Image, tags ...reference.Named) {
 		i := slices.IndexFunc(list, func(o *saving) bool { return o.img.ID == img.ID && o.img.Target.Digest == img.Target.Digest })
@@ -110,7 +110,7 @@ func (s *Store) saveList(ctx context.Context, names []string) ([]*saving, error)
 }
 
 // tagsOf lists the tags of a repository.
-func (s *Store) tagsOf(repository string) (list []reference.Named) {
+func (s *table) tagsOf(repository string) (list []reference.Named) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, r := range s.index.names {

@@ -59,10 +59,11 @@ type Store struct {
 	events    func(events.Message)
 	builtin   map[string]func() []byte
 
-	change sync.Mutex // held by whoever changes the table
-	mu     sync.RWMutex
-	index  *index
-	users  func(imageID string) []Use
+	*graph
+	*table
+
+	usersMu sync.RWMutex
+	users   func(imageID string) []Use
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -86,7 +87,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, err
 	}
 	u.Add(func() { blobs.Close() })
-	s := &Store{root: c.Root, content: blobs, events: c.Events, builtin: c.Builtin, index: newIndex()}
+	s := &Store{root: c.Root, content: blobs, events: c.Events, builtin: c.Builtin}
 	s.snapshots, err = snapshot.New(snapshot.Config{Driver: drv, Snapshotter: blobs.Snapshotter(drv.Name), Limits: c.Limits,
 		Hold: func(ctx context.Context, chain digest.Digest) error {
 			return blobs.Hold(ctx, leases.Resource{ID: chain.String(), Type: "snapshots/" + drv.Name})
@@ -94,6 +95,8 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("layers: %w", err)
 	}
+	s.graph = &graph{content: blobs, snapshots: s.snapshots}
+	s.table = &table{content: blobs, choose: s.pick, index: newIndex()}
 	if err := s.readTable(ctx); err != nil {
 		return nil, err
 	}
@@ -124,15 +127,15 @@ func (s *Store) Content() *content.Store { return s.content }
 // SetUsers says how to find the containers that use an image. Until it is
 // called, no image counts as used.
 func (s *Store) SetUsers(f func(imageID string) []Use) {
-	s.mu.Lock()
+	s.usersMu.Lock()
 	s.users = f
-	s.mu.Unlock()
+	s.usersMu.Unlock()
 }
 
 func (s *Store) usedBy(id digest.Digest) []Use {
-	s.mu.RLock()
+	s.usersMu.RLock()
 	f := s.users
-	s.mu.RUnlock()
+	s.usersMu.RUnlock()
 	if f == nil {
 		return nil
 	}

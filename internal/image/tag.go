@@ -37,7 +37,7 @@ func (s *Store) Tag(ctx context.Context, src, target string) error {
 	}
 	s.change.Lock()
 	defer s.change.Unlock()
-	r := s.named(img, ref)
+	r := named(img, ref)
 	if _, err := s.commit(ctx, nil, []*record{r}); err != nil {
 		return err
 	}
@@ -45,6 +45,7 @@ func (s *Store) Tag(ctx context.Context, src, target string) error {
 	return nil
 }
 
-func (s *Store) named(img *Image, ref reference.Named) *record {
+// named is the record that gives img the name ref.
+func named(img *Image, ref reference.Named) *record {
 	return &record{name: ref.String(), ref: ref, target: img.Target, manifest: img.Manifest.Digest, id: img.ID, parent: img.Parent}
 }

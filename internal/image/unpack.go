@@ -29,7 +29,7 @@ func (a *adopted) id() digest.Digest { return a.img.manifest.Config.Digest }
 // adopt checks what target refers to, unpacks the manifest for this host and
 // links everything for the collector. Until a name is committed, only the
 // lease in ctx keeps it.
-func (s *Store) adopt(ctx context.Context, target ocispec.Descriptor, progress func(jsonstream.Message)) (*adopted, error) {
+func (s *graph) adopt(ctx context.Context, target ocispec.Descriptor, progress func(jsonstream.Message)) (*adopted, error) {
 	c, err := s.pick(ctx, target)
 	if err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func (s *Store) adopt(ctx context.Context, target ocispec.Descriptor, progress f
 }
 
 // unpack makes the image's chain of layers.
-func (s *Store) unpack(ctx context.Context, c *candidate, progress func(jsonstream.Message)) (digest.Digest, error) {
+func (s *graph) unpack(ctx context.Context, c *candidate, progress func(jsonstream.Message)) (digest.Digest, error) {
 	diffs, blobs := c.config.RootFS.DiffIDs, c.manifest.Layers
 	if len(diffs) != len(blobs) {
 		return "", invalid("invalid manifest, layers length mismatch: expected %d, got %d", len(blobs), len(diffs))
@@ -82,7 +82,7 @@ func (s *Store) unpack(ctx context.Context, c *candidate, progress func(jsonstre
 
 // checkDiffID makes sure that a layer's blob is what the config says of it:
 // also when the layer was there already and the blob was not looked into.
-func (s *Store) checkDiffID(ctx context.Context, n int, b ocispec.Descriptor, want digest.Digest, checked bool) error {
+func (s *graph) checkDiffID(ctx context.Context, n int, b ocispec.Descriptor, want digest.Digest, checked bool) error {
 	if b.Digest == want {
 		return nil // not compressed; it was checked when it was written
 	}
@@ -115,7 +115,7 @@ func (s *Store) checkDiffID(ctx context.Context, n int, b ocispec.Descriptor, wa
 
 // plain opens the uncompressed content of a layer's blob. progress, if any, is
 // told the blob's bytes as they are read.
-func (s *Store) plain(ctx context.Context, b ocispec.Descriptor, name string, progress func(jsonstream.Message)) (io.ReadCloser, error) {
+func (s *graph) plain(ctx context.Context, b ocispec.Descriptor, name string, progress func(jsonstream.Message)) (io.ReadCloser, error) {
 	in, size, err := s.content.Reader(ctx, b.Digest)
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", b.Digest, err)
