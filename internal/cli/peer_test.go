@@ -158,6 +158,39 @@ func needDocker(t *testing.T) {
 func TestCreateRequest(t *testing.T) {
 	needDocker(t)
 	dir := t.TempDir()
+	e := newEngine(t)
+	e.answer("POST /containers/create", `{"Id":"0123456789abcdef","Warnings":["be careful"]}`)
+	e.code("POST /containers/create", http.StatusCreated)
+
+	for _, line := range createLines(t, dir) {
+		t.Run(line, func(t *testing.T) {
+			args := append([]string{"create"}, words(t, line)...)
+			theirs := docker(t, e, "", args...)
+			want := e.take()
+			os.Remove(filepath.Join(dir, "CID"))
+			ours := wherry(t, e, "", args...)
+			got := e.take()
+			if d := cmp.Diff(theirs, ours); d != "" {
+				t.Errorf("output (-docker +wherry):\n%s", d)
+			}
+			if len(want) != 1 || len(got) != 1 {
+				t.Fatalf("%d and %d requests; docker said %q, we %q", len(want), len(got), theirs.Stderr, ours.Stderr)
+			}
+			if want[0].Query != got[0].Query {
+				t.Errorf("query %q, docker's %q", got[0].Query, want[0].Query)
+			}
+			if d := cmp.Diff(decode(t, want[0].Body), decode(t, got[0].Body)); d != "" {
+				t.Errorf("body (-docker +wherry):\n%s", d)
+			}
+			os.Remove(filepath.Join(dir, "CID"))
+		})
+	}
+}
+
+// createLines is the table of command lines; files they name are in dir.
+func createLines(t *testing.T, dir string) []string {
+	t.Helper()
+	t.Setenv("FROM_ENV", "yes")
 	write := func(name, text string) string {
 		p := filepath.Join(dir, name)
 		if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
@@ -168,12 +201,7 @@ func TestCreateRequest(t *testing.T) {
 	env := write("env", "# comment\nA=1\nB\nPATH\n\nD=a=b\n")
 	labels := write("labels", "a=1\n#no\nb\nc=x y\n")
 	seccomp := write("seccomp.json", "{\n  \"defaultAction\": \"SCMP_ACT_ALLOW\"\n}\n")
-	e := newEngine(t)
-	e.answer("POST /containers/create", `{"Id":"0123456789abcdef","Warnings":["be careful"]}`)
-	e.code("POST /containers/create", http.StatusCreated)
-	t.Setenv("FROM_ENV", "yes")
-
-	for _, line := range []string{
+	return []string{
 		"img", "img cmd -x --y z", "--name n img", "-it img sh", "-i img", "-t img",
 		"-a stdin -a stdout img", "-a STDERR img", "-e A=1 -e FROM_ENV -e NOT_SET_ANYWHERE -e X= img",
 		"--env-file " + env + " -e A=2 img", "--dns 127.0.0.53 img", "-l a -l b=c -l a=d img", "--label-file " + labels + " -l b=2 img",
@@ -215,29 +243,58 @@ func TestCreateRequest(t *testing.T) {
 		"--mount type=volume,dst=/anon img", "--mount type=bind,src=.,dst=/b img", "--storage-opt size=1G img",
 		"--health-cmd 'curl x' --health-interval 5s --health-retries 3 --health-timeout 2s --health-start-period 1m --health-start-interval 3s img",
 		"--no-healthcheck img", "--health-retries 2 img", "--platform linux/amd64 img", "--cidfile " + filepath.Join(dir, "CID") + " img",
-	} {
-		t.Run(line, func(t *testing.T) {
-			args := append([]string{"create"}, words(t, line)...)
-			theirs := docker(t, e, "", args...)
-			want := e.take()
-			os.Remove(filepath.Join(dir, "CID"))
-			ours := wherry(t, e, "", args...)
-			got := e.take()
-			if d := cmp.Diff(theirs, ours); d != "" {
-				t.Errorf("output (-docker +wherry):\n%s", d)
-			}
-			if len(want) != 1 || len(got) != 1 {
-				t.Fatalf("%d and %d requests; docker said %q, we %q", len(want), len(got), theirs.Stderr, ours.Stderr)
-			}
-			if want[0].Query != got[0].Query {
-				t.Errorf("query %q, docker's %q", got[0].Query, want[0].Query)
-			}
-			if d := cmp.Diff(decode(t, want[0].Body), decode(t, got[0].Body)); d != "" {
-				t.Errorf("body (-docker +wherry):\n%s", d)
-			}
-			os.Remove(filepath.Join(dir, "CID"))
-		})
 	}
+}
+
+// TestCreateGolden keeps what docker's CLI was seen to send, for machines
+// without one: of each body only what differs from that of a bare create.
+func TestCreateGolden(t *testing.T) {
+	dir := t.TempDir()
+	e := newEngine(t)
+	e.answer("POST /containers/create", `{"Id":"0123456789abcdef","Warnings":[]}`)
+	e.code("POST /containers/create", http.StatusCreated)
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	var base any
+	for _, line := range createLines(t, dir) {
+		wherry(t, e, "", append([]string{"create"}, words(t, line)...)...)
+		os.Remove(filepath.Join(dir, "CID"))
+		r := e.take()
+		if len(r) != 1 {
+			t.Fatalf("%s: %d requests", line, len(r))
+		}
+		v := decode(t, r[0].Body)
+		if base == nil {
+			base = v
+		}
+		b, err := json.Marshal(differs(base, v))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := line + "\n\t" + r[0].Query + " " + string(b) + "\n"
+		text = strings.ReplaceAll(text, "PATH="+os.Getenv("PATH"), "PATH=$PATH")
+		out.WriteString(strings.ReplaceAll(strings.ReplaceAll(text, dir, "$DIR"), wd, "$PWD"))
+	}
+	golden(t, "create", out.String())
+}
+
+// differs returns the parts of v that are not the same in base.
+func differs(base, v any) any {
+	a, ok1 := base.(map[string]any)
+	b, ok2 := v.(map[string]any)
+	if !ok1 || !ok2 {
+		return v
+	}
+	out := map[string]any{}
+	for k, x := range b {
+		if !cmp.Equal(a[k], x) {
+			out[k] = differs(a[k], x)
+		}
+	}
+	return out
 }
 
 // TestRefusals compares messages and exit codes of wrong command lines.
