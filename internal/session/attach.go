@@ -61,6 +61,9 @@ func (m *Manager) Attach(ctx context.Context, ref string, o AttachOptions, hijac
 	if !o.Stream {
 		return conn.Close()
 	}
+	if !r.Config.Tty {
+		keys = nil // what is piped in is data, not keys
+	}
 	socket, err := socketOf(conn)
 	if err != nil {
 		conn.Close()

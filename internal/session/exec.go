@@ -63,6 +63,9 @@ func (m *Manager) ExecCreate(ctx context.Context, ref string, r *apicontainer.Ex
 			return "", errdefs.ErrInvalidArgument.WithMessage("invalid environment variable: " + e)
 		}
 	}
+	if !r.Tty {
+		keys = nil // what is piped in is data, not keys
+	}
 	x := &exec{id: id.New(), container: c.ID, request: r, keys: keys}
 	m.mu.Lock()
 	m.sweep()
