@@ -1,11 +1,11 @@
+// The runtime would keep its cgroup's quota files open, and they would look
+// like leaked descriptors.
+
+//go:debug containermaxprocs=0
+
 // Command probe looks at its own isolation from inside a container and prints
 // what it sees, one "KEY VALUE" a line. It decides nothing; the test does.
 package main
-
-// The runtime would keep its cgroup's quota files open, and they would look
-// like leaked descriptors.
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
 
 import (
 	"errors"
