@@ -36,7 +36,7 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	box := &box{id: id.New(), name: r.ContainerName, endpoints: map[string]*network.EndpointSettings{}}
+	box := &box{identity: identity{r.ContainerID, r.ContainerName, r.Hostname}, id: id.New(), endpoints: map[string]*network.EndpointSettings{}}
 	sb := &Sandbox{ID: box.id, Endpoints: map[string]*network.EndpointSettings{}}
 	wires, ns, err := m.wires(r, wanted, &u)
 	if err != nil {
@@ -45,9 +45,14 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	sb.NS = ns
 	u.Add(func() { ns.Close() })
 	for _, w := range wires {
-		ep := w.settings()
-		box.endpoints[w.seg.ID] = ep
-		sb.Endpoints[w.seg.Name] = ep.Copy()
+		box.endpoints[w.seg.ID] = w.settings()
+		if !isPredefined(w.seg.Name) && box.resolver == nil {
+			if box.resolver, err = m.serveNames(r.ContainerID, ns, r.DNS); err != nil {
+				return nil, err
+			}
+			u.Add(box.resolver.close)
+			sb.NameServer = netip.MustParseAddr(nameServer)
+		}
 	}
 	u.Add(func() { _ = m.ports.unpublish(r.ContainerID) })
 	if sb.Ports, err = m.ports.publish(r, entranceOf(wires)); err != nil {
@@ -59,6 +64,11 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 		return nil, errdefs.ErrUnavailable.WithMessage("the engine is shutting down")
 	}
 	m.boxes[r.ContainerID] = box
+	for _, w := range wires {
+		ep := box.endpoints[w.seg.ID]
+		m.join(w.seg, box, ep)
+		sb.Endpoints[w.seg.Name] = ep.Copy()
+	}
 	u.Keep()
 	return sb, nil
 }
@@ -154,7 +164,7 @@ func entranceOf(wires []*wire) *wire {
 // accepts refuses wishes that the network cannot fulfil, in dockerd's words.
 func (n *segment) accepts(ep *network.EndpointSettings) error {
 	if n.Name != network.NetworkBridge {
-		return nil
+		return checkAliases(ep)
 	}
 	if len(ep.Aliases) > 0 {
 		return invalid("invalid endpoint settings:\nnetwork-scoped aliases are only supported for user-defined networks")
@@ -189,6 +199,14 @@ func (m *Manager) wires(r Request, wanted []wish, u *undo.Stack) ([]*wire, *os.F
 		u.Add(func() { w.seg.addrs.Free(w.addr) })
 		wires = append(wires, w)
 	}
+	best := wires[0]
+	for _, w := range wires {
+		w.gateway = false
+		if w.seg.gateway.IsValid() && (!best.seg.gateway.IsValid() || ahead(w.seg, w.want, best.seg, best.want)) {
+			best = w
+		}
+	}
+	best.gateway = best.seg.gateway.IsValid()
 	if r.NS == nil {
 		ns, err := m.pool.obtain(wires)
 		return wires, ns, err

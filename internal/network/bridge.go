@@ -66,7 +66,7 @@ func (b *bridges) openDefault() error {
 		}
 	}
 	if own {
-		if err := b.setAddress(link, addr); err != nil {
+		if err := b.setAddress(link, addr, true); err != nil {
 			return err
 		}
 	}
@@ -186,14 +186,7 @@ func (b *bridges) chooseSubnet() (netip.Prefix, error) {
 // taken lists what a new subnet must not overlap: routes, addresses and
 // resolvers of the host, and the subnets of the networks.
 func (b *bridges) taken() ([]netip.Prefix, error) {
-	var out []netip.Prefix
-	for _, n := range b.reg.nets {
-		for _, c := range n.IPAM.Config {
-			if c.Subnet.IsValid() {
-				out = append(out, c.Subnet)
-			}
-		}
-	}
+	out := b.reg.subnets()
 	routes, err := b.rt.Routes()
 	if err != nil {
 		return nil, err
@@ -228,8 +221,9 @@ func (b *bridges) makeBridge(name string, mtu int) (rtnl.Link, error) {
 	return b.rt.LinkByName(name)
 }
 
-// setAddress gives the bridge exactly one IPv4 address and brings it up.
-func (b *bridges) setAddress(link rtnl.Link, want netip.Prefix) error {
+// setAddress gives the bridge its IPv4 address and brings it up; alone takes
+// others away that it has.
+func (b *bridges) setAddress(link rtnl.Link, want netip.Prefix, alone bool) error {
 	addrs, err := b.rt.Addrs()
 	if err != nil {
 		return err
@@ -241,7 +235,7 @@ func (b *bridges) setAddress(link rtnl.Link, want netip.Prefix) error {
 		case a.Link != link.Index || !a.Prefix.Addr().Is4():
 		case a.Prefix == want:
 			have = true
-		default:
+		case alone:
 			batch.DelAddr(link.Index, a.Prefix)
 		}
 	}

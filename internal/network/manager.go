@@ -49,12 +49,15 @@ type segment struct {
 	gateway netip.Addr // the containers' default route; invalid for none
 	own     netip.Addr // the bridge's address
 	mtu     int
+
+	directory directory
 }
 
 // box is what a container holds.
 type box struct {
-	id        string // sandbox id
-	name      string
+	identity
+	id        string                               // sandbox id
+	resolver  *resolver                            // nil without a user-defined network
 	endpoints map[string]*network.EndpointSettings // by network id
 }
 
@@ -102,6 +105,7 @@ func (m *Manager) open() error {
 	if err := m.bridges().openDefault(); err != nil {
 		return fmt.Errorf(`error creating default "bridge" network: %w`, err)
 	}
+	m.reopen()
 	if m.cfg.Firewall {
 		if m.nf, err = nft.Dial(m.home); err != nil {
 			return err
@@ -194,7 +198,11 @@ func (m *Manager) Refill() { m.pool.refill() }
 func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSettings, pid int) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	b := &box{id: "", endpoints: map[string]*network.EndpointSettings{}}
+	b := &box{identity: identity{container: containerID}, endpoints: map[string]*network.EndpointSettings{}}
+	if m.names != nil {
+		b.name = m.names(containerID)
+	}
+	named := false
 	var failed []error
 	for name, ep := range eps {
 		n, err := m.reg.find(name)
@@ -215,10 +223,29 @@ func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSett
 				continue
 			}
 		}
-		b.endpoints[n.ID] = ep.Copy()
+		ep = ep.Copy()
+		b.endpoints[n.ID] = ep
+		if !isPredefined(n.Name) && ep.IPAddress.IsValid() {
+			named = true
+			n.directory.add(ep.DNSNames, ep.IPAddress)
+		}
 	}
 	m.boxes[containerID] = b
+	if named {
+		failed = append(failed, m.adoptNames(b, pid))
+	}
 	return errors.Join(failed...)
+}
+
+// adoptNames serves names again where an earlier engine did. m.mu is held.
+func (m *Manager) adoptNames(b *box, pid int) error {
+	ns, err := namespaceOf(pid)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	b.resolver, err = m.serveNames(b.container, ns, nil)
+	return err
 }
 
 // AdoptPorts takes over the published ports of an adopted container, as
@@ -230,31 +257,15 @@ func (m *Manager) AdoptPorts(containerID string, ports network.PortMap) error {
 	b := m.boxes[containerID]
 	var ip netip.Addr
 	if b != nil {
-		ip = m.entrance(b)
+		if n := m.exit(b.endpoints); n != nil {
+			ip = b.endpoints[n.ID].IPAddress
+		}
 	}
 	m.mu.Unlock()
 	if !ip.IsValid() {
 		return nil
 	}
 	return m.ports.claim(containerID, ip, ports)
-}
-
-// entrance is the address that a container's published ports lead to.
-func (m *Manager) entrance(b *box) netip.Addr {
-	var best *segment
-	for id := range b.endpoints {
-		n := m.reg.nets[id]
-		if n == nil || n.link == 0 || n.Internal {
-			continue
-		}
-		if best == nil || b.endpoints[id].GwPriority > b.endpoints[best.ID].GwPriority || n.Name < best.Name {
-			best = n
-		}
-	}
-	if best == nil {
-		return netip.Addr{}
-	}
-	return b.endpoints[best.ID].IPAddress
 }
 
 // Release gives back what the container held. The links go with its namespace,
@@ -270,9 +281,11 @@ func (m *Manager) Release(_ context.Context, containerID string) error {
 	delete(m.boxes, containerID)
 	for id, ep := range b.endpoints {
 		if n := m.reg.nets[id]; n != nil && n.addrs != nil && ep.IPAddress.IsValid() {
+			m.leave(n, ep)
 			n.addrs.Free(ep.IPAddress)
 		}
 	}
+	go b.resolver.close() // waits for what is being forwarded
 	return err
 }
 
@@ -286,9 +299,16 @@ func (m *Manager) Close(removeHostState bool) error {
 		return nil
 	}
 	m.closed = true
+	var resolvers []*resolver
+	for _, b := range m.boxes {
+		resolvers = append(resolvers, b.resolver)
+	}
 	m.mu.Unlock()
 	m.pool.close()
 	m.ports.close()
+	for _, r := range resolvers {
+		r.close()
+	}
 	var failed []error
 	if removeHostState {
 		failed = append(failed, m.removeHostState())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"sort"
 	"strings"
@@ -126,4 +127,17 @@ func (g *register) find(ref string) (*segment, error) {
 		return found[0], nil
 	}
 	return nil, invalid("network %s is ambiguous (%d matches found based on ID prefix)", ref, len(found))
+}
+
+// subnets lists the subnets of all networks.
+func (g *register) subnets() []netip.Prefix {
+	var out []netip.Prefix
+	for _, n := range g.nets {
+		for _, c := range n.IPAM.Config {
+			if c.Subnet.IsValid() {
+				out = append(out, c.Subnet)
+			}
+		}
+	}
+	return out
 }

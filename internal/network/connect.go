@@ -1,0 +1,265 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/moby/moby/api/types/network"
+	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+	"github.com/wherry-engine/wherry/internal/undo"
+)
+
+// Connection is a running container to be connected to a further network.
+type Connection struct {
+	ContainerID string
+	Network     string                    // name, id or id prefix
+	Settings    *network.EndpointSettings // the client's wishes; nil for none
+	PID         int                       // the container's main process
+	DNS         []netip.Addr              // HostConfig.DNS
+}
+
+// Connect gives a running container a link to a network. It returns the
+// network's name and the endpoint.
+func (m *Manager) Connect(_ context.Context, c Connection) (string, *network.EndpointSettings, error) {
+	var u undo.Stack
+	defer u.Run()
+	m.mu.Lock()
+	w, b, err := m.wish(c)
+	m.mu.Unlock()
+	if err != nil {
+		return "", nil, err
+	}
+	ns, err := namespaceOf(c.PID)
+	if err != nil {
+		return "", nil, err
+	}
+	defer ns.Close()
+	wire, err := m.pool.plug(w, 0)
+	if err != nil {
+		return "", nil, err
+	}
+	u.Add(func() { w.seg.addrs.Free(wire.addr) })
+	if err := m.extend(ns, b, wire); err != nil {
+		return "", nil, fmt.Errorf("connect container %s to network %s: %w", c.ContainerID, w.seg.Name, err)
+	}
+	if !isPredefined(w.seg.Name) && b.resolver == nil {
+		r, err := m.serveNames(c.ContainerID, ns, c.DNS)
+		if err != nil {
+			return "", nil, err
+		}
+		u.Add(r.close)
+		m.mu.Lock()
+		b.resolver = r
+		m.mu.Unlock()
+	}
+	ep := wire.settings()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.boxes[c.ContainerID] != b {
+		return "", nil, errors.New("container " + c.ContainerID + " has ended")
+	}
+	b.endpoints[w.seg.ID] = ep
+	m.join(w.seg, b, ep)
+	u.Keep()
+	return w.seg.Name, ep.Copy(), nil
+}
+
+// wish checks whether a connection can be made. m.mu is held.
+func (m *Manager) wish(c Connection) (wish, *box, error) {
+	n, err := m.reg.find(c.Network)
+	if err != nil {
+		return wish{}, nil, err
+	}
+	b := m.boxes[c.ContainerID]
+	switch {
+	case n.Driver == "host":
+		return wish{}, nil, forbidden("container cannot be disconnected from host network or connected to host network")
+	case n.Driver == "null" || b != nil && b.secluded(m):
+		return wish{}, nil, forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+	case b == nil:
+		return wish{}, nil, forbidden("container %s has no network namespace of its own", c.ContainerID)
+	case b.endpoints[n.ID] != nil:
+		return wish{}, nil, forbidden("endpoint with name %s already exists in network %s", b.name, n.Name)
+	case n.link == 0:
+		return wish{}, nil, fmt.Errorf("network %s is not available", n.Name)
+	}
+	want := wishes(c.Settings)
+	return wish{n, want}, b, n.accepts(want)
+}
+
+// secluded reports whether the container is on the network none.
+func (b *box) secluded(m *Manager) bool {
+	for nid := range b.endpoints {
+		if n := m.reg.nets[nid]; n != nil && n.Driver == "null" {
+			return true
+		}
+	}
+	return false
+}
+
+func namespaceOf(pid int) (*os.File, error) {
+	if pid <= 0 {
+		return nil, errors.New("network: no process to find a namespace by")
+	}
+	return os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+}
+
+// extend adds a link to a namespace that is in use.
+func (m *Manager) extend(ns *os.File, b *box, w *wire) error {
+	return rtnl.Enter(m.home, ns, func(in *rtnl.Conn) error {
+		links, err := in.Links()
+		if err != nil {
+			return err
+		}
+		for slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Name == w.device() }) {
+			w.slot++
+		}
+		m.mu.Lock()
+		best := m.exit(b.endpoints)
+		w.gateway = w.seg.gateway.IsValid() && (best == nil || ahead(w.seg, w.want, best, b.endpoints[best.ID]))
+		m.mu.Unlock()
+		if w.gateway {
+			if err := noDefaultRoute(in); err != nil {
+				return err
+			}
+		}
+		return m.pool.fit.furnish(ns, in, []*wire{w}, false)
+	})
+}
+
+// exit is the network that a container's default route goes to: the highest
+// gateway priority, then the first name. m.mu is held.
+func (m *Manager) exit(endpoints map[string]*network.EndpointSettings) *segment {
+	var best *segment
+	for nid, ep := range endpoints {
+		n := m.reg.nets[nid]
+		if n == nil || n.link == 0 || !n.gateway.IsValid() {
+			continue
+		}
+		if best == nil || ahead(n, ep, best, endpoints[best.ID]) {
+			best = n
+		}
+	}
+	return best
+}
+
+func ahead(a *segment, epA *network.EndpointSettings, b *segment, epB *network.EndpointSettings) bool {
+	if epA.GwPriority != epB.GwPriority {
+		return epA.GwPriority > epB.GwPriority
+	}
+	return a.Name < b.Name
+}
+
+func noDefaultRoute(in *rtnl.Conn) error {
+	routes, err := in.Routes()
+	if err != nil {
+		return err
+	}
+	var b rtnl.Batch
+	for _, r := range routes {
+		if r.Dst.Bits() == 0 && r.Dst.Addr().Is4() && r.Gateway.IsValid() && r.Table == unix.RT_TABLE_MAIN {
+			b.DelRoute(r.Link, netip.Prefix{}, r.Gateway)
+		}
+	}
+	return in.Do(&b)
+}
+
+// Disconnect takes a running container off a network and returns the network's
+// name. With force a container that is not known is no error.
+func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int, force bool) (string, error) {
+	m.mu.Lock()
+	n, err := m.reg.find(ref)
+	if err != nil {
+		m.mu.Unlock()
+		return "", err
+	}
+	b := m.boxes[containerID]
+	var ep *network.EndpointSettings
+	if b != nil {
+		ep = b.endpoints[n.ID]
+	}
+	var exit *segment
+	if ep != nil {
+		rest := map[string]*network.EndpointSettings{}
+		for nid, e := range b.endpoints {
+			if nid != n.ID {
+				rest[nid] = e
+			}
+		}
+		exit = m.exit(rest)
+	}
+	m.mu.Unlock()
+	switch {
+	case ep == nil && force:
+		return n.Name, nil
+	case ep == nil:
+		return "", fmt.Errorf("container %s is not connected to network %s", containerID, n.Name)
+	case n.Driver == "host":
+		return "", forbidden("container cannot be disconnected from host network or connected to host network")
+	}
+	if ep.IPAddress.IsValid() {
+		err = m.unplug(pid, ep, exit)
+		if err != nil && !force {
+			return "", fmt.Errorf("disconnect container %s from network %s: %w", containerID, n.Name, err)
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if b.endpoints[n.ID] == ep {
+		delete(b.endpoints, n.ID)
+		m.leave(n, ep)
+		if n.addrs != nil && ep.IPAddress.IsValid() {
+			n.addrs.Free(ep.IPAddress)
+		}
+	}
+	return n.Name, nil
+}
+
+// unplug removes the link with an endpoint's address and sends the default
+// route where it goes now.
+func (m *Manager) unplug(pid int, ep *network.EndpointSettings, exit *segment) error {
+	ns, err := namespaceOf(pid)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return rtnl.Enter(m.home, ns, func(in *rtnl.Conn) error {
+		addrs, err := in.Addrs()
+		if err != nil {
+			return err
+		}
+		var b rtnl.Batch
+		out := 0
+		for _, a := range addrs {
+			if a.Prefix.Addr() == ep.IPAddress {
+				b.DelLink(a.Link)
+			} else if exit != nil && exit.subnet.Contains(a.Prefix.Addr()) {
+				out = a.Link
+			}
+		}
+		if out != 0 {
+			if err := noDefaultRoute(in); err != nil {
+				return err
+			}
+			b.AddRoute(out, netip.Prefix{}, exit.gateway)
+		}
+		return in.Do(&b)
+	})
+}
+
+// checkAliases refuses names that nobody could ask for.
+func checkAliases(ep *network.EndpointSettings) error {
+	for _, a := range ep.Aliases {
+		if a == "" || strings.ContainsAny(a, " \t\n/") {
+			return invalid("invalid network alias %q", a)
+		}
+	}
+	return nil
+}
