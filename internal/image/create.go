@@ -65,7 +65,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader, ref, message string, ch
 }
 
 // Builtin makes the image that the engine carries under that name, if it does,
-// and tells whether it does.
+// and tells whether it does. A name that is taken stays as it is.
 func (s *Store) Builtin(ctx context.Context, ref string) (bool, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
@@ -80,6 +80,9 @@ func (s *Store) Builtin(ctx context.Context, ref string) (bool, error) {
 	program := s.builtin[name]
 	if program == nil {
 		return false, nil
+	}
+	if s.byName(named) != nil {
+		return true, nil // it may be another one, of the person's own
 	}
 	file := path.Base(name)
 	if name == "hello-world" {
