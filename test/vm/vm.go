@@ -6,6 +6,7 @@ package vm
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -106,7 +107,8 @@ func boot(ctx context.Context, o Options, k *kernel, work, initrd, disk string) 
 	)
 	// An inherited descriptor would keep the pipe open after a kill.
 	cmd.WaitDelay = 5 * time.Second
-	cmd.Stderr = o.Output
+	var complaints bytes.Buffer
+	cmd.Stderr = &complaints
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -131,6 +133,7 @@ func boot(ctx context.Context, o Options, k *kernel, work, initrd, disk string) 
 		}
 	}
 	err = cmd.Wait()
+	o.Output.Write(complaints.Bytes())
 	if code < 0 {
 		tail(o.Output, console)
 		if ctx.Err() != nil {

@@ -20,6 +20,8 @@ import (
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/linux/scope"
 )
 
 // parentOfTests holds all groups of this run.
@@ -216,7 +218,7 @@ func unifiedOf(h *Hierarchy) *Hierarchy {
 	if h.version == 2 || h.root.dir == "" {
 		return nil
 	}
-	m := &machine{version: 2, root: h.root, enabled: map[string]string{}, programs: map[string]int{}, pending: map[string]*removal{}}
+	m := &machine{version: 2, root: h.root, made: set{}, holders: map[string]*scope.Holder{}, enabled: map[string]string{}, programs: map[string]int{}, pending: map[string]*removal{}}
 	m.features = m.featuresV2()
 	return &Hierarchy{machine: m, driver: Cgroupfs}
 }
@@ -584,7 +586,6 @@ func TestRemoveBusy(t *testing.T) {
 		go func() {
 			time.Sleep(50 * time.Millisecond)
 			c.Process.Kill()
-			c.Wait()
 		}()
 		again, _, err := h.Create(g.Path(), nil)
 		if err != nil {

@@ -117,7 +117,18 @@ func TestSharedDevices(t *testing.T) {
 	if filepath.Base(at(free)) != filepath.Base(parentOfTests) {
 		t.Errorf("unrestricted group in %s", at(free))
 	}
-	list, err := os.ReadFile(filepath.Join(at(a), "devices.list"))
+	again, err := h.Open(a.Path()) // whoever removes it, it counts
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := at(a)
+	if err := again.Remove(); err != nil {
+		t.Error(err)
+	}
+	if len(h.shared[dir]) != 1 {
+		t.Errorf("%d users after one of two was removed", len(h.shared[dir]))
+	}
+	list, err := os.ReadFile(filepath.Join(at(b), "devices.list"))
 	if err != nil || !strings.Contains(string(list), "c 1:3 rwm") || strings.Contains(string(list), "a *:*") {
 		t.Errorf("%s, %v", list, err)
 	}
@@ -140,4 +151,32 @@ func TestBitmask(t *testing.T) {
 	if m, err := bitmask("0-2,9"); err != nil || len(m) != 2 || m[0] != 7 || m[1] != 2 {
 		t.Errorf("%v, %v", m, err)
 	}
+}
+
+func TestClean(t *testing.T) {
+	both(t, func(t *testing.T, h *Hierarchy) {
+		p := parentOfTests + "/user/made"
+		g, _, err := h.Create(p+"/g", &Resources{Devices: dockerDevices()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		made := func() []string {
+			a, _ := filepath.Glob("/sys/fs/cgroup/*" + parentOfTests + "/user")
+			b, _ := filepath.Glob("/sys/fs/cgroup" + parentOfTests + "/user")
+			return append(a, b...)
+		}
+		if err := h.Clean(""); err != nil {
+			t.Error(err)
+		}
+		if len(made()) == 0 {
+			t.Error("cleaned while in use")
+		}
+		discard(t, h, g)
+		if err := h.Clean(""); err != nil {
+			t.Error(err)
+		}
+		if left := made(); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+	})
 }

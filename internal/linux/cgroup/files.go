@@ -112,8 +112,9 @@ func exists(file string) bool {
 }
 
 // mkdirs makes dir and what is missing above it. made is called for each
-// directory made on the way, from the top, but not for dir itself.
-func mkdirs(dir string, made func(dir string) error) error {
+// directory made on the way, from the top, but not for dir itself; those are
+// remembered for Clean. Called without m.mu.
+func (m *machine) mkdirs(dir string, made func(dir string) error) error {
 	err := unix.Mkdir(dir, 0o755)
 	if !errors.Is(err, unix.ENOENT) {
 		if err != nil {
@@ -122,7 +123,11 @@ func mkdirs(dir string, made func(dir string) error) error {
 		return nil
 	}
 	parent := filepath.Dir(dir)
-	if err := mkdirs(parent, made); err != nil && !errors.Is(err, unix.EEXIST) {
+	err = m.mkdirs(parent, made)
+	if err == nil {
+		m.remember(parent)
+	}
+	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	if made != nil {
@@ -134,6 +139,12 @@ func mkdirs(dir string, made func(dir string) error) error {
 		return &os.PathError{Op: "mkdir", Path: dir, Err: err}
 	}
 	return nil
+}
+
+func (m *machine) remember(dir string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.made[dir] = struct{}{}
 }
 
 // below lists dir and all groups in it, deepest first.

@@ -22,8 +22,6 @@ type Group struct {
 	path string     // below the mount
 	unit scope.Unit // no name without systemd
 	impl impl
-
-	holder *scope.Holder // keeps a scope alive until the first process joins
 }
 
 // impl is a group on one version of cgroups.
@@ -149,9 +147,21 @@ func (g *Group) Add(pid int) error { return g.impl.add(pid) }
 // Settle says that a process has joined. With systemd a scope lives only as
 // long as it has processes, so Create puts one of ours in, which leaves now.
 func (g *Group) Settle() {
-	if g.holder != nil {
-		g.holder.Leave()
+	if h := g.holder(true); h != nil {
+		h.Leave()
 	}
+}
+
+// holder gives the process that keeps the scope alive, nil if there is none;
+// take says that the caller ends it.
+func (g *Group) holder(take bool) *scope.Holder {
+	g.h.mu.Lock()
+	defer g.h.mu.Unlock()
+	h := g.h.holders[g.path]
+	if take {
+		delete(g.h.holders, g.path)
+	}
+	return h
 }
 
 // Set changes limits; fields that are nil stay as they are. The strings are
@@ -202,6 +212,7 @@ func (g *Group) PIDs() ([]int, error) {
 	} else if err != nil {
 		return nil, err
 	}
+	holder := g.holder(false)
 	var out []int
 	for i := len(all) - 1; i >= 0; i-- { // the group's own first
 		p, err := pids(filepath.Join(all[i], "cgroup.procs"))
@@ -209,7 +220,7 @@ func (g *Group) PIDs() ([]int, error) {
 			return nil, err
 		}
 		for _, pid := range p {
-			if g.holder == nil || pid != g.holder.PID {
+			if holder == nil || pid != holder.PID {
 				out = append(out, pid)
 			}
 		}

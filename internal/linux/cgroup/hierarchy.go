@@ -18,9 +18,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -58,11 +60,15 @@ type machine struct {
 	systemd  scope.Manager
 
 	mu       sync.Mutex
-	shared   map[string]int      // v1: device directory -> groups that joined it here
-	enabled  map[string]string   // v2: directory -> controllers known to be on for its children
-	programs map[string]int      // v2: device rules -> descriptor of the loaded program
-	pending  map[string]*removal // by path
+	shared   map[string]set           // v1: device directory -> paths of the groups that join it
+	made     set                      // directories made on the way to groups
+	holders  map[string]*scope.Holder // systemd: by path, until the first process joins
+	enabled  map[string]string        // v2: directory -> controllers known to be on for its children
+	programs map[string]int           // v2: device rules -> descriptor of the loaded program
+	pending  map[string]*removal      // by path
 }
+
+type set map[string]struct{}
 
 // mount is where a v1 hierarchy, or the v2 one, is mounted.
 type mount struct {
@@ -78,8 +84,8 @@ func Probe() (*Hierarchy, error) {
 		return nil, err
 	}
 	m := &machine{
-		mounts: map[string]mount{}, shared: map[string]int{}, enabled: map[string]string{},
-		programs: map[string]int{}, pending: map[string]*removal{},
+		mounts: map[string]mount{}, shared: map[string]set{}, enabled: map[string]string{}, made: set{},
+		holders: map[string]*scope.Holder{}, programs: map[string]int{}, pending: map[string]*removal{},
 	}
 	for line := range strings.Lines(string(text)) {
 		m.read(line)
@@ -219,49 +225,64 @@ func (h *Hierarchy) group(p string) (*Group, error) {
 }
 
 // Clean removes what Create left beside the groups of this parent for sharing,
-// and the parent with those above it that are empty. Groups in use stay; they
-// are no error.
+// and the parent with those above it that are empty. The empty parent stands
+// for all directories that this process made on the way to groups. Groups in
+// use stay; they are no error.
 func (h *Hierarchy) Clean(parent string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if parent == "" {
+		all := slices.Collect(maps.Keys(h.made))
+		slices.SortFunc(all, func(a, b string) int { return len(b) - len(a) }) // the deepest first
+		for _, dir := range all {
+			if err := h.clean(dir); err != nil && !errors.Is(err, unix.EBUSY) {
+				return err
+			}
+		}
+		return nil
+	}
 	if h.driver == Systemd {
 		return nil // slices are systemd's
 	}
 	parent = path.Clean("/" + parent)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	var roots []string
-	if h.version == 1 {
-		seen := map[string]bool{}
-		for _, m := range h.mounts {
-			if !seen[m.dir] {
-				seen[m.dir] = true
-				roots = append(roots, m.dir)
-			}
-		}
-	} else {
-		roots = []string{h.root.dir}
+	roots := set{}
+	if h.version == 2 {
+		roots[h.root.dir] = struct{}{}
 	}
-	for _, root := range roots {
-		dir := filepath.Join(root, parent)
-		shared, err := filepath.Glob(filepath.Join(dir, devicesPrefix+"*"))
-		if err != nil {
-			return err
-		}
-		for _, s := range shared {
-			if h.shared[s] > 0 {
-				continue
-			}
-			if err := unix.Rmdir(s); err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("rmdir %s: %w", s, err)
-			}
-		}
-		for d := dir; d != root; d = filepath.Dir(d) {
-			if err := unix.Rmdir(d); errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOTEMPTY) {
+	for _, m := range h.mounts {
+		roots[m.dir] = struct{}{}
+	}
+	for root := range roots {
+		for d := filepath.Join(root, parent); d != root; d = filepath.Dir(d) {
+			if err := h.clean(d); errors.Is(err, unix.EBUSY) {
 				break
-			} else if err != nil && !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("rmdir %s: %w", d, err)
+			} else if err != nil {
+				return err
 			}
-			delete(h.enabled, d)
 		}
+	}
+	return nil
+}
+
+// clean removes a directory that has no groups but shared ones that nobody
+// uses; else it is unix.EBUSY. Called with m.mu held.
+func (m *machine) clean(dir string) error {
+	shared, err := filepath.Glob(filepath.Join(dir, devicesPrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, d := range append(shared, dir) {
+		if len(m.shared[d]) > 0 {
+			return unix.EBUSY
+		}
+		if err := unix.Rmdir(d); err != nil && !errors.Is(err, unix.ENOENT) {
+			if errors.Is(err, unix.EBUSY) && d != dir {
+				continue // in use by a group of an earlier engine
+			}
+			return &os.PathError{Op: "rmdir", Path: d, Err: err}
+		}
+		delete(m.made, d)
+		delete(m.enabled, d)
 	}
 	return nil
 }

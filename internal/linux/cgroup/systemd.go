@@ -24,13 +24,17 @@ func (g *Group) startUnit(r *Resources) error {
 	if err != nil {
 		return err
 	}
-	if g.holder, err = scope.NewHolder(); err != nil {
+	holder, err := scope.NewHolder()
+	if err != nil {
 		return err
 	}
-	if err := g.h.systemd.Start(g.unit, g.holder.PID, append(props, scope.Property(accounting, true))); err != nil {
-		g.holder.Leave()
+	if err := g.h.systemd.Start(g.unit, holder.PID, append(props, scope.Property(accounting, true))); err != nil {
+		holder.Leave()
 		return err
 	}
+	g.h.mu.Lock()
+	g.h.holders[g.path] = holder
+	g.h.mu.Unlock()
 	switch i := g.impl.(type) { // systemd made its directories
 	case *groupV1:
 		i.unit = true

@@ -40,7 +40,6 @@ type groupV1 struct {
 	mu      sync.Mutex
 	own     map[string]string // mount point -> directory
 	devices string            // the directory joined for device rules, "" for none
-	counted bool              // devices is counted in m.shared
 }
 
 func notFound(path string) error {
@@ -78,13 +77,13 @@ func (g *groupV1) at(controller string) (string, error) {
 			return nil
 		}
 	}
-	err := mkdirs(dir, made)
+	err := g.m.mkdirs(dir, made)
 	if errors.Is(err, unix.EEXIST) && g.unit {
 		err = nil // systemd's work
 	} else if errors.Is(err, unix.EEXIST) {
 		// Left by an engine that died, or not yet empty after a stop.
 		if err = removeTree(dir); err == nil {
-			err = mkdirs(dir, made)
+			err = g.m.mkdirs(dir, made)
 		}
 	}
 	if err != nil {
@@ -205,57 +204,66 @@ func (g *groupV1) joinDevices(r *Resources) error {
 	if err != nil {
 		return err
 	}
+	g.release()
 	parent := filepath.Join(mount.dir, path.Dir(g.path))
-	g.m.mu.Lock()
-	defer g.m.mu.Unlock()
-	g.leaveDevices()
 	if rules.Unrestricted() {
 		// What the parent may do: all, unless someone else has limited it.
-		if err := mkdirs(parent, nil); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := g.m.mkdirs(parent, nil); err == nil {
+			g.m.remember(parent)
+		} else if !errors.Is(err, unix.EEXIST) {
 			return err
 		}
 		g.devices = parent
 		return nil
 	}
 	dir := filepath.Join(parent, devicesPrefix+rules.Hash())
-	if !exists(dir) {
-		// Under its name it is always complete: another engine may use it too.
-		draft := fmt.Sprintf("%s.%d", dir, os.Getpid())
-		if err := mkdirs(draft, nil); err != nil && !errors.Is(err, unix.EEXIST) {
-			return err
-		}
-		err := rules.WriteV1(draft)
-		if err == nil {
-			err = os.Rename(draft, dir)
-		}
-		if err != nil {
-			_ = unix.Rmdir(draft)
-			if !exists(dir) {
-				return err
-			}
-		}
+	g.m.mu.Lock() // from here on Clean leaves it
+	if g.m.shared[dir] == nil {
+		g.m.shared[dir] = set{}
 	}
-	g.m.shared[dir]++
-	g.devices, g.counted = dir, true
+	g.m.shared[dir][g.path] = struct{}{}
+	g.m.mu.Unlock()
+	if err := g.shareDevices(dir, rules); err != nil {
+		g.release()
+		return err
+	}
+	g.devices = dir
 	return nil
 }
 
-// leaveDevices is called with g.m.mu held.
-func (g *groupV1) leaveDevices() {
-	if g.counted {
-		if g.m.shared[g.devices]--; g.m.shared[g.devices] <= 0 {
-			delete(g.m.shared, g.devices)
+// shareDevices makes the directory of these rules if it is not there. Under its
+// name it is always complete: others may use it at once.
+func (g *groupV1) shareDevices(dir string, rules *device.Rules) error {
+	if exists(dir) {
+		return nil
+	}
+	draft := fmt.Sprintf("%s.%d-%s", dir, os.Getpid(), path.Base(g.path))
+	if err := g.m.mkdirs(draft, nil); err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	err := rules.WriteV1(draft)
+	if err == nil {
+		err = os.Rename(draft, dir)
+	}
+	if err != nil {
+		_ = unix.Rmdir(draft) // the error before it is the news
+		if !exists(dir) {
+			return err
 		}
 	}
-	g.devices, g.counted = "", false
+	g.m.remember(dir)
+	return nil
 }
 
+// release takes the group off the lists of those that share directories.
 func (g *groupV1) release() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.m.mu.Lock()
 	defer g.m.mu.Unlock()
-	g.leaveDevices()
+	for dir, users := range g.m.shared {
+		if delete(users, g.path); len(users) == 0 {
+			delete(g.m.shared, dir)
+		}
+	}
 }
 
 func (g *groupV1) controllers() []Controller {
@@ -276,7 +284,11 @@ func (g *groupV1) controllers() []Controller {
 	// started them, or they are killed with it.
 	if m, ok := g.m.mounts["systemd"]; ok && g.own[m.dir] == "" && scope.Running() {
 		parent := filepath.Join(m.dir, path.Dir(g.path))
-		if err := mkdirs(parent, nil); err == nil || errors.Is(err, unix.EEXIST) {
+		err := g.m.mkdirs(parent, nil)
+		if err == nil {
+			g.m.remember(parent)
+		}
+		if err == nil || errors.Is(err, unix.EEXIST) {
 			out = append(out, Controller{Name: m.name, Dir: parent})
 		}
 	}

@@ -106,7 +106,9 @@ func (m *machine) enable(dir string, controllers []string) error {
 		if err := m.enable(filepath.Dir(dir), controllers); err != nil {
 			return err
 		}
-		if err := unix.Mkdir(dir, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := unix.Mkdir(dir, 0o755); err == nil {
+			m.remember(dir)
+		} else if !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("mkdir %s: %w", dir, err)
 		}
 	}
