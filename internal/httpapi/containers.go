@@ -193,7 +193,11 @@ func (h containerHandlers) unpause(c *call) error {
 }
 
 func (h containerHandlers) rename(c *call) error {
-	return c.done(h.Changes.Rename(c.lasting(), c.name, c.arg("name")))
+	name := c.arg("name")
+	if name == "" {
+		return invalid("Neither old nor new names may be empty")
+	}
+	return c.done(h.Changes.Rename(c.lasting(), c.name, name))
 }
 
 func (h containerHandlers) update(c *call) error {
