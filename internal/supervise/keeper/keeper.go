@@ -77,24 +77,42 @@ func newKeeper(dir, build string, start StartFunc) (*Keeper, error) {
 	return k, nil
 }
 
+// takeLock locks the file at path, which the keeper before this one may be
+// about to remove: a lock on a file that has lost its name is worth nothing.
+func takeLock(path string) (int, error) {
+	for {
+		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return -1, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		// A keeper that was killed may take a moment to be gone.
+		got := make(chan error, 1)
+		go func() { got <- unix.Flock(fd, unix.LOCK_EX) }()
+		select {
+		case err = <-got:
+		case <-time.After(3 * time.Second):
+			return -1, errors.New("another keeper is running")
+		}
+		if err != nil {
+			return -1, err
+		}
+		var mine, named unix.Stat_t
+		if err := unix.Fstat(fd, &mine); err != nil {
+			return -1, err
+		}
+		if unix.Stat(path, &named) == nil && named.Ino == mine.Ino && named.Dev == mine.Dev {
+			return fd, nil
+		}
+		unix.Close(fd)
+	}
+}
+
 // open takes the lock and listens.
 func (k *Keeper) open() error {
-	lock, err := unix.Open(filepath.Join(k.dir, "keeper.lock"), unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: "keeper.lock", Err: err}
-	}
-	// A keeper that was killed may take a moment to be gone.
-	got := make(chan error, 1)
-	go func() { got <- unix.Flock(lock, unix.LOCK_EX) }()
-	select {
-	case err = <-got:
-	case <-time.After(3 * time.Second):
-		err = errors.New("another keeper is running")
-	}
-	if err != nil {
+	var err error
+	if k.lock, err = takeLock(filepath.Join(k.dir, "keeper.lock")); err != nil {
 		return err
 	}
-	k.lock = lock
 	path := filepath.Join(k.dir, "keeper.sock")
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -150,8 +168,20 @@ func (k *Keeper) mayEnd() {
 			return
 		}
 	}
-	_ = os.Remove(filepath.Join(k.dir, "keeper.sock"))
+	k.sweep()
 	k.loop.stopped = true
+}
+
+// sweep leaves the directory as it was found: only a log with something in it,
+// and exits that no engine has asked for, stay. The lock's name goes last.
+func (k *Keeper) sweep() {
+	at := func(name string) string { return filepath.Join(k.dir, name) }
+	_ = os.Remove(at("keeper.sock"))
+	_ = unix.Rmdir(at("exits")) // not with something in it
+	if st, err := os.Stat(at("keeper.log")); err == nil && st.Size() == 0 {
+		_ = os.Remove(at("keeper.log"))
+	}
+	_ = os.Remove(at("keeper.lock"))
 }
 
 // logf writes a line to standard error, which is keeper.log.
