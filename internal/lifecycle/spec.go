@@ -118,7 +118,7 @@ func (l *launcher) specInput(c *container.Record, dir string, n *networking) (*s
 	}
 	in := &spec.Input{
 		ID: c.ID, Config: c.Config, HostConfig: c.HostConfig, Hostname: c.Config.Hostname, Domainname: c.Config.Domainname,
-		Rootfs: spec.Rootfs{Lower: w.Lower, Upper: w.Upper, Work: w.Work, Options: overlayOptions(w), Dir: w.Dir},
+		Rootfs: spec.Rootfs{Lower: w.Lower, Upper: w.Upper, Work: w.Work, Options: w.MountOptions(), Dir: w.Dir},
 		Mounts: mountsOf(c), Files: spec.Files{ResolvConf: dir + "/resolv.conf", Hosts: dir + "/hosts", Hostname: dir + "/hostname"},
 		Namespaces: ns, CgroupPath: c.CgroupPath, Cgroup2: l.cgroups.Version() == 2,
 		Init: l.cfg.Init, InitPath: l.cfg.InitPath, DefaultUlimits: l.cfg.Ulimits,
@@ -128,14 +128,6 @@ func (l *launcher) specInput(c *container.Record, dir string, n *networking) (*s
 	}
 	in.Seccomp, err = l.seccompProfile(c)
 	return in, err
-}
-
-func overlayOptions(w *snapshot.Writable) []string {
-	var o []string
-	if w.Volatile {
-		o = append(o, "volatile")
-	}
-	return o
 }
 
 // seccompProfile picks the profile and resolves it for the capabilities.

@@ -50,18 +50,27 @@ func indexOff() bool {
 	return err == nil
 }
 
+// MountOptions are the options of the overlay beside its directories.
+func (w *Writable) MountOptions() []string {
+	var o []string
+	if w.Volatile {
+		o = append(o, "volatile")
+	}
+	if indexOff() {
+		// The same lower directories serve many containers at a time.
+		o = append(o, "index=off")
+	}
+	return o
+}
+
 // OverlayOptions returns the data argument of mount(2) and the directory to be
 // in when it is called ("" if it does not matter). Long chains are named
 // relative to that directory, because the kernel takes one page of options.
 func (w *Writable) OverlayOptions() (data, chdir string) {
 	lower, dir := strings.Join(w.Lower, ":"), ""
 	tail := ",upperdir=" + w.Upper + ",workdir=" + w.Work
-	if w.Volatile {
-		tail += ",volatile"
-	}
-	if indexOff() {
-		// The same lower directories serve many containers at a time.
-		tail += ",index=off"
+	for _, o := range w.MountOptions() {
+		tail += "," + o
 	}
 	if len(lower)+len(tail)+len("lowerdir=") >= os.Getpagesize() && w.base != "" {
 		short := make([]string, len(w.Lower))
