@@ -28,6 +28,7 @@ type Manager struct {
 	nf   *nft.Conn // nil with the firewall off
 	pool *pool
 
+	watch  *nft.Watch
 	ports  *published // its lock comes before mu
 	settle sync.Once  // the first Attach: adoption is over
 
@@ -115,6 +116,11 @@ func (m *Manager) open() error {
 	if err := m.ports.inherit(); err != nil {
 		return err
 	}
+	if m.nf != nil {
+		if m.watch, err = nft.NewWatch(); err != nil {
+			return err
+		}
+	}
 	forward, err := m.host.decide(&m.cfg)
 	if err != nil {
 		return err
@@ -127,6 +133,9 @@ func (m *Manager) open() error {
 		if err := rtnl.WriteSysctl(ipForward, "1"); err != nil {
 			return fmt.Errorf("enable net.ipv4.ip_forward (--ip-forward=false leaves it alone): %w", err)
 		}
+	}
+	if m.watch != nil {
+		go m.watch.Run(firewall.TableName, m.ports.restore)
 	}
 	m.pool = newPool(&fitter{m.home, m.rt}, m.cfg.PoolSize, func() *segment {
 		m.mu.Lock()
@@ -305,6 +314,9 @@ func (m *Manager) Close(removeHostState bool) error {
 	}
 	m.mu.Unlock()
 	m.pool.close()
+	if m.watch != nil {
+		m.watch.Close()
+	}
 	m.ports.close()
 	for _, r := range resolvers {
 		r.close()

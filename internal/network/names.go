@@ -7,9 +7,9 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/api/types/network"
-	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/linux/nft"
@@ -20,6 +20,9 @@ import (
 
 // nameServer is where containers of user-defined networks ask, as docker's.
 const nameServer = "127.0.0.11"
+
+// dialTimeout bounds connecting to a server for what is not ours.
+const dialTimeout = 4 * time.Second
 
 // directory finds the endpoints of one network by name and address.
 type directory struct {
@@ -133,7 +136,7 @@ func (r *resolver) Upstreams() []dns.Upstream {
 	}
 	for _, a := range servers {
 		out = append(out, dns.Upstream{Addr: netip.AddrPortFrom(a, 53), Dial: func(network string, to netip.AddrPort) (net.Conn, error) {
-			return net.Dial(network, to.String())
+			return net.DialTimeout(network, to.String(), dialTimeout)
 		}})
 	}
 	return out
@@ -158,29 +161,10 @@ func (r *resolver) secluded() bool {
 // dialInside connects from the container's namespace.
 func (r *resolver) dialInside(network string, to netip.AddrPort) (net.Conn, error) {
 	var c net.Conn
-	err := rtnl.Enter(r.m.home, r.ns, func(*rtnl.Conn) error {
-		kind, family, sa := unix.SOCK_DGRAM, unix.AF_INET, unix.Sockaddr(nil)
-		if network == "tcp" {
-			kind = unix.SOCK_STREAM
-		}
-		if to.Addr().Is4() {
-			sa = &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}
-		} else {
-			family, sa = unix.AF_INET6, &unix.SockaddrInet6{Addr: to.Addr().As16(), Port: int(to.Port())}
-		}
-		fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		f := os.NewFile(uintptr(fd), network)
-		defer f.Close()
-		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 4}); err != nil {
-			return err
-		}
-		if err := unix.Connect(fd, sa); err != nil {
-			return err
-		}
-		c, err = net.FileConn(f)
+	err := rtnl.Enter(r.m.home, r.ns, func(*rtnl.Conn) (err error) {
+		// To an address that is not a name, the dialler makes its socket on
+		// this goroutine, and so on this thread.
+		c, err = (&net.Dialer{Timeout: dialTimeout}).Dial(network, to.String())
 		return err
 	})
 	return c, err

@@ -151,34 +151,10 @@ func call(home, ns *os.File, proto, addr string) (answer string, err error) {
 	return answer, err
 }
 
-// dialHere connects on the calling thread; net.Dial may use another one.
+// dialHere connects on the calling thread: to an address that is not a name,
+// the dialler makes its socket on the calling goroutine.
 func dialHere(proto, addr string) (net.Conn, error) {
-	ap, err := netip.ParseAddrPort(addr)
-	if err != nil {
-		return nil, err
-	}
-	kind := unix.SOCK_STREAM
-	if proto == "udp" {
-		kind = unix.SOCK_DGRAM
-	}
-	family, sa := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte(ap.Addr().AsSlice()[:4]), Port: int(ap.Port())})
-	if ap.Addr().Is6() {
-		family, sa = unix.AF_INET6, &unix.SockaddrInet6{Addr: ap.Addr().As16(), Port: int(ap.Port())}
-	}
-	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), addr)
-	defer f.Close()
-	// Bounds connect as well.
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Usec: 400_000}); err != nil {
-		return nil, err
-	}
-	if err := unix.Connect(fd, sa); err != nil {
-		return nil, err
-	}
-	return net.FileConn(f)
+	return net.DialTimeout(proto, addr, 400*time.Millisecond)
 }
 
 func reaches(t testing.TB, what string, home, ns *os.File, proto, addr, as string) {
@@ -238,6 +214,7 @@ func outside(t *testing.T) {
 	if arrives() {
 		t.Error("a spoofed packet got out")
 	}
+	m.watch.Close()
 	// The same without rules shows that the test can see them.
 	if err := m.nf.Delete("wherry"); err != nil {
 		t.Fatal(err)

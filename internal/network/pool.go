@@ -12,8 +12,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/id"
 )
 
-// quiet is how long no Attach must have come before the pool fills without
-// being told to.
+// quiet is how long after an Attach the pool fills without being told to.
 const quiet = 30 * time.Millisecond
 
 // pool keeps namespaces ready for containers of the default network and for
@@ -32,6 +31,7 @@ type pool struct {
 	closed bool
 	takes  uint64 // counts hand-outs; the worker pauses for each
 	idle   *time.Timer
+	armed  bool // idle runs
 	wake   chan struct{}
 	done   chan struct{}
 	ended  chan struct{}
@@ -44,7 +44,15 @@ func newPool(fit *fitter, size int, main func() *segment) *pool {
 	}
 	p.size = max(p.size, 0)
 	p.spares = min(p.size, 2)
-	p.idle = time.AfterFunc(quiet, p.refill)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.armed = true
+	p.idle = time.AfterFunc(quiet, func() {
+		p.mu.Lock()
+		p.armed = false
+		p.mu.Unlock()
+		p.refill()
+	})
 	go p.work()
 	return p
 }
@@ -79,7 +87,13 @@ func (p *pool) takeBare() *os.File {
 // taken puts the filling off: the start that this is for comes first.
 func (p *pool) taken() {
 	p.takes++
-	if !p.closed && p.size > 0 {
+	p.arm()
+}
+
+// arm sees to it that the worker looks again. p.mu is held.
+func (p *pool) arm() {
+	if !p.closed && p.size > 0 && !p.armed {
+		p.armed = true
 		p.idle.Reset(quiet)
 	}
 }
@@ -196,8 +210,9 @@ func (p *pool) work() {
 	}
 }
 
-// fill makes one namespace after the other until the pool is full, and stops
-// when an Attach comes in between: the event after it wakes the worker again.
+// fill makes one namespace after the other until the pool is full. When an
+// Attach comes in between it leaves the processors to that start and goes on
+// later.
 func (p *pool) fill() {
 	p.mu.Lock()
 	start := p.takes
@@ -208,6 +223,9 @@ func (p *pool) fill() {
 		wired, bare := len(p.ready) < p.size, len(p.bare) < p.spares
 		p.mu.Unlock()
 		if stop {
+			p.mu.Lock()
+			p.arm()
+			p.mu.Unlock()
 			return
 		}
 		var err error

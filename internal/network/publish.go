@@ -69,6 +69,19 @@ func (p *published) assert() error {
 	return p.replace()
 }
 
+// restore puts the table back when somebody has flushed the host's rules.
+func (p *published) restore() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	there, err := p.nf.Exists(firewall.TableName)
+	if err == nil && !there {
+		err = p.replace()
+	}
+	if err != nil {
+		logger().Error("restore nftables rules", "error", err)
+	}
+}
+
 // all lists the publications. p.mu is held.
 func (p *published) all() []firewall.Publication {
 	var out []firewall.Publication
@@ -228,6 +241,9 @@ func (p *published) setRules(containerID string, rules []firewall.Publication) e
 		return nil
 	}
 	err := p.nf.Update(firewall.Plan(firewall.State{}), changes)
+	if err == nil {
+		err = forgetFlows(rules, old)
+	}
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) {
 		// Somebody flushed the table, or left something in it: the whole anew.
 		err = p.replace()
@@ -240,6 +256,22 @@ func (p *published) setRules(containerID string, rules []firewall.Publication) e
 		}
 	}
 	return err
+}
+
+// forgetFlows lets UDP clients that never pause meet the rules as they are now.
+func forgetFlows(lists ...[]firewall.Publication) error {
+	var udp []uint16
+	for _, list := range lists {
+		for _, p := range list {
+			if p.Proto == "udp" {
+				udp = append(udp, p.HostPort)
+			}
+		}
+	}
+	if len(udp) == 0 {
+		return nil
+	}
+	return nft.ForgetUDP(udp...)
 }
 
 // unpublish closes a container's ports. It is idempotent.

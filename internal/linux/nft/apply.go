@@ -291,14 +291,25 @@ func (c *Conn) Delete(name string) error {
 	return nil
 }
 
-// has reports whether there is a set of that name. c.mu is held.
-func (c *Conn) has(table *nftables.Table, set string) (bool, error) {
-	tables, err := c.c.ListTablesOfFamily(table.Family)
+// Exists reports whether there is an inet table of that name.
+func (c *Conn) Exists(name string) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hasTable(name)
+}
+
+func (c *Conn) hasTable(name string) (bool, error) {
+	tables, err := c.c.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return false, fmt.Errorf("list nft tables: %w", err)
 	}
-	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == table.Name }) {
-		return false, nil
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name }), nil
+}
+
+// has reports whether there is a set of that name. c.mu is held.
+func (c *Conn) has(table *nftables.Table, set string) (bool, error) {
+	if there, err := c.hasTable(table.Name); err != nil || !there {
+		return false, err
 	}
 	sets, err := c.c.GetSets(table)
 	if err != nil {
