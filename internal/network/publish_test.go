@@ -233,7 +233,11 @@ func flushed(t *testing.T) {
 			t.Fatal(err)
 		}
 		waitFor(t, "rules", func() bool { there, err := other.Exists("wherry"); return err == nil && there })
-		reaches(t, "after flush", m.home, l.ns, "tcp", "192.0.2.1:8080", "192.0.2.2")
+		// The kernel is still putting its hooks back: the first packets may miss them.
+		waitFor(t, "translation", func() bool {
+			from, err := call(m.home, l.ns, "tcp", "192.0.2.1:8080")
+			return err == nil && from == "192.0.2.2"
+		})
 	}
 }
 
