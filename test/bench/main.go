@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"sort"
 	"strings"
@@ -50,6 +51,14 @@ func run() (err error) {
 	}
 	defer os.RemoveAll(dir)
 	subjects, closeAll, err := prepare(dir)
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, os.Interrupt, unix.SIGTERM)
+	go func() {
+		<-stop
+		fmt.Fprintln(os.Stderr, "bench: interrupted:", closeAll())
+		os.RemoveAll(dir)
+		os.Exit(130)
+	}()
 	defer func() {
 		if closeErr := closeAll(); err == nil {
 			err = closeErr
