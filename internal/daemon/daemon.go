@@ -61,6 +61,7 @@ type System struct {
 	view      *query.View
 	listening sync.WaitGroup
 	loop      sync.WaitGroup
+	reloading sync.Mutex // guards config once New has returned
 }
 
 // New opens the engine. The API answers /_ping as soon as the data root is
@@ -274,11 +275,19 @@ func (s *System) Run(ctx context.Context) error {
 
 // Reload takes over the settings that can change while running.
 func (s *System) Reload(next *config.Config) error {
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
 	merged, reloaded, pending := config.Merge(s.config, next)
 	for _, key := range pending {
 		slog.Warn("this setting takes effect when wherryd is restarted", "key", key)
 	}
 	s.config = merged
+	host, err := s.host()
+	if err != nil {
+		return err
+	}
+	s.view.Reload(host)
+	s.engine.Reload(live(merged))
 	for _, key := range reloaded {
 		slog.Info("reloaded", "key", key)
 	}
@@ -289,8 +298,13 @@ func (s *System) Reload(next *config.Config) error {
 // Close ends the engine. Containers live on unless live-restore is off; with
 // none left, nothing of the engine stays in the kernel.
 func (s *System) Close(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.config.ShutdownTimeout)*time.Second+5*time.Second)
-	defer cancel()
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	if t := s.config.ShutdownTimeout; t >= 0 { // -1 waits for ever
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(t)*time.Second+5*time.Second)
+		defer cancel()
+	}
 	if s.server != nil {
 		stop, cancel := context.WithTimeout(ctx, time.Second)
 		if err := s.server.Shutdown(stop); err != nil {

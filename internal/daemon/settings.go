@@ -37,12 +37,16 @@ func cgroupParent(c *config.Config) string {
 // initPath is where the program behind --init lies.
 func initPath(c *config.Config) string { return filepath.Join(c.ExecRoot, "docker-init") }
 
+// live is what a reload changes for containers.
+func live(c *config.Config) lifecycle.Live {
+	return lifecycle.Live{CgroupNamespace: c.CgroupnsMode, IpcMode: c.IpcMode, ShmSize: c.ShmSize, StopTimeout: c.DefaultStopTimeout, StopAtClose: !c.LiveRestore}
+}
+
 func lifecycleConfig(c *config.Config) (lifecycle.Config, error) {
 	lc := lifecycle.Config{
-		DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, CgroupParent: cgroupParent(c), CgroupNamespace: c.CgroupnsMode, IpcMode: c.IpcMode,
-		ShmSize: c.ShmSize, Ulimits: c.Ulimits, Init: c.Init, InitPath: initPath(c), NoNewPrivileges: c.NoNewPrivileges, LogDriver: c.LogDriver, LogOptions: c.LogOpts,
+		DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, CgroupParent: cgroupParent(c), Live: live(c),
+		Ulimits: c.Ulimits, Init: c.Init, InitPath: initPath(c), NoNewPrivileges: c.NoNewPrivileges, LogDriver: c.LogDriver, LogOptions: c.LogOpts,
 		DNS: c.DNS.Servers, DNSSearch: c.DNS.Search, DNSOptions: c.DNS.Options, HostGatewayIPs: c.DNS.HostGateway,
-		StopTimeout: c.DefaultStopTimeout, StopAtClose: !c.LiveRestore,
 	}
 	switch c.SeccompProfile {
 	case "", "builtin":
@@ -62,7 +66,7 @@ func networkConfig(c *config.Config) (network.Config, error) {
 	nc := network.Config{
 		Root: c.DataRoot, ExecRoot: c.ExecRoot, BridgeName: b.Name, DefaultGateway: b.Gateway, MTU: b.MTU, DefaultBindIP: b.DefaultIP,
 		DNS: c.DNS.Servers, DNSSearch: c.DNS.Search, DNSOptions: c.DNS.Options, HostGatewayIPs: c.DNS.HostGateway,
-		IPForward: b.Forward, Firewall: b.Firewall, IPMasq: b.Masquerade, ICC: b.ICC,
+		IPForward: b.Forward, IPForwardOpen: b.ForwardOpen, Firewall: b.Firewall, IPMasq: b.Masquerade, ICC: b.ICC,
 	}
 	for _, p := range b.AddressPools {
 		nc.AddressPools = append(nc.AddressPools, ipam.Range{Base: p.Base, Size: p.Size})

@@ -147,15 +147,15 @@ func (mk *maker) applyDefaults(h *apicontainer.HostConfig) {
 		h.Runtime = DefaultRuntime
 	}
 	if h.ShmSize == 0 && !h.IpcMode.IsHost() && !h.IpcMode.IsContainer() {
-		h.ShmSize = mk.cfg.ShmSize
+		h.ShmSize = mk.live.Load().ShmSize
 	}
 	if h.IpcMode == "" {
-		h.IpcMode = apicontainer.IpcMode(mk.cfg.IpcMode)
+		h.IpcMode = apicontainer.IpcMode(mk.live.Load().IpcMode)
 	}
 	if h.CgroupnsMode == "" {
 		switch {
-		case mk.cfg.CgroupNamespace != "":
-			h.CgroupnsMode = apicontainer.CgroupnsMode(mk.cfg.CgroupNamespace)
+		case mk.live.Load().CgroupNamespace != "":
+			h.CgroupnsMode = apicontainer.CgroupnsMode(mk.live.Load().CgroupNamespace)
 		case mk.cgroups.Version() == 2 && !h.Privileged:
 			h.CgroupnsMode = apicontainer.CgroupnsModePrivate
 		default:

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
@@ -31,27 +32,31 @@ const DefaultRuntime = "wherry"
 
 // Config is what the engine was told at start.
 type Config struct {
-	DataRoot, ExecRoot  string
-	CgroupParent        string // "" means /wherry, or system.slice with the systemd driver
-	CgroupNamespace     string // private or host; "" decides by cgroup version
-	IpcMode             string // private or shareable
-	ShmSize             int64  // bytes
-	Ulimits             map[string]*apicontainer.Ulimit
-	Init                bool
-	InitPath            string // the program behind --init, on the host
-	NoNewPrivileges     bool
-	SeccompProfile      []byte // JSON; nil is the built-in profile
-	SeccompUnconfined   bool
-	LogDriver           string
-	LogOptions          map[string]string
-	UIDMaps, GIDMaps    []specs.LinuxIDMapping // userns-remap; empty is none
-	DNS                 []netip.Addr
-	DNSSearch           []string
-	DNSOptions          []string
-	HostGatewayIPs      []netip.Addr
-	StopTimeout         int // seconds, when the container names none
-	StopAtClose         bool
-	ShutdownTimeoutSecs int
+	DataRoot, ExecRoot string
+	CgroupParent       string // "" means /wherry, or system.slice with the systemd driver
+	Ulimits            map[string]*apicontainer.Ulimit
+	Init               bool
+	InitPath           string // the program behind --init, on the host
+	NoNewPrivileges    bool
+	SeccompProfile     []byte // JSON; nil is the built-in profile
+	SeccompUnconfined  bool
+	LogDriver          string
+	LogOptions         map[string]string
+	UIDMaps, GIDMaps   []specs.LinuxIDMapping // userns-remap; empty is none
+	DNS                []netip.Addr
+	DNSSearch          []string
+	DNSOptions         []string
+	HostGatewayIPs     []netip.Addr
+	Live
+}
+
+// Live is the part of the configuration that can change while the engine runs.
+type Live struct {
+	CgroupNamespace string // private or host; "" decides by cgroup version
+	IpcMode         string // private or shareable
+	ShmSize         int64  // bytes
+	StopTimeout     int    // seconds, when the container names none
+	StopAtClose     bool   // containers end with the engine
 }
 
 // Parts are the engine's stores and mechanisms.
@@ -96,6 +101,7 @@ type parts struct {
 	attached  Attachments
 	probes    Probes
 	filters   seccomp.Cache
+	live      atomic.Pointer[Live]
 }
 
 // Engine runs containers. Use New; its methods may be called concurrently.
@@ -114,11 +120,15 @@ func New(cfg Config, p Parts) *Engine {
 		cfg: cfg, store: p.Containers, images: p.Images, snapshots: p.Snapshots, networks: p.Networks, volumes: p.Volumes,
 		cgroups: p.Cgroups, keeper: p.Keeper, events: p.Events, attached: p.Attached, probes: p.Probes,
 	}
+	all.live.Store(&cfg.Live)
 	e := &Engine{parts: all, make: maker{all}, launch: launcher{all}, policy: policy{backoff: map[string]*backoff{}}}
 	e.policy.restarts, e.policy.cancel = context.WithCancel(context.Background())
 	e.policy.start = e.start
 	return e
 }
+
+// Reload takes over changed settings for what happens from now on.
+func (e *Engine) Reload(l Live) { e.live.Store(&l) }
 
 // publish sends an event of a container with the attributes that dockerd gives:
 // its labels, image and name, and what is special to the action.

@@ -141,7 +141,7 @@ func wantedAtBoot(c *container.Container) bool {
 // told to stop them with itself (live-restore: false).
 func (e *Engine) Close(ctx context.Context) {
 	e.policy.close()
-	if e.cfg.StopAtClose {
+	if e.live.Load().StopAtClose {
 		done := make(chan struct{})
 		n := 0
 		for _, c := range e.store.All() {

@@ -35,7 +35,7 @@ func (e *Engine) Stop(ctx context.Context, ref, sig string, timeout *int) error 
 }
 
 func (e *Engine) stop(ctx context.Context, c *container.Container, sig string, timeout *int) error {
-	number, seconds, err := stopParameters(e.cfg.StopTimeout, c, sig, timeout)
+	number, seconds, err := stopParameters(e.live.Load().StopTimeout, c, sig, timeout)
 	if err != nil {
 		return err
 	}

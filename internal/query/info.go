@@ -39,23 +39,23 @@ type Host struct {
 // Info describes the engine and its host, with docker's warnings about what
 // this kernel cannot do.
 func (v *View) Info(ctx context.Context) (*system.Info, error) {
-	f := v.cgroups.Features()
+	f, h := v.cgroups.Features(), v.host.Load()
 	i := &system.Info{
-		ID: v.host.ID, Driver: v.host.StorageDriver, DriverStatus: v.host.StorageStatus, DockerRootDir: v.host.DataRoot, Labels: v.host.Labels,
+		ID: h.ID, Driver: h.StorageDriver, DriverStatus: h.StorageStatus, DockerRootDir: h.DataRoot, Labels: h.Labels,
 		Plugins:     system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "none"}},
 		MemoryLimit: f.Memory, SwapLimit: f.MemorySwap, CPUCfsPeriod: f.CPUQuota, CPUCfsQuota: f.CPUQuota, CPUShares: f.CPUShares, CPUSet: f.Cpuset,
-		PidsLimit: f.Pids, OomKillDisable: f.OOMKillDisable, IPv4Forwarding: sysctlOn("/proc/sys/net/ipv4/ip_forward"), Debug: v.host.Debug,
-		NFd: openDescriptors(), NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano), LoggingDriver: v.host.LogDriver,
-		CgroupDriver: string(v.cgroups.Driver()), CgroupVersion: strconv.Itoa(v.cgroups.Version()), NEventsListener: v.host.EventListeners(),
+		PidsLimit: f.Pids, OomKillDisable: f.OOMKillDisable, IPv4Forwarding: sysctlOn("/proc/sys/net/ipv4/ip_forward"), Debug: h.Debug,
+		NFd: openDescriptors(), NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano), LoggingDriver: h.LogDriver,
+		CgroupDriver: string(v.cgroups.Driver()), CgroupVersion: strconv.Itoa(v.cgroups.Version()), NEventsListener: h.EventListeners(),
 		OSType: runtime.GOOS, Architecture: unameMachine(), IndexServerAddress: "https://index.docker.io/v1/", NCPU: runtime.NumCPU(),
-		HTTPProxy: v.host.HTTPProxy, HTTPSProxy: v.host.HTTPSProxy, NoProxy: v.host.NoProxy, ServerVersion: v.host.Version,
+		HTTPProxy: h.HTTPProxy, HTTPSProxy: h.HTTPSProxy, NoProxy: h.NoProxy, ServerVersion: h.Version,
 		DefaultRuntime: "wherry", Runtimes: map[string]system.RuntimeWithStatus{"wherry": {Runtime: system.Runtime{Path: "wherry-init"}}},
-		LiveRestoreEnabled: v.host.LiveRestore, InitBinary: v.host.InitBinary, SecurityOptions: v.host.SecurityOptions,
-		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, CDISpecDirs: []string{}, DefaultAddressPools: v.host.AddressPools,
-		Warnings: append([]string{}, v.host.Warnings...),
+		LiveRestoreEnabled: h.LiveRestore, InitBinary: h.InitBinary, SecurityOptions: h.SecurityOptions,
+		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, CDISpecDirs: []string{}, DefaultAddressPools: h.AddressPools,
+		Warnings: append([]string{}, h.Warnings...),
 	}
-	if v.host.Firewall != "" {
-		i.FirewallBackend = &system.FirewallInfo{Driver: v.host.Firewall}
+	if h.Firewall != "" {
+		i.FirewallBackend = &system.FirewallInfo{Driver: h.Firewall}
 	}
 	for _, c := range v.store.All() {
 		r := c.Snapshot()
@@ -98,7 +98,7 @@ func (v *View) Info(ctx context.Context) (*system.Info, error) {
 
 // Version describes the engine's build.
 func (v *View) Version() *system.VersionResponse {
-	h := v.host
+	h := v.host.Load()
 	return &system.VersionResponse{
 		Platform: system.PlatformInfo{Name: "Wherry Engine"}, Version: h.Version, APIVersion: h.APIVersion, MinAPIVersion: h.MinAPIVersion,
 		Os: runtime.GOOS, Arch: runtime.GOARCH, GitCommit: h.GitCommit, GoVersion: runtime.Version(), KernelVersion: kernelVersion(), BuildTime: h.BuildTime,
@@ -110,7 +110,7 @@ func (v *View) Version() *system.VersionResponse {
 }
 
 // ID is the engine's own id, kept in its data root.
-func (v *View) ID() string { return v.host.ID }
+func (v *View) ID() string { return v.host.Load().ID }
 
 // Name is the host's name.
 func (v *View) Name() string {

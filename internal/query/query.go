@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -35,13 +36,18 @@ type View struct {
 	snapshots *snapshot.Store
 	cgroups   *cgroup.Hierarchy
 	execs     Execs
-	host      Host
+	host      atomic.Pointer[Host]
 }
 
 // New makes a view over the engine's stores.
 func New(store *container.Store, images *image.Store, snapshots *snapshot.Store, cgroups *cgroup.Hierarchy, execs Execs, host Host) *View {
-	return &View{store, images, snapshots, cgroups, execs, host}
+	v := &View{store: store, images: images, snapshots: snapshots, cgroups: cgroups, execs: execs}
+	v.host.Store(&host)
+	return v
 }
+
+// Reload takes over what the engine says of itself from now on.
+func (v *View) Reload(host Host) { v.host.Store(&host) }
 
 // ListOptions are those of GET /containers/json.
 type ListOptions struct {
