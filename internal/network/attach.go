@@ -3,9 +3,7 @@ package network
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"sort"
 
@@ -31,14 +29,14 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	var u undo.Stack
 	defer u.Run()
 	m.mu.Lock()
-	wanted, err := m.wanted(r)
+	wanted, err := m.reg.wanted(r, m.cfg.bridge())
 	m.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
 	box := &box{identity: identity{r.ContainerID, r.ContainerName, r.Hostname}, id: id.New(), endpoints: map[string]*network.EndpointSettings{}}
 	sb := &Sandbox{ID: box.id, Endpoints: map[string]*network.EndpointSettings{}}
-	wires, ns, err := m.wires(r, wanted, &u)
+	wires, ns, err := m.pool.wires(r, wanted, &u)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +45,7 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	for _, w := range wires {
 		box.endpoints[w.seg.ID] = w.settings()
 		if !isPredefined(w.seg.Name) && box.resolver == nil {
-			if box.resolver, err = m.serveNames(r.ContainerID, ns, r.DNS); err != nil {
+			if box.resolver, err = newResolver(m, r.ContainerID, ns, r.DNS); err != nil {
 				return nil, err
 			}
 			u.Add(box.resolver.close)
@@ -66,7 +64,7 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	m.boxes[r.ContainerID] = box
 	for _, w := range wires {
 		ep := box.endpoints[w.seg.ID]
-		m.join(w.seg, box, ep)
+		w.seg.join(box, ep)
 		sb.Endpoints[w.seg.Name] = ep.Copy()
 	}
 	u.Keep()
@@ -81,15 +79,15 @@ type wish struct {
 
 // wanted resolves the networks of a request, the main one first. None means a
 // namespace with a loopback alone. m.mu is held.
-func (m *Manager) wanted(r Request) ([]wish, error) {
+func (g *register) wanted(r Request, bridge string) ([]wish, error) {
 	mode := r.Network
 	if mode == "" || mode == network.NetworkDefault {
 		mode = network.NetworkBridge
-		if m.cfg.bridge() == "" {
+		if bridge == "" {
 			mode = network.NetworkNone // --bridge=none: as dockerd, no network then
 		}
 	}
-	main, err := m.reg.find(mode)
+	main, err := g.find(mode)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +96,7 @@ func (m *Manager) wanted(r Request) ([]wish, error) {
 	}
 	var out []wish
 	for ref, ep := range r.Endpoints {
-		n, err := m.reg.find(ref)
+		n, err := g.find(ref)
 		if err != nil {
 			return nil, err
 		}
@@ -173,51 +171,4 @@ func (n *segment) accepts(ep *network.EndpointSettings) error {
 		return invalid("invalid endpoint settings:\nuser specified IP address is supported only when connecting to networks with user configured subnets")
 	}
 	return nil
-}
-
-// wires makes the namespace and its links. What it takes is given back by u.
-func (m *Manager) wires(r Request, wanted []wish, u *undo.Stack) ([]*wire, *os.File, error) {
-	main := wanted[0]
-	if main.seg.Driver == "null" {
-		ns, err := m.pool.namespace(r.NS)
-		return []*wire{{seg: main.seg, want: main.want, endpoint: id.New()}}, ns, err
-	}
-	plain := len(wanted) == 1 && r.NS == nil && len(main.want.MacAddress) == 0 && main.want.IPAMConfig == nil
-	if plain && main.seg.Name == network.NetworkBridge {
-		if w := m.pool.take(); w != nil {
-			w.want, w.endpoint = main.want, id.New()
-			u.Add(func() { w.seg.addrs.Free(w.addr) })
-			return []*wire{w}, w.ns, nil
-		}
-	}
-	var wires []*wire
-	for i, x := range wanted {
-		w, err := m.pool.plug(x, i)
-		if err != nil {
-			return nil, nil, err
-		}
-		u.Add(func() { w.seg.addrs.Free(w.addr) })
-		wires = append(wires, w)
-	}
-	best := wires[0]
-	for _, w := range wires {
-		w.gateway = false
-		if w.seg.gateway.IsValid() && (!best.seg.gateway.IsValid() || ahead(w.seg, w.want, best.seg, best.want)) {
-			best = w
-		}
-	}
-	best.gateway = best.seg.gateway.IsValid()
-	if r.NS == nil {
-		ns, err := m.pool.obtain(wires)
-		return wires, ns, err
-	}
-	ns, err := dupFile(r.NS)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := m.pool.fit.enter(ns, wires, true); err != nil {
-		ns.Close()
-		return nil, nil, fmt.Errorf("wire network namespace: %w", err)
-	}
-	return wires, ns, nil
 }

@@ -10,9 +10,8 @@ import (
 	"strings"
 
 	"github.com/moby/moby/api/types/network"
-	"golang.org/x/sys/unix"
-
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+	"github.com/wherry-engine/wherry/internal/network/plumb"
 	"github.com/wherry-engine/wherry/internal/undo"
 )
 
@@ -50,7 +49,7 @@ func (m *Manager) Connect(_ context.Context, c Connection) (string, *network.End
 		return "", nil, fmt.Errorf("connect container %s to network %s: %w", c.ContainerID, w.seg.Name, err)
 	}
 	if !isPredefined(w.seg.Name) && b.resolver == nil {
-		r, err := m.serveNames(c.ContainerID, ns, c.DNS)
+		r, err := newResolver(m, c.ContainerID, ns, c.DNS)
 		if err != nil {
 			return "", nil, err
 		}
@@ -66,7 +65,7 @@ func (m *Manager) Connect(_ context.Context, c Connection) (string, *network.End
 		return "", nil, errors.New("container " + c.ContainerID + " has ended")
 	}
 	b.endpoints[w.seg.ID] = ep
-	m.join(w.seg, b, ep)
+	w.seg.join(b, ep)
 	u.Keep()
 	return w.seg.Name, ep.Copy(), nil
 }
@@ -122,24 +121,24 @@ func (m *Manager) extend(ns *os.File, b *box, w *wire) error {
 			w.slot++
 		}
 		m.mu.Lock()
-		best := m.exit(b.endpoints)
+		best := m.reg.exit(b.endpoints)
 		w.gateway = w.seg.gateway.IsValid() && (best == nil || ahead(w.seg, w.want, best, b.endpoints[best.ID]))
 		m.mu.Unlock()
 		if w.gateway {
-			if err := noDefaultRoute(in); err != nil {
+			if err := plumb.NoDefaultRoute(in); err != nil {
 				return err
 			}
 		}
-		return m.pool.fit.furnish(ns, in, []*wire{w}, false)
+		return connect([]*wire{w}, func(l []*plumb.Link) error { return m.pool.fit.Furnish(ns, in, l, false) })
 	})
 }
 
 // exit is the network that a container's default route goes to: the highest
-// gateway priority, then the first name. m.mu is held.
-func (m *Manager) exit(endpoints map[string]*network.EndpointSettings) *segment {
+// gateway priority, then the first name.
+func (g *register) exit(endpoints map[string]*network.EndpointSettings) *segment {
 	var best *segment
 	for nid, ep := range endpoints {
-		n := m.reg.nets[nid]
+		n := g.nets[nid]
 		if n == nil || n.link == 0 || !n.gateway.IsValid() {
 			continue
 		}
@@ -155,20 +154,6 @@ func ahead(a *segment, epA *network.EndpointSettings, b *segment, epB *network.E
 		return epA.GwPriority > epB.GwPriority
 	}
 	return a.Name < b.Name
-}
-
-func noDefaultRoute(in *rtnl.Conn) error {
-	routes, err := in.Routes()
-	if err != nil {
-		return err
-	}
-	var b rtnl.Batch
-	for _, r := range routes {
-		if r.Dst.Bits() == 0 && r.Dst.Addr().Is4() && r.Gateway.IsValid() && r.Table == unix.RT_TABLE_MAIN {
-			b.DelRoute(r.Link, netip.Prefix{}, r.Gateway)
-		}
-	}
-	return in.Do(&b)
 }
 
 // Disconnect takes a running container off a network and returns the network's
@@ -193,7 +178,7 @@ func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int
 				rest[nid] = e
 			}
 		}
-		exit = m.exit(rest)
+		exit = m.reg.exit(rest)
 	}
 	m.mu.Unlock()
 	switch {
@@ -205,7 +190,7 @@ func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int
 		return "", forbidden("container cannot be disconnected from host network or connected to host network")
 	}
 	if ep.IPAddress.IsValid() {
-		err = m.unplug(pid, ep, exit)
+		err = m.unplug(pid, ep.IPAddress, exit)
 		if err != nil && !force {
 			return "", fmt.Errorf("disconnect container %s from network %s: %w", containerID, n.Name, err)
 		}
@@ -214,7 +199,7 @@ func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int
 	defer m.mu.Unlock()
 	if b.endpoints[n.ID] == ep {
 		delete(b.endpoints, n.ID)
-		m.leave(n, ep)
+		n.leave(ep)
 		if n.addrs != nil && ep.IPAddress.IsValid() {
 			n.addrs.Free(ep.IPAddress)
 		}
@@ -222,36 +207,18 @@ func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int
 	return n.Name, nil
 }
 
-// unplug removes the link with an endpoint's address and sends the default
-// route where it goes now.
-func (m *Manager) unplug(pid int, ep *network.EndpointSettings, exit *segment) error {
+// unplug removes the link with an address; exit is where the default route
+// goes now, nil for nowhere.
+func (m *Manager) unplug(pid int, addr netip.Addr, exit *segment) error {
 	ns, err := namespaceOf(pid)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	return rtnl.Enter(m.home, ns, func(in *rtnl.Conn) error {
-		addrs, err := in.Addrs()
-		if err != nil {
-			return err
-		}
-		var b rtnl.Batch
-		out := 0
-		for _, a := range addrs {
-			if a.Prefix.Addr() == ep.IPAddress {
-				b.DelLink(a.Link)
-			} else if exit != nil && exit.subnet.Contains(a.Prefix.Addr()) {
-				out = a.Link
-			}
-		}
-		if out != 0 {
-			if err := noDefaultRoute(in); err != nil {
-				return err
-			}
-			b.AddRoute(out, netip.Prefix{}, exit.gateway)
-		}
-		return in.Do(&b)
-	})
+	if exit == nil {
+		return m.pool.fit.Unplug(ns, addr, netip.Prefix{}, netip.Addr{})
+	}
+	return m.pool.fit.Unplug(ns, addr, exit.subnet, exit.gateway)
 }
 
 // checkAliases refuses names that nobody could ask for.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -32,7 +31,7 @@ func notServed(what string) error {
 
 // Create makes a network of the bridge driver. It is durable when it returns.
 func (m *Manager) Create(_ context.Context, r network.CreateRequest) (*network.CreateResponse, error) {
-	rec, err := m.describe(r)
+	rec, err := describe(r)
 	if err != nil {
 		return nil, err
 	}
@@ -157,12 +156,12 @@ func (b *bridges) takeDown(n *segment) {
 
 // reopen brings the user-defined networks up when the engine starts. One that
 // cannot be is reported and stays unusable; the others are not its business.
-func (m *Manager) reopen() {
-	for _, n := range m.reg.ordered() {
+func (b *bridges) reopen() {
+	for _, n := range b.reg.ordered() {
 		if isPredefined(n.Name) || len(n.IPAM.Config) == 0 {
 			continue
 		}
-		if err := m.bridges().bringUp(n); err != nil {
+		if err := b.bringUp(n); err != nil {
 			n.link = 0
 			logger().Warn("network is not available", "network", n.Name, "error", err)
 		}
@@ -170,7 +169,7 @@ func (m *Manager) reopen() {
 }
 
 // describe checks a request and makes the record from it.
-func (m *Manager) describe(r network.CreateRequest) (record, error) {
+func describe(r network.CreateRequest) (record, error) {
 	rec := record{ID: id.New(), Name: r.Name, Driver: r.Driver, Internal: r.Internal, Attachable: r.Attachable,
 		Options: maps.Clone(r.Options), Labels: maps.Clone(r.Labels), IPAM: network.IPAM{Driver: "default"}}
 	if isPredefined(r.Name) || r.Name == network.NetworkDefault {
@@ -219,7 +218,7 @@ func (m *Manager) describe(r network.CreateRequest) (record, error) {
 	if len(rec.IPAM.Config) > 1 {
 		return rec, invalid("bridge driver: a network has one IPv4 subnet, not %d", len(rec.IPAM.Config))
 	}
-	return rec, checkIPAM(rec.IPAM.Config)
+	return rec, ipam.Check(rec.IPAM.Config)
 }
 
 // checkOptions refuses driver options whose effect is not there yet. Like
@@ -250,53 +249,6 @@ func checkOptions(options map[string]string) error {
 		if a, err := netip.ParseAddr(v); err != nil || !a.Is4() {
 			return invalid("invalid value for %s: %q", optBindIP, v)
 		}
-	}
-	return nil
-}
-
-// checkIPAM checks addresses against one another, in dockerd's words.
-func checkIPAM(configs []network.IPAMConfig) error {
-	var errs []string
-	bad := func(format string, a ...any) { errs = append(errs, fmt.Sprintf(format, a...)) }
-	for _, c := range configs {
-		if c.Subnet != c.Subnet.Masked() {
-			bad("invalid subnet %s: it should be %s", c.Subnet, c.Subnet.Masked())
-		}
-		if r := c.IPRange; r.IsValid() {
-			if !r.Addr().Is4() {
-				bad("invalid ip-range %s: parent subnet is an IPv4 block", r)
-				continue
-			}
-			if r.Bits() < c.Subnet.Bits() {
-				bad("invalid ip-range %s: CIDR block is bigger than its parent subnet %s", r, c.Subnet)
-			}
-			if r != r.Masked() {
-				bad("invalid ip-range %s: it should be %s", r, r.Masked())
-			}
-			if !c.Subnet.Overlaps(r) {
-				bad("invalid ip-range %s: parent subnet %s doesn't contain ip-range", r, c.Subnet)
-			}
-		}
-		outside := func(a netip.Addr) string {
-			switch {
-			case !a.IsValid() || c.Subnet.Contains(a):
-				return ""
-			case !a.Is4():
-				return "parent subnet is an IPv4 block"
-			}
-			return fmt.Sprintf("parent subnet %s doesn't contain this address", c.Subnet)
-		}
-		if why := outside(c.Gateway); why != "" {
-			bad("invalid gateway %s: %s", c.Gateway, why)
-		}
-		for _, name := range slices.Sorted(maps.Keys(c.AuxAddress)) {
-			if why := outside(c.AuxAddress[name]); why != "" {
-				bad("invalid auxiliary address %s: %s", name, why)
-			}
-		}
-	}
-	if len(errs) > 0 {
-		return invalid("invalid network config:\n%s", strings.Join(errs, "\n"))
 	}
 	return nil
 }

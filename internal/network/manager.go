@@ -15,8 +15,10 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/linux/nft"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+	"github.com/wherry-engine/wherry/internal/network/dns"
 	"github.com/wherry-engine/wherry/internal/network/firewall"
 	"github.com/wherry-engine/wherry/internal/network/ipam"
+	"github.com/wherry-engine/wherry/internal/network/plumb"
 )
 
 // Manager owns the networks of one engine. All methods are safe for concurrent
@@ -51,7 +53,7 @@ type segment struct {
 	own     netip.Addr // the bridge's address
 	mtu     int
 
-	directory directory
+	directory dns.Directory
 }
 
 // box is what a container holds.
@@ -106,11 +108,13 @@ func (m *Manager) open() error {
 	if err := m.bridges().openDefault(); err != nil {
 		return fmt.Errorf(`error creating default "bridge" network: %w`, err)
 	}
-	m.reopen()
+	m.bridges().reopen()
 	if m.cfg.Firewall {
 		if m.nf, err = nft.Dial(m.home); err != nil {
 			return err
 		}
+	} else if err := m.noRules(); err != nil {
+		return err
 	}
 	m.ports = newPublished(&m.cfg, m.nf, m.rt, m.state)
 	if err := m.ports.inherit(); err != nil {
@@ -137,7 +141,7 @@ func (m *Manager) open() error {
 	if m.watch != nil {
 		go m.watch.Run(firewall.TableName, m.ports.restore)
 	}
-	m.pool = newPool(&fitter{m.home, m.rt}, m.cfg.PoolSize, func() *segment {
+	m.pool = newPool(&plumb.Fitter{Home: m.home, RT: m.rt}, m.cfg.PoolSize, func() *segment {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		return m.reg.byName(network.NetworkBridge)
@@ -159,6 +163,20 @@ func (m *Manager) state() firewall.State {
 		s.Networks = append(s.Networks, firewall.Network{Bridge: n.bridgeName(), Subnet: n.subnet, ICC: n.icc(), Masquerade: n.masquerade(), Internal: n.Internal})
 	}
 	return s
+}
+
+// noRules removes what an engine left that still wrote rules. A kernel without
+// nftables has none.
+func (m *Manager) noRules() error {
+	c, err := nft.Dial(m.home)
+	if err != nil {
+		return nil
+	}
+	defer c.Close()
+	if there, err := c.Exists(firewall.TableName); err != nil || !there {
+		return nil
+	}
+	return c.Delete(firewall.TableName)
 }
 
 // assertRules puts the table in place and looks at what others have beside it.
@@ -236,25 +254,19 @@ func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSett
 		b.endpoints[n.ID] = ep
 		if !isPredefined(n.Name) && ep.IPAddress.IsValid() {
 			named = true
-			n.directory.add(ep.DNSNames, ep.IPAddress)
+			n.directory.Add(ep.DNSNames, ep.IPAddress)
 		}
 	}
 	m.boxes[containerID] = b
 	if named {
-		failed = append(failed, m.adoptNames(b, pid))
+		ns, err := namespaceOf(pid)
+		if err == nil {
+			b.resolver, err = newResolver(m, containerID, ns, nil)
+			ns.Close()
+		}
+		failed = append(failed, err)
 	}
 	return errors.Join(failed...)
-}
-
-// adoptNames serves names again where an earlier engine did. m.mu is held.
-func (m *Manager) adoptNames(b *box, pid int) error {
-	ns, err := namespaceOf(pid)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	b.resolver, err = m.serveNames(b.container, ns, nil)
-	return err
 }
 
 // AdoptPorts takes over the published ports of an adopted container, as
@@ -266,7 +278,7 @@ func (m *Manager) AdoptPorts(containerID string, ports network.PortMap) error {
 	b := m.boxes[containerID]
 	var ip netip.Addr
 	if b != nil {
-		if n := m.exit(b.endpoints); n != nil {
+		if n := m.reg.exit(b.endpoints); n != nil {
 			ip = b.endpoints[n.ID].IPAddress
 		}
 	}
@@ -290,7 +302,7 @@ func (m *Manager) Release(_ context.Context, containerID string) error {
 	delete(m.boxes, containerID)
 	for id, ep := range b.endpoints {
 		if n := m.reg.nets[id]; n != nil && n.addrs != nil && ep.IPAddress.IsValid() {
-			m.leave(n, ep)
+			n.leave(ep)
 			n.addrs.Free(ep.IPAddress)
 		}
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/wherry-engine/wherry/internal/id"
-	"github.com/wherry-engine/wherry/internal/linux/nft"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
 	"github.com/wherry-engine/wherry/internal/network/dns"
 	"github.com/wherry-engine/wherry/internal/network/resolv"
@@ -23,39 +22,6 @@ const nameServer = "127.0.0.11"
 
 // dialTimeout bounds connecting to a server for what is not ours.
 const dialTimeout = 4 * time.Second
-
-// directory finds the endpoints of one network by name and address.
-type directory struct {
-	names map[string][]netip.Addr // lower case
-	addrs map[netip.Addr]string   // the endpoint's first name
-}
-
-func (d *directory) add(names []string, a netip.Addr) {
-	if d.names == nil {
-		d.names, d.addrs = map[string][]netip.Addr{}, map[netip.Addr]string{}
-	}
-	for _, n := range names {
-		n = strings.ToLower(n)
-		if !slices.Contains(d.names[n], a) {
-			d.names[n] = append(d.names[n], a)
-		}
-	}
-	if len(names) > 0 {
-		d.addrs[a] = names[0]
-	}
-}
-
-func (d *directory) remove(a netip.Addr) {
-	delete(d.addrs, a)
-	for n, list := range d.names {
-		list = slices.DeleteFunc(slices.Clone(list), func(x netip.Addr) bool { return x == a })
-		if len(list) == 0 {
-			delete(d.names, n)
-		} else {
-			d.names[n] = list
-		}
-	}
-}
 
 // dnsNames are the names of an endpoint of a user-defined network.
 func dnsNames(r identity, aliases []string) []string {
@@ -93,12 +59,12 @@ func (r *resolver) Lookup(name string) ([]netip.Addr, bool) {
 		if n == nil || isPredefined(n.Name) {
 			continue
 		}
-		if list := n.directory.names[name]; len(list) > 0 {
-			return slices.Clone(list), true
+		if list := n.directory.Lookup(name); len(list) > 0 {
+			return list, true
 		}
 		if short, ok := strings.CutSuffix(name, "."+strings.ToLower(n.Name)); ok {
-			if list := n.directory.names[short]; len(list) > 0 {
-				return slices.Clone(list), true
+			if list := n.directory.Lookup(short); len(list) > 0 {
+				return list, true
 			}
 		}
 	}
@@ -111,8 +77,8 @@ func (r *resolver) Reverse(a netip.Addr) string {
 	defer r.m.mu.Unlock()
 	if b := r.m.boxes[r.container]; b != nil {
 		for nid := range b.endpoints {
-			if n := r.m.reg.nets[nid]; n != nil && n.directory.addrs[a] != "" {
-				return n.directory.addrs[a] + "." + n.Name
+			if n := r.m.reg.nets[nid]; n != nil && n.directory.Name(a) != "" {
+				return n.directory.Name(a) + "." + n.Name
 			}
 		}
 	}
@@ -170,58 +136,18 @@ func (r *resolver) dialInside(network string, to netip.AddrPort) (net.Conn, erro
 	return c, err
 }
 
-// serveNames starts the name service in a container's namespace. The sockets
-// have ports of the kernel's choice, and a rule in the namespace leads port 53
-// of the well-known address there: a program of the container may itself
-// listen on port 53 of every address.
-func (m *Manager) serveNames(container string, ns *os.File, own []netip.Addr) (*resolver, error) {
+// newResolver starts the name service in a container's namespace.
+func newResolver(m *Manager, container string, ns *os.File, own []netip.Addr) (*resolver, error) {
 	r := &resolver{m: m, container: container, own: own}
 	var err error
 	if r.ns, err = dupFile(ns); err != nil {
 		return nil, err
 	}
-	var udp net.PacketConn
-	var tcp net.Listener
-	err = rtnl.Enter(m.home, ns, func(*rtnl.Conn) error {
-		var err error
-		if udp, err = net.ListenPacket("udp4", nameServer+":0"); err != nil {
-			return err
-		}
-		tcp, err = net.Listen("tcp4", nameServer+":0")
-		return err
-	})
-	if err == nil {
-		err = m.leadNames(ns, udp.LocalAddr().(*net.UDPAddr).Port, tcp.Addr().(*net.TCPAddr).Port)
-	}
-	if err != nil {
-		for _, c := range []interface{ Close() error }{udp, tcp, r.ns} {
-			if c != nil {
-				c.Close()
-			}
-		}
+	if r.server, err = dns.ServeIn(m.home, ns, nameServer, r); err != nil {
+		r.ns.Close()
 		return nil, fmt.Errorf("name service: %w", err)
 	}
-	r.server = dns.Serve(udp, tcp, r)
 	return r, nil
-}
-
-// leadNames writes the rule of serveNames.
-func (m *Manager) leadNames(ns *os.File, udp, tcp int) error {
-	c, err := nft.Dial(ns)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	to := func(port int) []string { return []string{nameServer, fmt.Sprint(port)} }
-	return c.Replace(&nft.Table{
-		Name: "wherry",
-		Sets: []nft.Set{{Name: "names", Key: []nft.Type{nft.Proto, nft.Service}, Value: []nft.Type{nft.IPv4, nft.Service}, Elements: []nft.Element{
-			{Key: []string{"udp", "53"}, Value: to(udp)}, {Key: []string{"tcp", "53"}, Value: to(tcp)},
-		}}},
-		Chains: []nft.Chain{{Name: "local", Hook: &nft.Hook{Type: "nat", Point: "output", Priority: -100}, Rules: []nft.Rule{
-			nft.R(nft.Is(nft.Dest(), nameServer), nft.DNAT("names", nft.L4Proto(), nft.DestPort())),
-		}}},
-	})
 }
 
 func (r *resolver) close() {
@@ -242,22 +168,22 @@ func (m *Manager) Rename(containerID, name string) {
 	b.name = name
 	for nid, ep := range b.endpoints {
 		if n := m.reg.nets[nid]; n != nil {
-			m.leave(n, ep)
-			m.join(n, b, ep)
+			n.leave(ep)
+			n.join(b, ep)
 		}
 	}
 }
 
-// join makes an endpoint known on its network. m.mu is held.
-func (m *Manager) join(n *segment, b *box, ep *network.EndpointSettings) {
+// join makes an endpoint known on its network.
+func (n *segment) join(b *box, ep *network.EndpointSettings) {
 	if isPredefined(n.Name) || !ep.IPAddress.IsValid() {
 		return
 	}
 	ep.DNSNames = dnsNames(b.identity, ep.Aliases)
-	n.directory.add(ep.DNSNames, ep.IPAddress)
+	n.directory.Add(ep.DNSNames, ep.IPAddress)
 }
 
-// leave is the reverse of join. m.mu is held.
-func (m *Manager) leave(n *segment, ep *network.EndpointSettings) {
-	n.directory.remove(ep.IPAddress)
+// leave is the reverse of join.
+func (n *segment) leave(ep *network.EndpointSettings) {
+	n.directory.Remove(ep.IPAddress)
 }

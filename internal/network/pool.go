@@ -1,6 +1,7 @@
 package network
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -10,6 +11,8 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/network/plumb"
+	"github.com/wherry-engine/wherry/internal/undo"
 )
 
 // quiet is how long after an Attach the pool fills without being told to.
@@ -20,7 +23,7 @@ const quiet = 30 * time.Millisecond
 // everything works the same. The namespaces are descriptors of this process
 // and go with it, their links and addresses too.
 type pool struct {
-	fit    *fitter
+	fit    *plumb.Fitter
 	main   func() *segment // the default network, nil without
 	size   int             // wired
 	spares int             // with a loopback alone
@@ -37,7 +40,7 @@ type pool struct {
 	ended  chan struct{}
 }
 
-func newPool(fit *fitter, size int, main func() *segment) *pool {
+func newPool(fit *plumb.Fitter, size int, main func() *segment) *pool {
 	p := &pool{fit: fit, main: main, size: size, wake: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{})}
 	if p.size == 0 {
 		p.size = DefaultPoolSize
@@ -136,26 +139,35 @@ func (p *pool) namespace(given *os.File) (*os.File, error) {
 		if ns := p.takeBare(); ns != nil {
 			return ns, nil
 		}
-		return p.fit.spawn(nil)
+		return p.fit.Spawn(nil)
 	}
 	ns, err := dupFile(given)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.fit.enter(ns, nil, true); err != nil {
+	if err := p.fit.Enter(ns, nil, true); err != nil {
 		ns.Close()
 		return nil, err
 	}
 	return ns, nil
 }
 
+// spawn makes a namespace with these links.
+func (p *pool) spawn(wires []*wire) (ns *os.File, err error) {
+	err = connect(wires, func(l []*plumb.Link) error {
+		ns, err = p.fit.Spawn(l)
+		return err
+	})
+	return ns, err
+}
+
 // obtain gives these links to a bare namespace that waits, or to a new one.
 func (p *pool) obtain(wires []*wire) (*os.File, error) {
 	ns := p.takeBare()
 	if ns == nil {
-		return p.fit.spawn(wires)
+		return p.spawn(wires)
 	}
-	if err := p.fit.enter(ns, wires, false); err != nil {
+	if err := connect(wires, func(l []*plumb.Link) error { return p.fit.Enter(ns, l, false) }); err != nil {
 		ns.Close()
 		return nil, err
 	}
@@ -249,7 +261,7 @@ func (p *pool) addWired(n *segment) error {
 	if err != nil {
 		return err
 	}
-	w.ns, err = p.fit.spawn([]*wire{w})
+	w.ns, err = p.spawn([]*wire{w})
 	if err != nil {
 		n.addrs.Free(w.addr)
 		return err
@@ -266,7 +278,7 @@ func (p *pool) addWired(n *segment) error {
 }
 
 func (p *pool) addBare() error {
-	ns, err := p.fit.spawn(nil)
+	ns, err := p.fit.Spawn(nil)
 	if err != nil {
 		return err
 	}
@@ -300,4 +312,51 @@ func (p *pool) close() {
 	p.mu.Unlock()
 	close(p.done)
 	<-p.ended
+}
+
+// wires makes the namespace and its links. What it takes is given back by u.
+func (p *pool) wires(r Request, wanted []wish, u *undo.Stack) ([]*wire, *os.File, error) {
+	main := wanted[0]
+	if main.seg.Driver == "null" {
+		ns, err := p.namespace(r.NS)
+		return []*wire{{seg: main.seg, want: main.want, endpoint: id.New()}}, ns, err
+	}
+	plain := len(wanted) == 1 && r.NS == nil && len(main.want.MacAddress) == 0 && main.want.IPAMConfig == nil
+	if plain && main.seg.Name == network.NetworkBridge {
+		if w := p.take(); w != nil {
+			w.want, w.endpoint = main.want, id.New()
+			u.Add(func() { w.seg.addrs.Free(w.addr) })
+			return []*wire{w}, w.ns, nil
+		}
+	}
+	var wires []*wire
+	for i, x := range wanted {
+		w, err := p.plug(x, i)
+		if err != nil {
+			return nil, nil, err
+		}
+		u.Add(func() { w.seg.addrs.Free(w.addr) })
+		wires = append(wires, w)
+	}
+	best := wires[0]
+	for _, w := range wires {
+		w.gateway = false
+		if w.seg.gateway.IsValid() && (!best.seg.gateway.IsValid() || ahead(w.seg, w.want, best.seg, best.want)) {
+			best = w
+		}
+	}
+	best.gateway = best.seg.gateway.IsValid()
+	if r.NS == nil {
+		ns, err := p.obtain(wires)
+		return wires, ns, err
+	}
+	ns, err := dupFile(r.NS)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := connect(wires, func(l []*plumb.Link) error { return p.fit.Enter(ns, l, true) }); err != nil {
+		ns.Close()
+		return nil, nil, fmt.Errorf("wire network namespace: %w", err)
+	}
+	return wires, ns, nil
 }
