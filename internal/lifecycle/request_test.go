@@ -1,0 +1,272 @@
+package lifecycle
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	apicontainer "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/mount"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/wherry-engine/wherry/internal/container"
+	"github.com/wherry-engine/wherry/internal/linux/cgroup"
+	"github.com/wherry-engine/wherry/internal/volume"
+)
+
+var everything = cgroup.Features{Memory: true, MemorySwap: true, MemoryReservation: true, CPUShares: true, CPUQuota: true, Cpuset: true, CpusetCPUs: "0-1", CpusetMems: "0", Pids: true}
+
+func TestMergeImage(t *testing.T) {
+	img := imageConfig{ImageConfig: ocispec.ImageConfig{
+		User: "app", Env: []string{"PATH=/bin", "A=image"}, Entrypoint: []string{"/entry"}, Cmd: []string{"arg"}, WorkingDir: "/srv",
+		Labels: map[string]string{"l": "image", "m": "image"}, Volumes: map[string]struct{}{"/data": {}}, ExposedPorts: map[string]struct{}{"80": {}}, StopSignal: "SIGINT",
+	}}
+	c := &apicontainer.Config{Env: []string{"A=user"}, Labels: map[string]string{"l": "user"}}
+	if err := mergeImage(c, img); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(c.Env, []string{"A=user", "PATH=/bin"}) || c.User != "app" || c.WorkingDir != "/srv" || c.StopSignal != "SIGINT" ||
+		!reflect.DeepEqual(c.Labels, map[string]string{"l": "user", "m": "image"}) || len(c.Volumes) != 1 || len(c.ExposedPorts) != 1 {
+		t.Errorf("%+v", c)
+	}
+	for _, tt := range []struct {
+		name          string
+		entry, cmd    []string
+		wantE, wantCm []string
+	}{
+		{"image's", nil, nil, []string{"/entry"}, []string{"arg"}},
+		{"user's command", nil, []string{"x"}, []string{"/entry"}, []string{"x"}},
+		{"user's entrypoint drops the image's command", []string{"/mine"}, nil, []string{"/mine"}, nil},
+		{"empty entrypoint takes the image's away", []string{""}, []string{"x"}, nil, []string{"x"}},
+	} {
+		c := &apicontainer.Config{Entrypoint: tt.entry, Cmd: tt.cmd}
+		if err := mergeImage(c, img); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(c.Entrypoint, tt.wantE) || !slices.Equal(c.Cmd, tt.wantCm) {
+			t.Errorf("%s: %q %q", tt.name, c.Entrypoint, c.Cmd)
+		}
+	}
+}
+
+func TestValidate(t *testing.T) {
+	neg := int64(-2)
+	for _, tt := range []struct {
+		h    apicontainer.HostConfig
+		want string // "" is accepted
+	}{
+		{apicontainer.HostConfig{}, ""},
+		{apicontainer.HostConfig{Resources: apicontainer.Resources{Memory: 5 << 20}}, "Minimum memory limit allowed is 6MB"},
+		{apicontainer.HostConfig{Resources: apicontainer.Resources{Memory: 6 << 20}}, ""},
+		{apicontainer.HostConfig{Resources: apicontainer.Resources{Memory: 10 << 20, MemorySwap: 9 << 20}}, "Minimum memoryswap limit should be larger than memory limit"},
+		{apicontainer.HostConfig{Resources: apicontainer.Resources{MemorySwap: 9 << 20}}, "You should always set the Memory limit"},
+		{apicontainer.HostConfig{Resources: apicontainer.Resources{NanoCPUs: 1e15}}, "range of CPUs is from 0.01 to"},
+		{apicontainer.HostConfig{Resources: apicontainer.Resources{NanoCPUs: 1e9, CPUQuota: 5000}}, "Nano CPUs and CPU Quota cannot both be set"},
+		{apicontainer.HostConfig{Resources: apicontainer.Resources{CpusetCpus: "0,7"}}, "Requested CPUs are not available - requested 0,7, available: 0-1"},
+		{apicontainer.HostConfig{Resources: apicontainer.Resources{CpusetCpus: "x"}}, "Invalid value x for cpuset cpus"},
+		{apicontainer.HostConfig{Resources: apicontainer.Resources{CpusetCpus: "1-0"}}, "Invalid value 1-0 for cpuset cpus"},
+		{apicontainer.HostConfig{Resources: apicontainer.Resources{PidsLimit: &neg}}, ""},
+		{apicontainer.HostConfig{AutoRemove: true, RestartPolicy: apicontainer.RestartPolicy{Name: "always"}}, "can't create 'AutoRemove' container with restart policy"},
+		{apicontainer.HostConfig{OomScoreAdj: 1001}, "range for oom score adj is [-1000, 1000]"},
+		{apicontainer.HostConfig{PidMode: "nonsense"}, "invalid PID mode"},
+		{apicontainer.HostConfig{IpcMode: "nonsense"}, "invalid IPC mode"},
+		{apicontainer.HostConfig{Isolation: "hyperv"}, "invalid isolation 'hyperv' on linux"},
+	} {
+		_, err := validate(nil, &tt.h, everything)
+		switch {
+		case tt.want == "" && err != nil:
+			t.Errorf("%+v: %v", tt.h, err)
+		case tt.want != "" && (!errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), tt.want)):
+			t.Errorf("got %v, want %q", err, tt.want)
+		}
+	}
+	h := apicontainer.HostConfig{Resources: apicontainer.Resources{Memory: 64 << 20}}
+	warnings, err := validate(nil, &h, cgroup.Features{})
+	if err != nil || h.Memory != 0 || len(warnings) != 1 || !strings.Contains(warnings[0], "memory limit") {
+		t.Errorf("without memory groups: %v, %v, %d", warnings, err, h.Memory)
+	}
+	for _, c := range []apicontainer.Config{{WorkingDir: "rel"}, {Env: []string{"=x"}}, {Env: []string{"a\x00"}}, {StopSignal: "SIGNOPE"}} {
+		if _, err := validate(&c, &h, everything); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+func newMaker(t *testing.T) *maker {
+	t.Helper()
+	v, err := volume.Open(t.TempDir(), func(events.Message) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := container.Open(t.TempDir(), func(string) {}, func(err error) { t.Error(err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &maker{&parts{volumes: v, store: s}}
+}
+
+func TestBinds(t *testing.T) {
+	mk := newMaker(t)
+	for _, tt := range []struct {
+		spec string
+		want container.Mount
+		bad  string
+	}{
+		{spec: "/a:/b", want: container.Mount{MountPoint: apicontainer.MountPoint{Type: "bind", Source: "/a", Destination: "/b", RW: true, Propagation: "rprivate"}, CreateSource: true, DefaultPropagation: true}},
+		{spec: "/a/../c:/b/:ro,rslave", want: container.Mount{MountPoint: apicontainer.MountPoint{Type: "bind", Source: "/c", Destination: "/b", Mode: "ro,rslave", Propagation: "rslave"}, CreateSource: true}},
+		{spec: "/a:/b:nope", bad: "invalid mode: nope"},
+		{spec: "/a:/b:ro,rw", bad: "invalid mode: ro,rw"},
+		{spec: "/a:b", bad: "mount path must be absolute"},
+		{spec: "/a:/", bad: "destination can't be '/'"},
+		{spec: "a:/b:ro:x", bad: "invalid volume specification"},
+		{spec: ":/b", bad: "invalid volume specification"},
+		{spec: "./x:/b", bad: "includes invalid characters for a local volume name"},
+		{spec: "vol:/b:shared", bad: "invalid mode: shared"},
+	} {
+		got, err := mk.parseBind(tt.spec)
+		switch {
+		case tt.bad != "":
+			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), tt.bad) {
+				t.Errorf("%s: %v, want %q", tt.spec, err, tt.bad)
+			}
+		case err != nil || !reflect.DeepEqual(got, tt.want):
+			t.Errorf("%s: %+v, %v\nwant %+v", tt.spec, got, err, tt.want)
+		}
+	}
+	m, err := mk.parseBind("vol:/data:ro")
+	if err != nil || m.Type != "volume" || m.Name != "vol" || m.RW || m.Anonymous {
+		t.Errorf("named volume: %+v, %v", m, err)
+	}
+	if st, err := os.Stat(m.Source); err != nil || !st.IsDir() {
+		t.Errorf("its directory: %v", err)
+	}
+}
+
+func TestMountsOfAPI(t *testing.T) {
+	mk := newMaker(t)
+	dir := t.TempDir()
+	for _, tt := range []struct {
+		m   mount.Mount
+		bad string
+	}{
+		{mount.Mount{Type: "bind", Source: dir, Target: "/x"}, ""},
+		{mount.Mount{Type: "bind", Source: filepath.Join(dir, "no"), Target: "/x"}, "bind source path does not exist: " + filepath.Join(dir, "no")},
+		{mount.Mount{Type: "bind", Source: "rel", Target: "/x"}, "mount path must be absolute"},
+		{mount.Mount{Type: "bind", Target: "/x"}, "field Source must not be empty"},
+		{mount.Mount{Type: "tmpfs", Source: "x", Target: "/x"}, "field Source must not be specified"},
+		{mount.Mount{Type: "tmpfs", Target: "x"}, "mount path must be absolute"},
+		{mount.Mount{Type: "tmpfs"}, "field Target must not be empty"},
+		{mount.Mount{Type: "odd", Target: "/x"}, "mount type unknown"},
+	} {
+		_, err := mk.parseMount(&tt.m)
+		if tt.bad == "" && err != nil || tt.bad != "" && (err == nil || !strings.Contains(err.Error(), tt.bad)) {
+			t.Errorf("%+v: %v, want %q", tt.m, err, tt.bad)
+		}
+	}
+}
+
+func TestResolveMountsOrderAndDuplicates(t *testing.T) {
+	mk := newMaker(t)
+	c := &container.Container{Record: container.Record{ID: strings.Repeat("a", 64), Config: &apicontainer.Config{Volumes: map[string]struct{}{"/v": {}, "/a/b": {}}},
+		HostConfig: &apicontainer.HostConfig{Binds: []string{"/h:/a/b", "/h2:/a"}, Tmpfs: map[string]string{"/t": "size=1m"}}}}
+	if err := mk.resolveMounts(c); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range c.Mounts {
+		got = append(got, string(m.Type)+" "+m.Destination)
+	}
+	if want := []string{"bind /a", "tmpfs /t", "volume /v", "bind /a/b"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	c.HostConfig.Tmpfs["/a"] = ""
+	if err := mk.resolveMounts(c); err == nil || !strings.Contains(err.Error(), "Duplicate mount point: /a") {
+		t.Error(err)
+	}
+}
+
+func TestSecurityOptions(t *testing.T) {
+	p := &parts{}
+	for _, tt := range []struct {
+		opts []string
+		want security
+		bad  bool
+	}{
+		{[]string{"no-new-privileges"}, security{noNewPrivileges: true}, false},
+		{[]string{"no-new-privileges:false"}, security{}, false},
+		{[]string{"seccomp=unconfined", "apparmor=x", "label=type:y"}, security{seccomp: "unconfined", apparmor: "x", labels: []string{"type:y"}}, false},
+		{[]string{"seccomp:unconfined"}, security{seccomp: "unconfined"}, false},
+		{[]string{"systempaths=unconfined"}, security{unconfinedPaths: true}, false},
+		{[]string{"nonsense"}, security{}, true},
+		{[]string{"what=ever"}, security{}, true},
+		{[]string{"no-new-privileges=perhaps"}, security{}, true},
+	} {
+		got, err := p.parseSecurity(&container.Record{HostConfig: &apicontainer.HostConfig{SecurityOpt: tt.opts}})
+		if (err != nil) != tt.bad || !tt.bad && !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%q: %+v, %v", tt.opts, got, err)
+		}
+	}
+}
+
+func TestRestartPolicy(t *testing.T) {
+	c := &container.Container{Record: container.Record{ID: "x", HostConfig: &apicontainer.HostConfig{}}}
+	pol := policy{backoff: map[string]*backoff{}}
+	ask := func(name apicontainer.RestartPolicyMode, max, code int, ran time.Duration) (bool, time.Duration) {
+		c.HostConfig.RestartPolicy = apicontainer.RestartPolicy{Name: name, MaximumRetryCount: max}
+		return pol.shouldRestart(c, code, ran)
+	}
+	for i, want := range []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond} {
+		if again, d := ask("always", 0, 0, time.Second); !again || d != want {
+			t.Errorf("run %d: %v after %v, want after %v", i, again, d, want)
+		}
+	}
+	if _, d := ask("always", 0, 0, 11*time.Second); d != firstDelay {
+		t.Errorf("after a good run: %v", d)
+	}
+	for range 20 {
+		ask("always", 0, 0, 0)
+	}
+	if _, d := ask("always", 0, 0, 0); d != lastDelay {
+		t.Errorf("at last: %v", d)
+	}
+	if again, _ := ask("no", 0, 1, 0); again {
+		t.Error("restarted without a policy")
+	}
+	if again, _ := ask("on-failure", 0, 0, 0); again {
+		t.Error("on-failure restarts a success")
+	}
+	c.RestartCount = 2
+	if again, _ := ask("on-failure", 2, 1, 0); again {
+		t.Error("on-failure:2 restarts a third time")
+	}
+	c.ManuallyStopped = true
+	if again, _ := ask("unless-stopped", 0, 1, 0); again {
+		t.Error("restarted what the user stopped")
+	}
+}
+
+func TestLogOptions(t *testing.T) {
+	p := &parts{}
+	r := &container.Record{ID: strings.Repeat("b", 64), Name: "n", Config: &apicontainer.Config{Labels: map[string]string{"tier": "front"}, Env: []string{"E=1"}, Image: "img"}}
+	target := func(driver string, o map[string]string) (any, error) {
+		r.HostConfig = &apicontainer.HostConfig{LogConfig: apicontainer.LogConfig{Type: driver, Config: o}}
+		return p.logTarget(r, "/d")
+	}
+	if _, err := target("json-file", map[string]string{"max-size": "10k", "max-file": "3", "labels": "tier,none", "env": "E", "tag": "{{.Name}}/{{.ID}}"}); err != nil {
+		t.Error(err)
+	}
+	for _, o := range []map[string]string{{"max-size": "x"}, {"max-file": "0"}, {"max-file": "2"}, {"nope": "1"}, {"tag": "{{.Nope}}"}} {
+		if _, err := target("json-file", o); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%v: %v", o, err)
+		}
+	}
+	if _, err := target("nope", nil); err == nil || !strings.Contains(err.Error(), "no log driver named 'nope' is registered") {
+		t.Error(err)
+	}
+}
