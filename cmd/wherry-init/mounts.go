@@ -46,9 +46,16 @@ func (s *state) tree(m *initproto.Mount) (int, error) {
 	}
 	var tree int
 	var err error
-	if m.Kind == initproto.MountFrom {
+	switch m.Kind {
+	case initproto.MountFrom:
 		tree, err = s.cloneFrom(m)
-	} else {
+	case initproto.MountTree:
+		fd, f := s.file(m.Number)
+		if f != nil {
+			return -1, initproto.ErrMalformed
+		}
+		tree = fd
+	default:
 		tree, err = mount.Clone(unix.AT_FDCWD, m.Source, m.Recursive)
 	}
 	if err != nil {

@@ -111,6 +111,20 @@ func Change(fd int, set, clear, spread uint64, recursive bool) error {
 	return nil
 }
 
+// Map makes the detached tree fd show the owners of its files as the user
+// namespace userns maps them. The tree must not have been attached yet.
+func Map(fd, userns int, recursive bool) error {
+	flags := uint(unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns)}
+	if err := unix.MountSetattr(fd, "", flags, &attr); err != nil {
+		return &Error{"map the owners of a mount", "", err}
+	}
+	return nil
+}
+
 // Isolate gives all mounts of this mount namespace the propagation flag
 // (MS_PRIVATE or MS_SLAVE).
 func Isolate(flag uintptr) error {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -70,6 +71,7 @@ type builder struct {
 	o       *Options
 	plan    *sandbox.Plan
 	program []byte
+	mounts  []*initproto.Mount
 	userns  bool
 	netns   bool // the network namespace is not the engine's
 }
@@ -201,16 +203,24 @@ func (b *builder) root() error {
 		}
 	}
 	b.bindDevices()
+	mapped := map[string]bool{}
+	for _, m := range b.spec.Mounts {
+		mapped[path.Clean(m.Destination)] = len(m.UIDMappings) > 0
+	}
+	b.emit(mapped)
 	var r initproto.Root
 	switch o := b.o.Overlay; {
+	case b.userns:
+		// Overlay's own attributes, and mapped owners, are only for the first
+		// user namespace: the parent mounts it and passes the tree.
+		b.plan.Root = &mount.Overlay{Base: b.spec.Root.Path}
+		if o != nil {
+			packed := mount.PackOverlay(o.Lower, o.Upper, o.Work, o.Options)
+			b.plan.Root = &packed
+		}
+		r.Base, r.Tree = "/proc", 1+b.afterFiles()+uint32(len(b.plan.Trees))
 	case o == nil:
 		r.Base = b.spec.Root.Path
-	case b.userns:
-		// Overlay's own attributes are only for the first user namespace: the
-		// parent mounts it and passes the tree.
-		packed := mount.PackOverlay(o.Lower, o.Upper, o.Work, o.Options)
-		b.plan.Root = &packed
-		r.Base, r.Tree = packed.Base, 1+uint32(b.o.Extras+len(b.plan.Open)+len(b.plan.CgroupTasks))
 	default:
 		packed := mount.PackOverlay(o.Lower, o.Upper, o.Work, o.Options)
 		r = initproto.Root{Overlay: true, Base: packed.Base, Data: packed.Data, Paths: packed.Paths}

@@ -14,6 +14,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/linux/mount"
 	"github.com/wherry-engine/wherry/internal/linux/ns"
 	"github.com/wherry-engine/wherry/internal/runtime/initproto"
+	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
 )
 
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
@@ -41,7 +42,7 @@ func (b *builder) mount(m *specs.Mount) error {
 		// Made read-only last: other mounts may need directories in it.
 		out.Attr &^= unix.MOUNT_ATTR_RDONLY
 	}
-	b.add(initproto.Op{Code: initproto.CodeMount, Mount: &out})
+	b.place(&out)
 	return nil
 }
 
@@ -70,6 +71,26 @@ func (b *builder) bind(m *specs.Mount, o *mount.Options, out *initproto.Mount) e
 	return nil
 }
 
+// place adds a mount to those that emit encodes.
+func (b *builder) place(m *initproto.Mount) { b.mounts = append(b.mounts, m) }
+
+// emit encodes the mounts. A user namespace is handed what lies on the host:
+// its root may not enter every directory that the engine's can.
+func (b *builder) emit(mapped map[string]bool) {
+	for _, m := range b.mounts {
+		if b.userns && m.Kind == initproto.MountBind {
+			b.plan.Trees = append(b.plan.Trees, sandbox.Tree{Path: m.Source, Recursive: m.Recursive, Mapped: mapped[m.Target]})
+			m.Kind, m.Number = initproto.MountTree, b.afterFiles()+uint32(len(b.plan.Trees)-1)
+		}
+		b.add(initproto.Op{Code: initproto.CodeMount, Mount: m})
+	}
+}
+
+// afterFiles is the index of what follows all files, which must be known by then.
+func (b *builder) afterFiles() uint32 {
+	return uint32(b.o.Extras + len(b.plan.Open) + len(b.plan.CgroupTasks))
+}
+
 // cgroupMount shows the container its own group: on v2 a fresh instance in its
 // cgroup namespace, on v1 a tmpfs with the group's directory of each controller.
 func (b *builder) cgroupMount(m *initproto.Mount) error {
@@ -81,17 +102,17 @@ func (b *builder) cgroupMount(m *initproto.Mount) error {
 			// A second instance in the host's namespace would change the options of the first.
 			*m = initproto.Mount{Kind: initproto.MountBind, Target: m.Target, Source: "/sys/fs/cgroup", Type: "bind", Attr: m.Attr, Spread: unix.MS_PRIVATE}
 		}
-		b.add(initproto.Op{Code: initproto.CodeMount, Mount: m})
+		b.place(m)
 		return nil
 	}
 	attr := m.Attr
-	b.add(initproto.Op{Code: initproto.CodeMount, Mount: &initproto.Mount{
+	b.place(&initproto.Mount{
 		Kind: initproto.MountNew, Type: "tmpfs", Source: "tmpfs", Target: m.Target, Options: []string{"mode=755"}, Attr: attr &^ unix.MOUNT_ATTR_RDONLY,
-	}})
+	})
 	for _, c := range b.o.Controllers {
-		b.add(initproto.Op{Code: initproto.CodeMount, Mount: &initproto.Mount{
+		b.place(&initproto.Mount{
 			Kind: initproto.MountBind, Type: "bind", Source: c.Dir, Target: m.Target + "/" + c.Name, Attr: attr, Spread: unix.MS_PRIVATE,
-		}})
+		})
 	}
 	return nil
 }
@@ -154,9 +175,9 @@ func (b *builder) bindDevices() {
 		return
 	}
 	bind := func(source, target string) {
-		b.add(initproto.Op{Code: initproto.CodeMount, Mount: &initproto.Mount{
-			Kind: initproto.MountBind, Type: "bind", Source: source, Target: target, Spread: unix.MS_PRIVATE, Optional: true,
-		}})
+		if exists(source) {
+			b.place(&initproto.Mount{Kind: initproto.MountBind, Type: "bind", Source: source, Target: target, Spread: unix.MS_PRIVATE})
+		}
 	}
 	for _, d := range defaultDevices {
 		bind(d.path, d.path)

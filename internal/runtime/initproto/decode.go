@@ -67,7 +67,7 @@ func (r *reader) mount() *Mount {
 		Number: r.u32(), Recursive: r.bool(), Attr: r.u64(), Clear: r.u64(), SubAttr: r.u64(),
 		Spread: r.u64(), SpreadAll: r.bool(), FSType: int64(r.u64()), Optional: r.bool(),
 	}
-	if m.Kind < MountNew || m.Kind > MountFrom || m.Strict > TargetStrict {
+	if m.Kind < MountNew || m.Kind > MountTree || m.Strict > TargetStrict {
 		r.bad = true
 	}
 	return m

@@ -70,6 +70,7 @@ const (
 	MountNew  uint8 = 1 + iota // a new instance of Type with Options
 	MountBind                  // a clone of the host's tree at Source
 	MountFrom                  // a clone of the tree at Source in the mount namespace of file Number
+	MountTree                  // the passed detached tree, file Number
 )
 
 // What a mount target has to be.

@@ -2,6 +2,7 @@ package sandbox_test
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -36,6 +37,18 @@ func requireRoot(t testing.TB) {
 }
 
 var buildInit = sync.OnceValues(func() (*os.File, error) {
+	if _, err := exec.LookPath("go"); err != nil {
+		// A machine for tests alone brings the program ready-made.
+		ready, lookErr := exec.LookPath("wherry-init")
+		if lookErr != nil {
+			return nil, errors.Join(err, lookErr)
+		}
+		binary, err := os.ReadFile(ready)
+		if err != nil {
+			return nil, err
+		}
+		return sandbox.InitFile(binary)
+	}
 	dir, err := os.MkdirTemp("", "wherry-init")
 	if err != nil {
 		return nil, err

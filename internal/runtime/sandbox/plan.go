@@ -37,8 +37,15 @@ type Plan struct {
 	// to them by index after the extra files of Start: extra first, then Open.
 	Open []string
 
+	// Trees are cloned by Start with its own rights and passed as detached
+	// trees after the files of CgroupTasks: a user namespace sees nothing of
+	// directories that are closed to others.
+	Trees []Tree
+
 	// Root, when set, is mounted by Start with the rights of the first user
-	// namespace and passed as a detached tree after all other files.
+	// namespace and passed as a detached tree after all other files. What lies
+	// below its Base appears with the owners that UIDMappings and GIDMappings
+	// give. With no Data it is the directory Base itself.
 	Root *mount.Overlay
 
 	Program     []byte // initproto operation list
@@ -46,6 +53,13 @@ type Plan struct {
 	Rows, Cols  uint16 // initial size of the pty, 0 = leave
 	OOMScoreAdj *int   // nil = that of the caller
 	Hold        bool   // the program stops at a hold until Process.Release
+}
+
+// Tree is a directory or file of the host and, with Recursive, what is mounted
+// below. Mapped gives its files the owners of the Plan's mappings.
+type Tree struct {
+	Path              string
+	Recursive, Mapped bool
 }
 
 // IDMap is one range of a user namespace's mapping.

@@ -95,12 +95,12 @@ func start(init *os.File, p *Plan, io Stdio, extra []*os.File, ours, theirs int)
 		}
 		files = append(files, uintptr(fd))
 	}
-	if p.Root != nil {
-		fd, err := mountTree(p.Root)
-		if err != nil {
-			return nil, stepError("mount root", err)
-		}
-		opened = append(opened, fd)
+	trees, err := makeTrees(init, p)
+	opened = append(opened, trees...)
+	if err != nil {
+		return nil, err
+	}
+	for _, fd := range trees {
 		files = append(files, uintptr(fd))
 	}
 	null := -1
@@ -127,7 +127,7 @@ func start(init *os.File, p *Plan, io Stdio, extra []*os.File, ours, theirs int)
 
 // passed is the number of descriptors the program can refer to.
 func passed(p *Plan, extra []*os.File) int {
-	n := len(extra) + len(p.Open) + len(p.CgroupTasks)
+	n := len(extra) + len(p.Open) + len(p.CgroupTasks) + len(p.Trees)
 	if p.Root != nil {
 		n++
 	}

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"errors"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -35,18 +36,26 @@ func (b *builder) defaultMounts() []specs.Mount {
 		// The other container's own; the compiler takes it out of its mount namespace.
 		shmMount = specs.Mount{Destination: "/dev/shm", Type: "bind", Source: sharedShm(n.Path), Options: []string{"bind", "rprivate", "nosuid", "noexec", "nodev"}}
 	}
-	list := []specs.Mount{
+	shmMounts := []specs.Mount{mqueue, shmMount}
+	switch {
+	case b.in.HostConfig.IpcMode.IsNone():
+		shmMounts = shmMounts[:1]
+	case b.in.HostConfig.IpcMode.IsHost() && !exists(mqueue.Source):
+		// A host that does not use message queues has them nowhere mounted.
+		shmMounts = shmMounts[1:]
+	}
+	return append([]specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		sys,
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}},
-		mqueue,
-	}
-	if b.in.HostConfig.IpcMode.IsNone() {
-		return list
-	}
-	return append(list, shmMount)
+	}, shmMounts...)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // sharedShm names /dev/shm in the root of the process whose ipc namespace

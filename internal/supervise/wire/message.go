@@ -12,7 +12,7 @@ import (
 // Version is that of the messages below. Hello, Welcome, Failure and Upgrade
 // never change their form, so that a newer engine can always talk an older
 // keeper into becoming the newer one.
-const Version = 1
+const Version = 2
 
 // StateVersion is that of what a keeper hands on to the program that it becomes,
 // which must understand this version.
@@ -181,6 +181,7 @@ func codePlan(c *Coder, p *sandbox.Plan) {
 	for _, s := range []*[]string{&p.CgroupTasks, &p.Open} {
 		List(c, s, 4, c.Str)
 	}
+	List(c, &p.Trees, 6, func(t *sandbox.Tree) { c.Str(&t.Path); c.Bool(&t.Recursive); c.Bool(&t.Mapped) })
 	Maybe(c, &p.Root, func(o *mount.Overlay) {
 		c.Str(&o.Base)
 		c.Str(&o.Data)
