@@ -40,13 +40,33 @@ func (c *Conn) Replace(t *Table) error {
 	table := &nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet}
 	c.c.AddTable(table) // so that there is one to delete
 	c.c.DelTable(table)
+	return c.write(t, table)
+}
+
+// Create is Replace where there is most likely no such table. Deleting one is
+// dear: the next socket of this kind that is closed waits for it, which takes
+// milliseconds.
+func (c *Conn) Create(t *Table) error {
+	c.mu.Lock()
+	table := &nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet}
+	c.c.CreateTable(table)
+	err := c.write(t, table)
+	c.mu.Unlock()
+	if errors.Is(err, unix.EEXIST) {
+		return c.Replace(t)
+	}
+	return err
+}
+
+// write adds the table with all it has. c.mu is held.
+func (c *Conn) write(t *Table, table *nftables.Table) error {
 	c.c.AddTable(table)
 	if err := c.fill(t, table); err != nil {
 		c.discard()
 		return err
 	}
 	if err := c.c.Flush(); err != nil {
-		return fmt.Errorf("replace nft table %s: %w", t.Name, err)
+		return fmt.Errorf("write nft table %s: %w", t.Name, err)
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ func lead(ns *os.File, address string, udp, tcp int) error {
 	}
 	defer c.Close()
 	to := func(port int) []string { return []string{address, strconv.Itoa(port)} }
-	return c.Replace(&nft.Table{
+	return c.Create(&nft.Table{
 		Name: "wherry",
 		Sets: []nft.Set{{Name: "names", Key: []nft.Type{nft.Proto, nft.Service}, Value: []nft.Type{nft.IPv4, nft.Service}, Elements: []nft.Element{
 			{Key: []string{"udp", "53"}, Value: to(udp)}, {Key: []string{"tcp", "53"}, Value: to(tcp)},
