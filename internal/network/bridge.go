@@ -4,9 +4,13 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
@@ -36,6 +40,11 @@ type bridges struct {
 
 // openDefault makes the default network as the configuration says.
 func (b *bridges) openDefault() error {
+	if b.cfg.BridgeName == "" {
+		if err := b.chooseBridge(); err != nil {
+			return err
+		}
+	}
 	name := b.cfg.bridge()
 	n := b.reg.byName(network.NetworkBridge)
 	if name == "" {
@@ -66,6 +75,11 @@ func (b *bridges) openDefault() error {
 		}
 	}
 	if own {
+		var batch rtnl.Batch
+		batch.SetAlias(link.Index, b.alias())
+		if err := b.rt.Do(&batch); err != nil {
+			return err
+		}
 		if err := b.setAddress(link, addr, true); err != nil {
 			return err
 		}
@@ -96,6 +110,43 @@ func (b *bridges) openDefault() error {
 		n.IPAM.Config[0].AuxAddress = map[string]netip.Addr{"DefaultGatewayIPv4": b.cfg.DefaultGateway}
 	}
 	return b.run(n, link, addr, b.cfg.FixedCIDR)
+}
+
+// aliasPrefix marks our default bridges; the engine's data root follows.
+const aliasPrefix = "wherry engine "
+
+func (b *bridges) alias() string {
+	s := aliasPrefix + b.cfg.Root
+	return s[:min(len(s), 255)]
+}
+
+// chooseBridge takes the first of wherry0, wherry1, … that is nobody's, or
+// this engine's already, or of an engine whose data root is gone. The lock of
+// the namespace is held.
+func (b *bridges) chooseBridge() error {
+	links, err := b.rt.Links()
+	if err != nil {
+		return err
+	}
+	for i := range 1000 {
+		name := strings.TrimSuffix(DefaultBridge, "0") + strconv.Itoa(i)
+		at := slices.IndexFunc(links, func(l rtnl.Link) bool { return l.Name == name })
+		if at < 0 || links[at].Alias == "" || links[at].Alias == b.alias() || b.orphaned(links[at].Alias) {
+			b.cfg.ownBridge = name
+			return nil
+		}
+	}
+	return errors.New("no name is free for the default bridge")
+}
+
+// orphaned reports whether an alias names an engine that cannot come back.
+func (b *bridges) orphaned(alias string) bool {
+	root, ours := strings.CutPrefix(alias, aliasPrefix)
+	if !ours || len(alias) >= 255 {
+		return false
+	}
+	_, err := os.Stat(root)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // run makes a network whose bridge is there usable.

@@ -45,6 +45,9 @@ func (c *Config) check() error {
 func (c *Config) bridge() string {
 	switch c.BridgeName {
 	case "":
+		if c.ownBridge != "" {
+			return c.ownBridge
+		}
 		return DefaultBridge
 	case "none":
 		return ""

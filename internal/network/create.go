@@ -37,9 +37,14 @@ func (m *Manager) Create(_ context.Context, r network.CreateRequest) (*network.C
 	}
 	var u undo.Stack
 	defer u.Run()
+	unlock, err := rtnl.Lock(m.home) // another engine may be choosing a subnet too
+	if err != nil {
+		return nil, err
+	}
 	m.mu.Lock()
 	err = m.add(&segment{record: rec}, &u)
 	m.mu.Unlock()
+	unlock()
 	if err != nil {
 		return nil, err
 	}

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -105,10 +108,17 @@ func (m *Manager) open() error {
 	if err := m.reg.load(); err != nil {
 		return err
 	}
-	if err := m.bridges().openDefault(); err != nil {
+	unlock, err := rtnl.Lock(m.home) // several engines may be starting on this host
+	if err != nil {
+		return err
+	}
+	if err = m.bridges().openDefault(); err == nil {
+		m.bridges().reopen()
+	}
+	unlock()
+	if err != nil {
 		return fmt.Errorf(`error creating default "bridge" network: %w`, err)
 	}
-	m.bridges().reopen()
 	if m.cfg.Firewall {
 		if m.nf, err = nft.Dial(m.home); err != nil {
 			return err
@@ -139,7 +149,7 @@ func (m *Manager) open() error {
 		}
 	}
 	if m.watch != nil {
-		go m.watch.Run(firewall.TableName, m.ports.restore)
+		go m.watch.Run(m.tableName(), m.ports.restore)
 	}
 	m.pool = newPool(&plumb.Fitter{Home: m.home, RT: m.rt}, m.cfg.PoolSize, func() *segment {
 		m.mu.Lock()
@@ -155,7 +165,7 @@ func (m *Manager) bridges() *bridges { return &bridges{&m.cfg, m.rt, &m.reg} }
 func (m *Manager) state() firewall.State {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := firewall.State{LocalPublish: !m.cfg.NoLocalPublish, CloseForward: m.host.Forwarding == "0" && !m.cfg.IPForwardOpen}
+	s := firewall.State{Table: m.tableName(), LocalPublish: !m.cfg.NoLocalPublish, CloseForward: m.host.Forwarding == "0" && !m.cfg.IPForwardOpen}
 	for _, n := range m.reg.ordered() {
 		if n.link == 0 {
 			continue
@@ -163,6 +173,21 @@ func (m *Manager) state() firewall.State {
 		s.Networks = append(s.Networks, firewall.Network{Bridge: n.bridgeName(), Subnet: n.subnet, ICC: n.icc(), Masquerade: n.masquerade(), Internal: n.Internal})
 	}
 	return s
+}
+
+// tableName is the name of this engine's table: the plain one for the engine
+// that has the plain bridge, so that several engines on a host, each with a
+// data root of its own, do not overwrite one another's.
+func (m *Manager) tableName() string {
+	switch name := m.cfg.bridge(); {
+	case m.cfg.BridgeName == "" && name == DefaultBridge || m.cfg.Root == "":
+		return firewall.TableName
+	case m.cfg.BridgeName == "":
+		return name
+	}
+	sum := fnv.New32a()
+	sum.Write([]byte(m.cfg.Root))
+	return fmt.Sprintf("%s-%08x", firewall.TableName, sum.Sum32())
 }
 
 // noRules removes what an engine left that still wrote rules. A kernel without
@@ -173,10 +198,10 @@ func (m *Manager) noRules() error {
 		return nil
 	}
 	defer c.Close()
-	if there, err := c.Exists(firewall.TableName); err != nil || !there {
+	if there, err := c.Exists(m.tableName()); err != nil || !there {
 		return nil
 	}
-	return c.Delete(firewall.TableName)
+	return c.Delete(m.tableName())
 }
 
 // assertRules puts the table in place and looks at what others have beside it.
@@ -344,7 +369,7 @@ func (m *Manager) Close(removeHostState bool) error {
 func (m *Manager) removeHostState() error {
 	var failed []error
 	if m.nf != nil {
-		failed = append(failed, m.nf.Delete(firewall.TableName))
+		failed = append(failed, m.nf.Delete(m.tableName()))
 	}
 	for _, n := range m.reg.ordered() {
 		if n.link == 0 || n.UserBridge {
@@ -354,7 +379,12 @@ func (m *Manager) removeHostState() error {
 		b.DelLink(n.link)
 		failed = append(failed, m.rt.Do(&b))
 	}
-	failed = append(failed, m.host.restore())
+	links, err := m.rt.Links()
+	failed = append(failed, err)
+	// As long as another engine's bridge is there, it needs the settings too.
+	if !slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Kind == "bridge" && strings.HasPrefix(l.Alias, aliasPrefix) }) {
+		failed = append(failed, m.host.restore())
+	}
 	return errors.Join(failed...)
 }
 

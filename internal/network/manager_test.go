@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -191,5 +192,84 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain for %s", what)
 		}
+	}
+}
+
+// TestTwoEngines: engines with data roots of their own share a host.
+func TestTwoEngines(t *testing.T) { fresh(t, func() { twoEngines(t) }) }
+
+func twoEngines(t *testing.T) {
+	l := newLAN(t)
+	echo(t, l.home, l.ns, 7000)
+	var engines [3]*Manager
+	var wg sync.WaitGroup
+	cfgs := [3]Config{testConfig(t), testConfig(t), testConfig(t)}
+	for i := range engines {
+		wg.Go(func() {
+			m, err := Open(context.Background(), cfgs[i])
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			engines[i] = m
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		return
+	}
+	seen := map[string]bool{}
+	boxes := map[int]*Sandbox{}
+	for i, m := range engines {
+		sb := attach(t, m, Request{})
+		boxes[i] = sb
+		n, _ := m.Inspect("bridge", false)
+		key := n.Options[optBridgeName]
+		if seen[key] || seen[sb.Endpoints["bridge"].IPAddress.String()] || seen[m.tableName()] {
+			t.Errorf("engine %d shares %s, %s or %s", i, key, sb.Endpoints["bridge"].IPAddress, m.tableName())
+		}
+		seen[key], seen[sb.Endpoints["bridge"].IPAddress.String()], seen[m.tableName()] = true, true, true
+		reaches(t, key, m.home, sb.NS, "tcp", "192.0.2.2:7000", "192.0.2.1")
+	}
+	if !seen["wherry0"] || !seen["wherry1"] || !seen["wherry2"] || !seen["wherry"] {
+		t.Errorf("names %v", seen)
+	}
+	// One goes; the others keep working, forwarding included.
+	if err := engines[0].Close(true); err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range []int{1, 2} {
+		reaches(t, "after another's end", l.home, boxes[i].NS, "tcp", "192.0.2.2:7000", "192.0.2.1")
+	}
+	// One comes back to its own bridge.
+	name := engines[2].cfg.bridge()
+	if err := engines[2].Close(false); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(context.Background(), cfgs[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := again.cfg.bridge(); got != name {
+		t.Errorf("%s, was %s", got, name)
+	}
+	// One dies and its data root with it: its bridge is taken over.
+	orphan := engines[1].cfg.bridge()
+	if err := engines[1].Close(false); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(cfgs[1].Root); err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for range 2 {
+		m := open(t, testConfig(t))
+		names[m.cfg.bridge()] = true
+	}
+	if !names[orphan] {
+		t.Errorf("%v, want %s among them", names, orphan)
+	}
+	if err := again.Close(true); err != nil {
+		t.Error(err)
 	}
 }

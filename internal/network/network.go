@@ -58,6 +58,10 @@ type Config struct {
 	UserlandProxy  bool // --userland-proxy: carry IPv6 clients of published ports to containers without IPv6; docker's default is true
 	NoLocalPublish bool // published ports are not reachable through 127.0.0.1 (no route_localnet on the bridges)
 
+	// ownBridge is the bridge chosen by Open: wherry0, or the next free one on
+	// a host where another engine has that.
+	ownBridge string
+
 	PoolSize int // wired namespaces kept ready for the default network; < 0 is none, 0 is DefaultPoolSize
 }
 

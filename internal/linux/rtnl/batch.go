@@ -201,6 +201,15 @@ func (b *Batch) SetMTU(index, mtu int) {
 	b.enc.end(at)
 }
 
+// SetAlias writes a link's alias, at most 255 characters that are for people
+// and for whoever made the link.
+func (b *Batch) SetAlias(index int, alias string) {
+	at := b.begin(fmt.Sprintf("set alias of link %d", index), unix.RTM_NEWLINK, 0)
+	b.enc.ifinfo(unix.AF_UNSPEC, index, 0, 0)
+	b.enc.attr(unix.IFLA_IFALIAS, []byte(alias))
+	b.enc.end(at)
+}
+
 // SetName renames a link, which must be down on kernels before 6.2.
 func (b *Batch) SetName(index int, name string) {
 	at := b.begin(fmt.Sprintf("rename link %d to %s", index, name), unix.RTM_NEWLINK, 0)

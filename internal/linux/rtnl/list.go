@@ -19,6 +19,7 @@ type Link struct {
 	MTU    int
 	Up     bool
 	Master int // index of the bridge it is a port of, 0 for none
+	Alias  string
 }
 
 // Addr is an address of a link.
@@ -54,6 +55,8 @@ func (c *Conn) Links() ([]Link, error) {
 				l.Name = text(v)
 			case unix.IFLA_ADDRESS:
 				l.MAC = append(net.HardwareAddr(nil), v...)
+			case unix.IFLA_IFALIAS:
+				l.Alias = text(v)
 			case unix.IFLA_MTU:
 				l.MTU = int(u32of(v))
 			case unix.IFLA_MASTER:

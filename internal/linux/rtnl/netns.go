@@ -1,6 +1,7 @@
 package rtnl
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -16,6 +17,27 @@ func Current() (*os.File, error) {
 		return nil, fmt.Errorf("open network namespace: %w", err)
 	}
 	return f, nil
+}
+
+// Lock keeps others who call it out until unlock; it is a lock of the network
+// namespace, held by no file system's name and ending with its holder.
+func Lock(ns *os.File) (unlock func(), err error) {
+	// A description of its own: a lock belongs to one.
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", ns.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("lock network namespace: %w", err)
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock network namespace: %w", err)
+	}
+	return func() { f.Close() }, nil
 }
 
 // Spawn makes a new network namespace and runs fn inside it with a socket

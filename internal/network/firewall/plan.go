@@ -9,13 +9,14 @@
 package firewall
 
 import (
+	"cmp"
 	"net/netip"
 	"strconv"
 
 	"github.com/wherry-engine/wherry/internal/linux/nft"
 )
 
-// TableName is the name of the engine's only table.
+// TableName is the name of the only table of a host's only engine.
 const TableName = "wherry"
 
 // Network is one bridge with what may pass.
@@ -38,6 +39,7 @@ type Publication struct {
 
 // State is what the rules are made from.
 type State struct {
+	Table        string // "" is TableName
 	Networks     []Network
 	Publications []Publication
 	// LocalPublish makes published ports reachable from the host through
@@ -56,7 +58,7 @@ const (
 
 // Plan is the whole table for a state.
 func Plan(s State) *nft.Table {
-	return &nft.Table{Name: TableName, Sets: sets(s), Chains: chains(s)}
+	return &nft.Table{Name: cmp.Or(s.Table, TableName), Sets: sets(s), Chains: chains(s)}
 }
 
 func sets(s State) []nft.Set {
