@@ -66,12 +66,16 @@ func goTool(ctx context.Context, o Options, args ...string) error {
 // tests puts each package's test binary where the guest looks for it, in a
 // directory of its own with the package's testdata.
 func tests(ctx context.Context, o Options, root string) error {
-	list, err := output(ctx, o.Module, "go", append([]string{"list", "-f", "{{.ImportPath}}\t{{.Dir}}"}, o.Packages...)...)
+	list, err := output(ctx, o.Module, "go", append([]string{"list", "-f", "{{.ImportPath}}\t{{.Dir}}\t{{len .TestGoFiles}}{{len .XTestGoFiles}}"}, o.Packages...)...)
 	if err != nil {
 		return err
 	}
 	for line := range strings.Lines(list) {
-		pkg, dir, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		f := strings.Split(strings.TrimSpace(line), "\t")
+		pkg, dir := f[0], f[1]
+		if f[2] == "00" {
+			continue // matched by a pattern, has no tests
+		}
 		to := filepath.Join(root, "wherry", "tests", strings.ReplaceAll(pkg, "/", "__"))
 		if err := os.MkdirAll(to, 0o755); err != nil {
 			return err
@@ -79,17 +83,21 @@ func tests(ctx context.Context, o Options, root string) error {
 		if err := goTool(ctx, o, "test", "-c", "-o", filepath.Join(to, "test"), pkg); err != nil {
 			return err
 		}
-		if _, err := os.Stat(filepath.Join(to, "test")); errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s has no tests", pkg)
-		}
 		if data := filepath.Join(dir, "testdata"); isDir(data) {
 			if err := os.CopyFS(filepath.Join(to, "testdata"), os.DirFS(data)); err != nil {
 				return err
 			}
 		}
 	}
+	bin := filepath.Join(root, "usr", "local", "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return err
+	}
+	if err := os.Symlink("/wherry/init", filepath.Join(bin, "go")); err != nil {
+		return err
+	}
 	for _, p := range o.Programs {
-		to := filepath.Join(root, "usr", "local", "bin", filepath.Base(p))
+		to := filepath.Join(root, "wherry", "programs", filepath.Base(p))
 		if err := goTool(ctx, o, "build", "-trimpath", "-o", to, p); err != nil {
 			return err
 		}

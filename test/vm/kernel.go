@@ -163,14 +163,15 @@ func (k *kernel) index() error {
 	visit = func(rel string, into *[]string) {
 		for _, n := range needs[rel] {
 			if dep := byName[strings.ReplaceAll(n, "-", "_")]; dep != "" && !slices.Contains(*into, dep) {
-				*into = append(*into, dep)
 				visit(dep, into)
+				*into = append(*into, dep)
 			}
 		}
 	}
 	for _, rel := range byName {
 		var all []string
 		visit(rel, &all)
+		slices.Reverse(all) // as in modules.dep: what loads first comes last
 		k.deps[rel] = all
 	}
 	if len(k.deps) == 0 {
@@ -233,9 +234,6 @@ func (k *kernel) order(names ...string) []string {
 				continue
 			}
 			for _, d := range slices.Backward(deps) {
-				for _, dd := range slices.Backward(k.deps[d]) {
-					add(dd)
-				}
 				add(d)
 			}
 			add(rel)

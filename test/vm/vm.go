@@ -27,7 +27,7 @@ type Options struct {
 	Require  []string  // conditions that hold in the guest: a test that misses one fails
 	Run      string    // -test.run
 	Systemd  bool      // systemd as init, on a minimal Debian
-	Programs []string  // packages to build and put into the guest's /usr/local/bin
+	Programs []string  // programs that tests may build: the guest has no Go, it gets these
 	Files    []string  // more files, SOURCE or SOURCE=PATH in the guest
 	Accel    string    // default "tcg"
 	Memory   string    // default "2G"

@@ -14,9 +14,12 @@ import (
 	"time"
 )
 
-// packages run in the guest. WHERRY_VM_PACKAGES names others.
+// packages run in the guest: those whose code depends on the kernel and on the
+// version of cgroups. WHERRY_VM_PACKAGES names others.
 var packages = []string{
-	"./internal/linux/cgroup", "./internal/linux/device", "./internal/linux/scope", "./internal/linux/seccomp",
+	"./internal/linux/caps", "./internal/linux/cgroup", "./internal/linux/device", "./internal/linux/pidfd",
+	"./internal/linux/scope", "./internal/linux/seccomp", "./internal/runtime/initproto", "./internal/runtime/sandbox",
+	"./internal/network/firewall", "./internal/snapshot", "./internal/supervise/keeper",
 }
 
 func guest(t *testing.T, o Options) string {
@@ -49,7 +52,7 @@ func TestVM(t *testing.T) {
 	if more := os.Getenv("WHERRY_VM_PACKAGES"); more != "" {
 		list = strings.Fields(more)
 	}
-	out := guest(t, Options{Packages: list, Require: []string{"root", "cgroup", "cgroup2"}})
+	out := guest(t, Options{Packages: list, Programs: []string{"./cmd/wherry-init", "./cmd/wherry-keeper"}, Require: []string{"root", "cgroup", "cgroup2"}})
 	if !t.Failed() && !t.Skipped() && !strings.Contains(out, "cgroup v2 (") {
 		t.Error("the guest did not run cgroup v2")
 	}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,12 @@ const port = "/dev/ttyS1"
 func main() {
 	var err error
 	switch {
+	case filepath.Base(os.Args[0]) == "go":
+		if err := goTool(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "go:", err)
+			os.Exit(1)
+		}
+		return
 	case len(os.Args) > 1 && os.Args[1] == "run":
 		err = tests()
 	case os.Args[0] == "/init":
@@ -146,7 +153,7 @@ func setUp() error {
 	// What programs load by themselves on a machine with udev.
 	for _, m := range []string{"overlay", "bridge", "veth", "nf_tables", "br_netfilter", "loop", "tun", "dummy"} {
 		if out, err := exec.Command("/sbin/modprobe", m).CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "guest: modprobe %s: %v %s\n", m, err, out)
+			return fmt.Errorf("modprobe %s: %w %s", m, err, out)
 		}
 	}
 	if out, err := exec.Command("/bin/busybox", "ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
@@ -158,9 +165,12 @@ func setUp() error {
 		return err
 	}
 	for {
-		pid, err := unix.Wait4(-1, nil, 0, nil)
-		if pid == child.Pid || err != nil && !errors.Is(err, unix.EINTR) {
-			return nil
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, 0, nil)
+		if pid == child.Pid && status.Exited() {
+			return nil // it has said how it went
+		} else if pid == child.Pid || err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("the tests' process ended with status %#x (%v)", status, err)
 		}
 	}
 }
@@ -199,6 +209,7 @@ func tests() error {
 		}
 		cmd := exec.Command(filepath.Join(dir, "test"), args...)
 		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, out, out
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a test that kills its process group kills itself only
 		cmd.Env = append(os.Environ(), "WHERRY_REQUIRE="+require, "HOME=/root", "TMPDIR=/var/tmp",
 			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 		if err := cmd.Run(); err != nil {
@@ -214,6 +225,28 @@ func tests() error {
 	}
 	code = 0
 	return nil
+}
+
+// programs are built on the host; tests that build one get it from here.
+const programs = "/wherry/programs"
+
+// goTool stands in for Go, which the guest does not have: it knows only
+// `go build [flags] -o FILE PACKAGE`, for packages that were built beforehand.
+func goTool(args []string) error {
+	out, name := "", ""
+	if len(args) > 1 {
+		name = filepath.Join(programs, filepath.Base(args[len(args)-1]))
+	}
+	for i, a := range args {
+		if a == "-o" && i+1 < len(args) {
+			out = args[i+1]
+		}
+	}
+	program, err := os.ReadFile(name)
+	if len(args) == 0 || args[0] != "build" || out == "" || err != nil {
+		return fmt.Errorf("this machine has no Go, only what was built for it: %v", args)
+	}
+	return os.WriteFile(out, program, 0o755)
 }
 
 // raw keeps the line from being changed on its way.
