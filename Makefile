@@ -84,7 +84,7 @@ bench: build ## times and memory beside docker.io, podman and the bare kernel
 	go run ./test/bench $(BENCHFLAGS)
 
 .PHONY: lint
-lint: ## gofmt, vet, staticcheck, and golangci-lint where it is installed
+lint: ## gofmt and golangci-lint, built on the spot the first time
 	@scripts/lint
 
 .PHONY: install
