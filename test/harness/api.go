@@ -11,21 +11,39 @@ import (
 	"time"
 )
 
+// Client speaks to the API of one engine.
+type Client struct{ socket string }
+
+// Socket is the path of the engine's API socket.
+func (c Client) Socket() string { return c.socket }
+
+// Host is what DOCKER_HOST and WHERRY_HOST are set to.
+func (c Client) Host() string { return "unix://" + c.socket }
+
+// Ping asks GET /_ping once.
+func (c Client) Ping() error {
+	code, body, err := c.API("GET", "/_ping", nil)
+	if err == nil && code != 200 {
+		err = fmt.Errorf("_ping: %d %s", code, body)
+	}
+	return err
+}
+
 // HTTP is a client whose every request goes to the engine's socket; the host
 // in the address does not matter.
-func (e *Engine) HTTP() *http.Client {
+func (c Client) HTTP() *http.Client {
 	return &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
-			return d.DialContext(ctx, "unix", e.Socket())
+			return d.DialContext(ctx, "unix", c.socket)
 		},
 	}}
 }
 
 // API makes one request. A body that is an io.Reader is sent as it is, any
 // other as JSON.
-func (e *Engine) API(method, path string, body any) (status int, answer []byte, err error) {
+func (c Client) API(method, path string, body any) (status int, answer []byte, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var r io.Reader
@@ -48,7 +66,7 @@ func (e *Engine) API(method, path string, body any) (status int, answer []byte, 
 	if body != nil {
 		req.Header.Set("Content-Type", kind)
 	}
-	resp, err := e.HTTP().Do(req)
+	resp, err := c.HTTP().Do(req)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -58,8 +76,8 @@ func (e *Engine) API(method, path string, body any) (status int, answer []byte, 
 }
 
 // GetJSON decodes a 200 answer.
-func (e *Engine) GetJSON(path string, v any) error {
-	code, body, err := e.API("GET", path, nil)
+func (c Client) GetJSON(path string, v any) error {
+	code, body, err := c.API("GET", path, nil)
 	if err != nil {
 		return err
 	}
@@ -70,8 +88,8 @@ func (e *Engine) GetJSON(path string, v any) error {
 }
 
 // Load gives an image to the engine.
-func (e *Engine) Load(archive io.Reader) error {
-	code, body, err := e.API("POST", "/images/load?quiet=1", archive)
+func (c Client) Load(archive io.Reader) error {
+	code, body, err := c.API("POST", "/images/load?quiet=1", archive)
 	if err != nil {
 		return err
 	}
@@ -103,17 +121,17 @@ type Inspection struct {
 }
 
 // Inspect asks for one container.
-func (e *Engine) Inspect(ref string) (*Inspection, error) {
+func (c Client) Inspect(ref string) (*Inspection, error) {
 	var v Inspection
-	if err := e.GetJSON("/containers/"+ref+"/json", &v); err != nil {
+	if err := c.GetJSON("/containers/"+ref+"/json", &v); err != nil {
 		return nil, err
 	}
 	return &v, nil
 }
 
 // Wait returns the exit code of a container that runs or ran.
-func (e *Engine) Wait(ref string) (int, error) {
-	code, body, err := e.API("POST", "/containers/"+ref+"/wait", nil)
+func (c Client) Wait(ref string) (int, error) {
+	code, body, err := c.API("POST", "/containers/"+ref+"/wait", nil)
 	if err != nil {
 		return 0, err
 	}

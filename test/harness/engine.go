@@ -43,14 +43,12 @@ type Options struct {
 // Engine is one private engine. It is not safe for concurrent use, except
 // that any number of clients may talk to its socket.
 type Engine struct {
-	ID   string // unique among running engines; part of every name we choose
-	Dir  string // holds data, exec, sock, pid, log
+	Client
+	footprint
 	opts Options
 
 	cmd     *exec.Cmd
 	exited  chan struct{} // closed when cmd has been waited for
-	netns   *os.File      // nil with HostNet
-	baseNet netState      // links and tables before the first start
 	aborted atomic.Bool
 }
 
@@ -70,7 +68,11 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{ID: id, Dir: dir, opts: o}
+	e := &Engine{
+		Client:    Client{socket: filepath.Join(dir, "sock")},
+		footprint: footprint{ID: id, Dir: dir, kind: o.Kind},
+		opts:      o,
+	}
 	if o.Config != "" {
 		if err := os.WriteFile(e.path("daemon.json"), []byte(o.Config), 0o644); err != nil {
 			return nil, err
@@ -85,23 +87,8 @@ func New(o Options) (*Engine, error) {
 	return e, err
 }
 
-func (e *Engine) path(name string) string { return filepath.Join(e.Dir, name) }
-
 // Kind says which program this engine is.
 func (e *Engine) Kind() Kind { return e.opts.Kind }
-
-// Socket is the path of the engine's API socket.
-func (e *Engine) Socket() string { return e.path("sock") }
-
-// Host is what DOCKER_HOST and WHERRY_HOST are set to.
-func (e *Engine) Host() string { return "unix://" + e.Socket() }
-
-// DataRoot and ExecRoot are the engine's directories.
-func (e *Engine) DataRoot() string { return e.path("data") }
-func (e *Engine) ExecRoot() string { return e.path("exec") }
-
-// NetNS is the engine's network namespace; nil in the host's.
-func (e *Engine) NetNS() *os.File { return e.netns }
 
 // PID is the daemon's process id, 0 when it does not run.
 func (e *Engine) PID() int {
@@ -222,15 +209,6 @@ func (e *Engine) Start(flags ...string) error {
 			return nil
 		}
 	}
-}
-
-// Ping asks GET /_ping once.
-func (e *Engine) Ping() error {
-	code, body, err := e.API("GET", "/_ping", nil)
-	if err == nil && code != 200 {
-		err = fmt.Errorf("_ping: %d %s", code, body)
-	}
-	return err
 }
 
 // Stop ends the daemon as an init system would. The containers' fate is the

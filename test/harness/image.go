@@ -241,12 +241,12 @@ func Busybox() (*Image, error) {
 }
 
 // LoadBusybox gives busybox:latest to the engine.
-func (e *Engine) LoadBusybox() error {
+func (c Client) LoadBusybox() error {
 	im, err := Busybox()
 	if err != nil {
 		return err
 	}
-	return e.Load(im.DockerArchive())
+	return c.Load(im.DockerArchive())
 }
 
 // Program builds a Go main package as a static program and returns its path.

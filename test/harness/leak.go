@@ -23,7 +23,26 @@ const marker = "WHERRY_TEST_ENGINE"
 // netState is what an engine may leave in a network namespace.
 type netState map[string]bool
 
-func (e *Engine) net() (netState, error) {
+// footprint is where an engine leaves traces, and how they are told from
+// others'.
+type footprint struct {
+	ID      string // unique among running engines; part of every name we choose
+	Dir     string // holds data, exec, sock, pid, log
+	kind    Kind
+	netns   *os.File // nil in the host's
+	baseNet netState // links and tables before the first start
+}
+
+func (e *footprint) path(name string) string { return filepath.Join(e.Dir, name) }
+
+// DataRoot and ExecRoot are the engine's directories.
+func (e *footprint) DataRoot() string { return e.path("data") }
+func (e *footprint) ExecRoot() string { return e.path("exec") }
+
+// NetNS is the engine's network namespace; nil in the host's.
+func (e *footprint) NetNS() *os.File { return e.netns }
+
+func (e *footprint) net() (netState, error) {
 	s := netState{}
 	err := inNetNS(e.netns, func() error {
 		links, err := net.Interfaces()
@@ -44,7 +63,7 @@ func (e *Engine) net() (netState, error) {
 
 // leaks names what a stopped engine left behind. ids are the containers it
 // had. What goes away by itself behind an answer is given five seconds.
-func (e *Engine) leaks(ids []string) []string {
+func (e *footprint) leaks(ids []string) []string {
 	deadline := time.Now().Add(5 * time.Second)
 	for _, p := range e.processes() {
 		waitGone(p.pid, time.Until(deadline))
@@ -58,7 +77,7 @@ func (e *Engine) leaks(ids []string) []string {
 	}
 }
 
-func (e *Engine) leaksNow(ids []string) []string {
+func (e *footprint) leaksNow(ids []string) []string {
 	var found []string
 	for _, p := range e.processes() {
 		found = append(found, "process "+p.String())
@@ -66,7 +85,7 @@ func (e *Engine) leaksNow(ids []string) []string {
 	for _, c := range e.cgroups() {
 		found = append(found, "cgroup "+c)
 	}
-	if e.opts.Kind == Docker {
+	if e.kind == Docker {
 		return found // its own habits (mounts, docker0, chains, files) are not ours to judge
 	}
 	for _, m := range mounts() {
@@ -107,7 +126,7 @@ func (e *Engine) leaksNow(ids []string) []string {
 }
 
 // sweep ends and removes what leaks found, so that a later test begins clean.
-func (e *Engine) sweep() {
+func (e *footprint) sweep() {
 	for _, p := range e.processes() {
 		unix.Kill(p.pid, unix.SIGKILL)
 		waitGone(p.pid, 2*time.Second)
@@ -140,7 +159,7 @@ func (p process) String() string {
 
 // processes are those of the engine: marked, in its cgroups, in its network
 // namespace, or with its directory among their arguments.
-func (e *Engine) processes() []process {
+func (e *footprint) processes() []process {
 	var ns uint64
 	if e.netns != nil {
 		var st unix.Stat_t
@@ -231,7 +250,7 @@ func cgroupRoots() []string {
 	return roots
 }
 
-func (e *Engine) cgroups() []string {
+func (e *footprint) cgroups() []string {
 	var list []string
 	for _, root := range cgroupRoots() {
 		top := filepath.Join(root, e.ID)
@@ -252,7 +271,7 @@ func (e *Engine) cgroups() []string {
 
 // CgroupParent is the directory of the engine's cgroups under a hierarchy's
 // mount point, such as "memory"; "" is cgroup v2.
-func (e *Engine) CgroupParent(controller string) string {
+func (e *footprint) CgroupParent(controller string) string {
 	for _, root := range cgroupRoots() {
 		if filepath.Base(root) == controller || controller == "" {
 			return filepath.Join(root, e.ID)
@@ -279,7 +298,7 @@ func Take() (Snapshot, error) {
 			return nil
 		})
 	}
-	state, err := (&Engine{}).net()
+	state, err := (&footprint{}).net()
 	if err != nil {
 		return nil, err
 	}
@@ -342,10 +361,34 @@ func LoadSnapshot(path string) (Snapshot, error) {
 
 // Processes describes the live processes of the engine: the daemon, what it
 // started, and the containers'.
-func (e *Engine) Processes() []string {
+func (e *footprint) Processes() []string {
 	var list []string
 	for _, p := range e.processes() {
 		list = append(list, p.String())
 	}
 	return list
+}
+
+// Memory sums what the engine's own processes hold, in bytes: the daemon, the
+// keeper or shims, not the containers' programs.
+func (e *footprint) Memory() (pss, rss int64, count int) {
+	for _, p := range e.processes() {
+		if !ours(p) {
+			continue
+		}
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.pid))
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		count++
+		for _, line := range strings.Split(string(b), "\n") {
+			var kb int64
+			if _, err := fmt.Sscanf(line, "Pss: %d kB", &kb); err == nil {
+				pss += kb << 10
+			} else if _, err := fmt.Sscanf(line, "Rss: %d kB", &kb); err == nil {
+				rss += kb << 10
+			}
+		}
+	}
+	return pss, rss, count
 }

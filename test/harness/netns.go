@@ -64,6 +64,3 @@ func inNetNS(ns *os.File, f func() error) error {
 	}()
 	return <-done
 }
-
-// InNetNS calls f on a thread in the engine's network namespace.
-func (e *Engine) InNetNS(f func() error) error { return inNetNS(e.netns, f) }

@@ -3,6 +3,7 @@
 package isolation
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -236,8 +237,8 @@ func cpuTime(pid int) (time.Duration, error) {
 	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
 	user, err1 := strconv.Atoi(f[11])
 	system, err2 := strconv.Atoi(f[12])
-	if err1 != nil || err2 != nil {
-		return 0, fmt.Errorf("read stat of %d: %v %v", pid, err1, err2)
+	if err := errors.Join(err1, err2); err != nil {
+		return 0, fmt.Errorf("read stat of %d: %w", pid, err)
 	}
 	const tick = 10 * time.Millisecond // USER_HZ is 100 everywhere
 	return time.Duration(user+system) * tick, nil
