@@ -128,10 +128,16 @@ func (b *bridges) chooseBridge() error {
 	if err != nil {
 		return err
 	}
+	for _, l := range links {
+		if l.Kind == "bridge" && l.Alias == b.alias() && strings.HasPrefix(l.Name, strings.TrimSuffix(DefaultBridge, "0")) {
+			b.cfg.ownBridge = l.Name
+			return nil
+		}
+	}
 	for i := range 1000 {
 		name := strings.TrimSuffix(DefaultBridge, "0") + strconv.Itoa(i)
 		at := slices.IndexFunc(links, func(l rtnl.Link) bool { return l.Name == name })
-		if at < 0 || links[at].Alias == "" || links[at].Alias == b.alias() || b.orphaned(links[at].Alias) {
+		if at < 0 || links[at].Alias == "" || b.orphaned(links[at].Alias) {
 			b.cfg.ownBridge = name
 			return nil
 		}

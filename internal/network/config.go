@@ -2,8 +2,11 @@ package network
 
 import (
 	"fmt"
+	"hash/fnv"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/wherry-engine/wherry/internal/network/firewall"
 )
 
 const defaultMTU = 1500
@@ -53,4 +56,19 @@ func (c *Config) bridge() string {
 		return ""
 	}
 	return c.BridgeName
+}
+
+// table is the name of this engine's table: the plain one for the engine
+// that has the plain bridge, so that several engines on a host, each with a
+// data root of its own, do not overwrite one another's.
+func (c *Config) table() string {
+	switch name := c.bridge(); {
+	case c.BridgeName == "" && name == DefaultBridge || c.Root == "":
+		return firewall.TableName
+	case c.BridgeName == "":
+		return name
+	}
+	sum := fnv.New32a()
+	sum.Write([]byte(c.Root))
+	return fmt.Sprintf("%s-%08x", firewall.TableName, sum.Sum32())
 }

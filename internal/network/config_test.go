@@ -11,6 +11,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+	"github.com/wherry-engine/wherry/internal/network/forwarding"
 )
 
 func TestConfigErrors(t *testing.T) {
@@ -129,7 +130,7 @@ func firewallOff(t *testing.T) {
 	if m.nf != nil {
 		t.Error("rules are written")
 	}
-	if v, _ := readSysctl(ipForward); v != "0" {
+	if v, _ := rtnl.ReadSysctl(forwarding.Path); v != "0" {
 		t.Errorf("forwarding %s", v)
 	}
 	sb := attach(t, m, Request{})

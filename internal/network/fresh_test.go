@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+	"github.com/wherry-engine/wherry/internal/network/forwarding"
 )
 
 const freshMark = "WHERRY_TEST_FRESH_NETNS"
@@ -31,7 +32,7 @@ func fresh(t testing.TB, body func()) {
 			t.Fatal(err)
 		}
 		// A new namespace inherits it from the host's.
-		if err := rtnl.WriteSysctl(ipForward, "0"); err != nil {
+		if err := rtnl.WriteSysctl(forwarding.Path, "0"); err != nil {
 			t.Fatal(err)
 		}
 		body()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -20,6 +19,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
 	"github.com/wherry-engine/wherry/internal/network/dns"
 	"github.com/wherry-engine/wherry/internal/network/firewall"
+	"github.com/wherry-engine/wherry/internal/network/forwarding"
 	"github.com/wherry-engine/wherry/internal/network/ipam"
 	"github.com/wherry-engine/wherry/internal/network/plumb"
 )
@@ -42,7 +42,7 @@ type Manager struct {
 	reg      register
 	boxes    map[string]*box // by container id
 	names    func(containerID string) string
-	host     hostState
+	host     forwarding.State
 	warnings []string
 }
 
@@ -102,7 +102,7 @@ func (m *Manager) open() error {
 			return err
 		}
 	}
-	if m.host, err = loadHostState(m.cfg.ExecRoot); err != nil {
+	if m.host, err = forwarding.Load(m.cfg.ExecRoot); err != nil {
 		return err
 	}
 	if err := m.reg.load(); err != nil {
@@ -123,7 +123,7 @@ func (m *Manager) open() error {
 		if m.nf, err = nft.Dial(m.home); err != nil {
 			return err
 		}
-	} else if err := m.noRules(); err != nil {
+	} else if err := noRules(m.home, m.cfg.table()); err != nil {
 		return err
 	}
 	m.ports = newPublished(&m.cfg, m.nf, m.rt, m.state)
@@ -135,7 +135,7 @@ func (m *Manager) open() error {
 			return err
 		}
 	}
-	forward, err := m.host.decide(&m.cfg)
+	forward, err := m.host.Decide(m.cfg.IPForward && m.cfg.BridgeName != "none")
 	if err != nil {
 		return err
 	}
@@ -144,12 +144,12 @@ func (m *Manager) open() error {
 		return err
 	}
 	if forward {
-		if err := rtnl.WriteSysctl(ipForward, "1"); err != nil {
-			return fmt.Errorf("enable net.ipv4.ip_forward (--ip-forward=false leaves it alone): %w", err)
+		if err := forwarding.Enable(); err != nil {
+			return err
 		}
 	}
 	if m.watch != nil {
-		go m.watch.Run(m.tableName(), m.ports.restore)
+		go m.watch.Run(m.cfg.table(), m.ports.restore)
 	}
 	m.pool = newPool(&plumb.Fitter{Home: m.home, RT: m.rt}, m.cfg.PoolSize, func() *segment {
 		m.mu.Lock()
@@ -165,7 +165,7 @@ func (m *Manager) bridges() *bridges { return &bridges{&m.cfg, m.rt, &m.reg} }
 func (m *Manager) state() firewall.State {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := firewall.State{Table: m.tableName(), LocalPublish: !m.cfg.NoLocalPublish, CloseForward: m.host.Forwarding == "0" && !m.cfg.IPForwardOpen}
+	s := firewall.State{Table: m.cfg.table(), LocalPublish: !m.cfg.NoLocalPublish, CloseForward: m.host.Before == "0" && !m.cfg.IPForwardOpen}
 	for _, n := range m.reg.ordered() {
 		if n.link == 0 {
 			continue
@@ -175,33 +175,18 @@ func (m *Manager) state() firewall.State {
 	return s
 }
 
-// tableName is the name of this engine's table: the plain one for the engine
-// that has the plain bridge, so that several engines on a host, each with a
-// data root of its own, do not overwrite one another's.
-func (m *Manager) tableName() string {
-	switch name := m.cfg.bridge(); {
-	case m.cfg.BridgeName == "" && name == DefaultBridge || m.cfg.Root == "":
-		return firewall.TableName
-	case m.cfg.BridgeName == "":
-		return name
-	}
-	sum := fnv.New32a()
-	sum.Write([]byte(m.cfg.Root))
-	return fmt.Sprintf("%s-%08x", firewall.TableName, sum.Sum32())
-}
-
 // noRules removes what an engine left that still wrote rules. A kernel without
 // nftables has none.
-func (m *Manager) noRules() error {
-	c, err := nft.Dial(m.home)
+func noRules(home *os.File, table string) error {
+	c, err := nft.Dial(home)
 	if err != nil {
 		return nil
 	}
 	defer c.Close()
-	if there, err := c.Exists(m.tableName()); err != nil || !there {
+	if there, err := c.Exists(table); err != nil || !there {
 		return nil
 	}
-	return c.Delete(m.tableName())
+	return c.Delete(table)
 }
 
 // assertRules puts the table in place and looks at what others have beside it.
@@ -369,7 +354,7 @@ func (m *Manager) Close(removeHostState bool) error {
 func (m *Manager) removeHostState() error {
 	var failed []error
 	if m.nf != nil {
-		failed = append(failed, m.nf.Delete(m.tableName()))
+		failed = append(failed, m.nf.Delete(m.cfg.table()))
 	}
 	for _, n := range m.reg.ordered() {
 		if n.link == 0 || n.UserBridge {
@@ -383,7 +368,7 @@ func (m *Manager) removeHostState() error {
 	failed = append(failed, err)
 	// As long as another engine's bridge is there, it needs the settings too.
 	if !slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Kind == "bridge" && strings.HasPrefix(l.Alias, aliasPrefix) }) {
-		failed = append(failed, m.host.restore())
+		failed = append(failed, m.host.Restore())
 	}
 	return errors.Join(failed...)
 }

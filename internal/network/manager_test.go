@@ -13,6 +13,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+	"github.com/wherry-engine/wherry/internal/network/forwarding"
 )
 
 func testConfig(t testing.TB) Config {
@@ -156,14 +157,14 @@ func closeLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v, _ := readSysctl(ipForward); v != "1" {
+	if v, _ := rtnl.ReadSysctl(forwarding.Path); v != "1" {
 		t.Errorf("forwarding %s", v)
 	}
 	sb.NS.Close()
 	if err := m.Close(true); err != nil {
 		t.Fatal(err)
 	}
-	if v, _ := readSysctl(ipForward); v != "0" {
+	if v, _ := rtnl.ReadSysctl(forwarding.Path); v != "0" {
 		t.Errorf("forwarding %s after close", v)
 	}
 	c, err := rtnl.Dial()
@@ -225,10 +226,10 @@ func twoEngines(t *testing.T) {
 		boxes[i] = sb
 		n, _ := m.Inspect("bridge", false)
 		key := n.Options[optBridgeName]
-		if seen[key] || seen[sb.Endpoints["bridge"].IPAddress.String()] || seen[m.tableName()] {
-			t.Errorf("engine %d shares %s, %s or %s", i, key, sb.Endpoints["bridge"].IPAddress, m.tableName())
+		if seen[key] || seen[sb.Endpoints["bridge"].IPAddress.String()] || seen[m.cfg.table()] {
+			t.Errorf("engine %d shares %s, %s or %s", i, key, sb.Endpoints["bridge"].IPAddress, m.cfg.table())
 		}
-		seen[key], seen[sb.Endpoints["bridge"].IPAddress.String()], seen[m.tableName()] = true, true, true
+		seen[key], seen[sb.Endpoints["bridge"].IPAddress.String()], seen[m.cfg.table()] = true, true, true
 		reaches(t, key, m.home, sb.NS, "tcp", "192.0.2.2:7000", "192.0.2.1")
 	}
 	if !seen["wherry0"] || !seen["wherry1"] || !seen["wherry2"] || !seen["wherry"] {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+	"github.com/wherry-engine/wherry/internal/network/forwarding"
 )
 
 func full(m *Manager, n int) func() bool {
@@ -237,7 +238,7 @@ func adopt(t *testing.T) {
 	if err := m.Close(true); err != nil {
 		t.Fatal(err)
 	}
-	if v, _ := readSysctl(ipForward); v != "0" {
+	if v, _ := rtnl.ReadSysctl(forwarding.Path); v != "0" {
 		t.Errorf("forwarding %s", v)
 	}
 }

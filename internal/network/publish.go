@@ -176,7 +176,7 @@ func (p *published) publish(r Request, w *wire) (network.PortMap, error) {
 // pass the rules (br_netfilter), one to such a port is turned round inside the
 // bridge, which a port refuses by default.
 func (p *published) hairpin(w *wire) error {
-	if on, err := readSysctl("net/bridge/bridge-nf-call-iptables"); err != nil || on == "0" {
+	if on, err := rtnl.ReadSysctl("net/bridge/bridge-nf-call-iptables"); err != nil || on == "0" {
 		return nil // without the module there is no such setting
 	}
 	var b rtnl.Batch

@@ -89,6 +89,9 @@ func (c *Conn) fill(t *Table, table *nftables.Table) error {
 		if err != nil {
 			return err
 		}
+		// The library would count in a variable that all connections share,
+		// unlocked; an id has to be unique in its transaction only.
+		set.ID = uint32(i + 1)
 		elems, err := s.kernelElements(s.Elements)
 		if err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -106,6 +107,12 @@ func inside(home *os.File, fn func() error) error {
 		result <- err
 	}()
 	return <-result
+}
+
+// ReadSysctl reads /proc/sys/<path> as the calling thread sees it.
+func ReadSysctl(path string) (string, error) {
+	data, err := os.ReadFile("/proc/sys/" + path)
+	return strings.TrimSpace(string(data)), err
 }
 
 // WriteSysctl sets /proc/sys/<path> as the calling thread sees it.
