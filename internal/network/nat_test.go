@@ -266,7 +266,9 @@ func noRouterByAccident(t *testing.T) {
 	}
 	reaches(t, "host", m.home, nil, "tcp", "198.51.100.2:7000", "198.51.100.1")
 	refused(t, "through the host", m.home, a.ns, "tcp", "198.51.100.2:7000")
+	m.mu.Lock()
 	m.cfg.IPForwardOpen = true
+	m.mu.Unlock()
 	if err := m.assertRules(); err != nil {
 		t.Fatal(err)
 	}

@@ -73,7 +73,7 @@ func (p *published) assert() error {
 func (p *published) restore() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	there, err := p.nf.Exists(p.state().Table)
+	there, err := p.nf.Exists(p.cfg.table())
 	if err == nil && !there {
 		err = p.replace()
 	}
@@ -240,7 +240,7 @@ func (p *published) setRules(containerID string, rules []firewall.Publication) e
 	if len(changes) == 0 {
 		return nil
 	}
-	err := p.nf.Update(firewall.Plan(firewall.State{Table: p.state().Table}), changes)
+	err := p.nf.Update(firewall.Plan(firewall.State{Table: p.cfg.table()}), changes)
 	if err == nil {
 		err = forgetFlows(rules, old)
 	}
@@ -327,7 +327,7 @@ func (p *published) inherit() error {
 	if p.nf == nil {
 		return nil
 	}
-	t := firewall.Plan(firewall.State{Table: p.state().Table})
+	t := firewall.Plan(firewall.State{Table: p.cfg.table()})
 	found, err := firewall.Read(func(set string) ([]nft.Element, error) { return p.nf.Elements(t, set) })
 	if err != nil {
 		return err
