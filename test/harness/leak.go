@@ -140,6 +140,9 @@ func (e *footprint) sweep() {
 	}
 	groups := e.cgroups()
 	sort.Sort(sort.Reverse(sort.StringSlice(groups))) // children first
+	for _, root := range cgroupRoots() {
+		groups = append(groups, filepath.Join(root, e.ID))
+	}
 	for _, g := range groups {
 		os.Remove(g)
 	}
