@@ -76,7 +76,7 @@ var options = []option{
 	{key: "default-init", class: idle, say: "the init is part of wherryd"},
 	{flag: "seccomp-profile", key: "seccomp-profile", say: `Path to seccomp profile. Set to "unconfined" to disable the default seccomp profile`, bind: func(c *Config) value { return text(&c.SeccompProfile) }},
 	{flag: "no-new-privileges", key: "no-new-privileges", say: "Set no-new-privileges by default for new containers", bind: func(c *Config) value { return boolean(&c.NoNewPrivileges) }},
-	{flag: "userns-remap", key: "userns-remap", class: refused, say: "User/Group setting for user namespaces", bind: func(c *Config) value { return text(&c.UsernsRemap) }},
+	{flag: "userns-remap", key: "userns-remap", say: "User/Group setting for user namespaces", bind: func(c *Config) value { return text(&c.UsernsRemap) }},
 	{flag: "selinux-enabled", key: "selinux-enabled", class: refused, toggle: true, harmless: "false"},
 	{flag: "cpu-rt-period", key: "cpu-rt-period", class: refused, harmless: "0"},
 	{flag: "cpu-rt-runtime", key: "cpu-rt-runtime", class: refused, harmless: "0"},

@@ -10,11 +10,13 @@ import (
 	"path/filepath"
 
 	"github.com/moby/moby/api/types/system"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/config"
 	"github.com/wherry-engine/wherry/internal/httpapi"
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/idmap"
 	"github.com/wherry-engine/wherry/internal/lifecycle"
 	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/network/ipam"
@@ -48,6 +50,11 @@ func lifecycleConfig(c *config.Config) (lifecycle.Config, error) {
 		Ulimits: c.Ulimits, Init: c.Init, InitPath: initPath(c), NoNewPrivileges: c.NoNewPrivileges, LogDriver: c.LogDriver, LogOptions: c.LogOpts,
 		DNS: c.DNS.Servers, DNSSearch: c.DNS.Search, DNSOptions: c.DNS.Options, HostGatewayIPs: c.DNS.HostGateway,
 	}
+	remap, err := idmap.Load(c.UsernsRemap, "/etc")
+	if err != nil {
+		return lc, err
+	}
+	lc.UIDMaps, lc.GIDMaps = idMaps(remap.UIDs), idMaps(remap.GIDs)
 	switch c.SeccompProfile {
 	case "", "builtin":
 	case "unconfined":
@@ -59,6 +66,14 @@ func lifecycleConfig(c *config.Config) (lifecycle.Config, error) {
 		}
 	}
 	return lc, nil
+}
+
+func idMaps(list []idmap.Range) []specs.LinuxIDMapping {
+	var out []specs.LinuxIDMapping
+	for _, r := range list {
+		out = append(out, specs.LinuxIDMapping{ContainerID: r.Container, HostID: r.Host, Size: r.Size})
+	}
+	return out
 }
 
 func networkConfig(c *config.Config) (network.Config, error) {
@@ -102,6 +117,9 @@ func (s *System) host() (query.Host, error) {
 	}
 	if s.cgroups.Version() == 2 {
 		h.SecurityOptions = append(h.SecurityOptions, "name=cgroupns")
+	}
+	if c.UsernsRemap != "" && c.UsernsRemap != "root" {
+		h.SecurityOptions = append(h.SecurityOptions, "name=userns")
 	}
 	if c.NoNewPrivileges {
 		h.SecurityOptions = append(h.SecurityOptions, "name=no-new-privileges")

@@ -55,6 +55,9 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 	if err != nil {
 		return resp, err
 	}
+	if err := e.make.validateUser(c.HostConfig); err != nil {
+		return resp, err
+	}
 	argv := append(append([]string{}, c.Config.Entrypoint...), c.Config.Cmd...)
 	if len(argv) == 0 {
 		return resp, invalid("no command specified")

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	apinetwork "github.com/moby/moby/api/types/network"
@@ -14,6 +15,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/network/resolv"
+	"github.com/wherry-engine/wherry/internal/supervise"
 	"github.com/wherry-engine/wherry/internal/undo"
 )
 
@@ -24,6 +26,7 @@ type networking struct {
 	filesOf    string   // directory whose hosts, hostname and resolv.conf are used
 	addresses  []netip.Addr
 	nameServer netip.Addr
+	held       bool // the namespace is the process's own: it is wired while the process waits
 }
 
 func (n *networking) close() {
@@ -49,14 +52,26 @@ func (l *launcher) connect(ctx context.Context, c *container.Container, u *undo.
 		n.filesOf = filepath.Join(l.cfg.DataRoot, "containers", other.ID[:2], other.ID)
 		return n, nil
 	}
+	if l.remapped(h) {
+		n.held = true
+		return n, nil
+	}
+	return n, l.attach(ctx, c, n, u)
+}
+
+// attach connects the namespace n.ns, or one from the pool, to the container's networks.
+func (l *launcher) attach(ctx context.Context, c *container.Container, n *networking, u *undo.Stack) error {
+	h := c.HostConfig
 	s, err := l.networks.Attach(ctx, network.Request{
+		NS:          n.ns,
 		ContainerID: c.ID, ContainerName: c.Name, Hostname: c.Config.Hostname, Network: string(h.NetworkMode), Endpoints: c.Networks,
 		Ports: h.PortBindings, Exposed: c.Config.ExposedPorts, PublishAll: h.PublishAllPorts,
 		DNS: h.DNS, DNSOptions: h.DNSOptions, DNSSearch: h.DNSSearch,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
+	n.close()
 	u.Add(func() { warn("take back network", c.ID, l.networks.Release(context.WithoutCancel(ctx), c.ID)) })
 	n.ns, n.nameServer = s.NS, s.NameServer
 	c.Lock()
@@ -69,7 +84,27 @@ func (l *launcher) connect(ctx context.Context, c *container.Container, u *undo.
 		}
 	}
 	c.Unlock()
-	return n, nil
+	return nil
+}
+
+// release wires the network of a process that waits for it, and lets it go on.
+func (l *launcher) release(ctx context.Context, c *container.Container, n *networking, pid int, u *undo.Stack) error {
+	key := supervise.Key{Container: c.ID}
+	// A process that is not needed any more has an exit that nobody waits for.
+	u.Add(func() { _ = l.keeper.Signal(context.WithoutCancel(ctx), key, syscall.SIGKILL) })
+	if n.held {
+		var err error
+		if n.ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", pid)); err != nil {
+			return err
+		}
+		if err := l.attach(ctx, c, n, u); err != nil {
+			return err
+		}
+		if err := l.writeFiles(c, n); err != nil {
+			return err
+		}
+	}
+	return l.keeper.Release(ctx, key)
 }
 
 // runningContainer finds the container whose namespace another one joins.
@@ -129,7 +164,11 @@ func (l *launcher) writeFiles(c *container.Container, n *networking) error {
 		return err
 	}
 	for name, data := range map[string][]byte{"hosts": hosts, "hostname": resolv.Hostname(c.Config.Hostname), "resolv.conf": conf} {
-		if err := writeFile(filepath.Join(c.Dir(), name), data); err != nil {
+		path := filepath.Join(c.Dir(), name)
+		if err := writeFile(path, data); err != nil {
+			return err
+		}
+		if err := l.giveToRoot(h, path); err != nil {
 			return err
 		}
 	}

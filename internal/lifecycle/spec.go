@@ -46,6 +46,9 @@ func (l *launcher) namespaces(c *container.Record, n *networking) (map[specs.Lin
 		if err != nil {
 			return err
 		}
+		if err := l.shareUser(ns, h, other.State.Pid, ref); err != nil {
+			return err
+		}
 		ns[t] = spec.NS{Kind: spec.Path, Path: fmt.Sprintf("/proc/%d/ns/%s", other.State.Pid, file)}
 		return nil
 	}
@@ -80,7 +83,11 @@ func (l *launcher) namespaces(c *container.Record, n *networking) (map[specs.Lin
 	case n == nil:
 		ns[specs.NetworkNamespace] = spec.NS{Kind: spec.New}
 	case n.path != "":
-		ns[specs.NetworkNamespace] = spec.NS{Kind: spec.Path, Path: n.path}
+		if err := join(specs.NetworkNamespace, "net", h.NetworkMode.ConnectedContainer()); err != nil {
+			return nil, err
+		}
+	case n.held:
+		ns[specs.NetworkNamespace] = spec.NS{Kind: spec.New}
 	default:
 		ns[specs.NetworkNamespace] = spec.NS{Kind: spec.Extra, Index: 0}
 	}
@@ -94,6 +101,7 @@ func mountsOf(c *container.Record) []spec.Mount {
 			Destination: m.Destination, Source: m.Source, ReadOnly: !m.RW, Propagation: string(m.Propagation), Type: "bind",
 			NonRecursive: m.NonRecursive, ReadOnlyNonRecursive: m.ReadOnlyNonRecursive, DefaultPropagation: m.DefaultPropagation,
 		}
+		s.Mapped = m.Type == mount.TypeVolume // binds are the host's business
 		if m.Type == mount.TypeTmpfs {
 			s.Type, s.Options = "tmpfs", strings.FieldsFunc(m.TmpfsOptions, func(r rune) bool { return r == ',' })
 		}
@@ -126,6 +134,9 @@ func (l *launcher) specInput(c *container.Record, dir string, n *networking) (*s
 	if c.HostConfig.Init != nil {
 		in.Init = *c.HostConfig.Init
 	}
+	if l.remapped(c.HostConfig) {
+		in.UIDMaps, in.GIDMaps = l.cfg.UIDMaps, l.cfg.GIDMaps
+	}
 	in.Seccomp, err = l.seccompProfile(c)
 	return in, err
 }
@@ -149,7 +160,7 @@ func (l *launcher) seccompProfile(c *container.Record) (*specs.LinuxSeccomp, err
 // compile turns the specification into the plan for one start.
 func (l *launcher) compile(in *spec.Input, s *specs.Spec, g *cgroup.Group, n *networking) (*sandbox.Plan, error) {
 	o := compile.Options{
-		ID: in.ID, CgroupDir: g.Dir(), CgroupTasks: g.Tasks(), Cgroup2: in.Cgroup2, Lookup: true, User: in.Config.User, Groups: in.HostConfig.GroupAdd,
+		ID: in.ID, CgroupDir: g.Dir(), CgroupTasks: g.Tasks(), Cgroup2: in.Cgroup2, Lookup: true, User: in.Config.User, Groups: in.HostConfig.GroupAdd, Hold: n.held,
 	}
 	if in.Rootfs.Dir == "" {
 		o.Overlay = &compile.Overlay{Lower: in.Rootfs.Lower, Upper: in.Rootfs.Upper, Work: in.Rootfs.Work, Options: in.Rootfs.Options}
@@ -183,6 +194,10 @@ func (l *launcher) filter(p *specs.LinuxSeccomp) (*compile.Seccomp, error) {
 func (l *launcher) compileExec(c *container.Record, dir string, r *apicontainer.ExecCreateRequest) (*sandbox.Plan, error) {
 	in, err := l.specInput(c, dir, nil)
 	if err != nil {
+		return nil, err
+	}
+	// The process decides which user namespace it is in, not today's configuration.
+	if in.UIDMaps, in.GIDMaps, err = mappingsOf(c.State.Pid); err != nil {
 		return nil, err
 	}
 	main, _, err := spec.Build(in)

@@ -129,7 +129,11 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 			a.Conn.Close()
 		}
 	}()
-	return l.keeper.Start(ctx, req)
+	started, err := l.keeper.Start(ctx, req)
+	if err != nil || !plan.Hold {
+		return started, err
+	}
+	return started, l.release(ctx, c, net, started.PID, u)
 }
 
 // StartExitCode is docker's exit code for a process that could not be started:

@@ -299,7 +299,7 @@ func sealed(name string, program []byte) (*os.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("copy %s: %w", name, errors.Join(err, io.ErrShortWrite))
 	}
-	if err := unix.Fchmod(fd, 0o500); err != nil {
+	if err := unix.Fchmod(fd, 0o555); err != nil {
 		f.Close()
 		return nil, os.NewSyscallError("fchmod", err)
 	}

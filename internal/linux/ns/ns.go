@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +38,34 @@ func Flag(name string) uintptr {
 // Path is the file of a process's namespace.
 func Path(pid int, name string) string {
 	return "/proc/" + strconv.Itoa(pid) + "/ns/" + name
+}
+
+// Own tells whether a process is in the caller's own namespace of that name.
+func Own(pid int, name string) (bool, error) {
+	theirs, err := os.Readlink(Path(pid, name))
+	if err != nil {
+		return false, err
+	}
+	ours, err := os.Readlink("/proc/self/ns/" + name)
+	return ours == theirs, err
+}
+
+// Mappings reads uid_map or gid_map of a process: first id inside, first id
+// outside, count.
+func Mappings(pid int, file string) ([][3]uint32, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/" + file)
+	if err != nil {
+		return nil, err
+	}
+	var out [][3]uint32
+	for line := range strings.Lines(string(b)) {
+		var r [3]uint32
+		if _, err := fmt.Sscan(line, &r[0], &r[1], &r[2]); err != nil {
+			return nil, fmt.Errorf("%s of process %d: %w", file, pid, err)
+		}
+		out = append(out, r)
+	}
+	return out, nil
 }
 
 // BornIn calls fork on a thread whose children are born in the pid namespace

@@ -169,14 +169,26 @@ func (b *builder) namespaces() error {
 			b.plan.CloneFlags |= flag
 		case n.Type == specs.PIDNamespace:
 			b.plan.PIDNamespace = n.Path
-		case n.Type == specs.MountNamespace, n.Type == specs.UserNamespace:
+		case n.Type == specs.UserNamespace:
+			if _, err := fmt.Sscanf(n.Path, "/proc/%d/ns/user", &b.plan.UserTarget); err != nil {
+				return fmt.Errorf("user namespace %q is not that of a process", n.Path)
+			}
+			b.plan.TargetFlags = unix.CLONE_NEWUSER
+		case n.Type == specs.MountNamespace:
 			return fmt.Errorf("joining a %s namespace is not possible for the first process", n.Type)
 		default:
 			b.add(initproto.Op{Code: initproto.CodeEnter, Number: b.open(n.Path), Flags: uint64(flag)})
 		}
 	}
 	b.plan.CloneFlags |= unix.CLONE_NEWNS
-	if b.plan.CloneFlags&unix.CLONE_NEWUSER != 0 {
+	if target := b.plan.UserTarget; target != 0 && b.plan.PIDNamespace != "" {
+		if b.plan.PIDNamespace != ns.Path(target, "pid") {
+			return errors.New("the pid namespace of one container and the user namespace of another cannot be joined")
+		}
+		b.plan.PIDNamespace = ""
+		b.plan.TargetFlags |= unix.CLONE_NEWPID
+	}
+	if b.plan.CloneFlags&unix.CLONE_NEWUSER != 0 || b.plan.UserTarget != 0 {
 		b.userns = true
 		b.plan.UIDMappings = idMaps(b.spec.Linux.UIDMappings)
 		b.plan.GIDMappings = idMaps(b.spec.Linux.GIDMappings)

@@ -49,6 +49,7 @@ func Exec(p *specs.Process, o ExecOptions) (*sandbox.Plan, error) {
 	if flags&unix.CLONE_NEWUSER != 0 {
 		// Only a process of one thread can join a user namespace: the fork does it all.
 		b.plan.UserTarget, b.plan.TargetFlags = o.PID, flags&^unix.CLONE_NEWPID
+		b.plan.UIDMappings, b.plan.GIDMappings = idMaps(o.Main.Linux.UIDMappings), idMaps(o.Main.Linux.GIDMappings)
 		body.add(initproto.Op{Code: initproto.CodeEnter})
 	} else {
 		for _, t := range []specs.LinuxNamespaceType{

@@ -21,7 +21,7 @@ func environment() []string { return []string{"GOGC=off", "GOMAXPROCS=1"} }
 // fork starts init with files as its descriptors.
 func fork(p *Plan, files []uintptr) (*Process, error) {
 	pidFD := -1
-	sys := &syscall.SysProcAttr{Cloneflags: p.CloneFlags, PidFD: &pidFD}
+	sys := &syscall.SysProcAttr{Cloneflags: p.CloneFlags, PidFD: &pidFD, CgroupFD: -1}
 	if p.CloneFlags&unix.CLONE_NEWUSER != 0 {
 		sys.UidMappings, sys.GidMappings = idMaps(p.UIDMappings), idMaps(p.GIDMappings)
 		sys.GidMappingsEnableSetgroups = true
@@ -40,7 +40,7 @@ func fork(p *Plan, files []uintptr) (*Process, error) {
 	pid := 0
 	run := func() (err error) {
 		if p.UserTarget != 0 {
-			pid, pidFD, err = forkInto(p, files)
+			pid, pidFD, err = forkInto(p, files, sys.CgroupFD)
 			return err
 		}
 		pid, err = syscall.ForkExec(binaryPath, []string{initproto.Name}, attr)

@@ -29,13 +29,23 @@ type joiner struct {
 	files      []int   // files[i] becomes descriptor i; all above len(files)
 	argv, envp []*byte
 	empty      *byte
-	report     int // write end of a close-on-exec pipe for an errno
+	report     int     // write end of a close-on-exec pipe for an errno, or the pid of a second child
+	again      uintptr // CLONE_* of a second fork that the namespaces are made with, 0 for none
+	args       cloneArgs
+	pidFD      int32 // of the child, written by the kernel
+}
+
+// cloneArgs is the kernel's struct clone_args.
+type cloneArgs struct {
+	flags, pidFD, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
 }
 
 // forkInto starts init inside the namespaces of p.UserTarget: forked without
 // sharing memory, since whoever is in that user namespace may look at the
-// child, and not dumpable until it is the sealed binary.
-func forkInto(p *Plan, files []uintptr) (pid, pidFD int, err error) {
+// child, and not dumpable until it is the sealed binary. Where namespaces are
+// to be made inside of the joined ones the child forks again, a sibling of its own.
+// cgroup is a directory to be born in, or -1.
+func forkInto(p *Plan, files []uintptr, cgroup int) (pid, pidFD int, err error) {
 	target, err := unix.PidfdOpen(p.UserTarget, 0)
 	if err != nil {
 		return 0, -1, err
@@ -47,6 +57,9 @@ func forkInto(p *Plan, files []uintptr) (pid, pidFD int, err error) {
 	}
 	defer unix.Close(pipe[0])
 	j := &joiner{flags: p.TargetFlags}
+	if p.CloneFlags != 0 || p.TargetFlags&unix.CLONE_NEWPID != 0 {
+		j.again = p.CloneFlags | unix.CLONE_PARENT | uintptr(unix.SIGCHLD)
+	}
 	// Everything the child places at a low number first goes above all of them.
 	var high []int
 	defer func() {
@@ -80,10 +93,13 @@ func forkInto(p *Plan, files []uintptr) (pid, pidFD int, err error) {
 	if err := j.strings(); err != nil {
 		return 0, -1, err
 	}
-	cloneFlags := uintptr(unix.SIGCHLD) | unix.CLONE_PIDFD
-	fd := int32(-1)
+	j.args = cloneArgs{flags: unix.CLONE_PIDFD, exitSignal: uint64(unix.SIGCHLD)}
+	if cgroup >= 0 {
+		j.args.flags |= unix.CLONE_INTO_CGROUP
+		j.args.cgroup = uint64(cgroup)
+	}
 	syscall.ForkLock.Lock()
-	n, e := forkChild(j, cloneFlags, &fd)
+	n, e := forkChild(j)
 	syscall.ForkLock.Unlock()
 	// Our write end of the report must be gone for its end to be seen.
 	for _, up := range high {
@@ -93,21 +109,33 @@ func forkInto(p *Plan, files []uintptr) (pid, pidFD int, err error) {
 	if e != 0 {
 		return 0, -1, e
 	}
-	var errno [4]byte
+	pid, pidFD = n, int(j.pidFD)
 	for {
-		m, err := unix.Read(pipe[0], errno[:])
-		if err == unix.EINTR {
+		var report int32
+		m, err := unix.Read(pipe[0], unsafe.Slice((*byte)(unsafe.Pointer(&report)), 4))
+		switch {
+		case err == unix.EINTR:
 			continue
+		case m == 0 && err == nil:
+			return pid, pidFD, nil
+		case m == 4 && report < 0:
+			// The second child, a child of ours that nobody else reaps; the first ends.
+			unix.Close(pidFD)
+			_, _ = unix.Wait4(pid, nil, 0, nil)
+			pid = int(-report)
+			if pidFD, err = unix.PidfdOpen(pid, 0); err == nil {
+				continue
+			}
+			_ = unix.Kill(pid, unix.SIGKILL)
+		case m == 4:
+			err = syscall.Errno(report)
+			unix.Close(pidFD)
+		default:
+			err = unix.EIO
+			unix.Close(pidFD)
 		}
-		if m == 0 && err == nil {
-			return n, int(fd), nil
-		}
-		unix.Close(int(fd))
-		_, _ = unix.Wait4(n, nil, 0, nil)
-		if m == len(errno) {
-			return 0, -1, syscall.Errno(*(*int32)(unsafe.Pointer(&errno)))
-		}
-		return 0, -1, unix.EIO
+		_, _ = unix.Wait4(pid, nil, 0, nil)
+		return 0, -1, err
 	}
 }
 
@@ -136,9 +164,9 @@ func (j *joiner) strings() error {
 //go:noinline
 //go:norace
 //go:nosplit
-func forkChild(j *joiner, flags uintptr, pidFD *int32) (int, syscall.Errno) {
+func forkChild(j *joiner) (int, syscall.Errno) {
 	beforeFork()
-	pid, e := rawFork(flags, uintptr(unsafe.Pointer(pidFD)))
+	pid, e := rawFork(j)
 	if e != 0 || pid != 0 {
 		afterFork()
 		return int(pid), e
@@ -167,6 +195,19 @@ func becomeInit(j *joiner) syscall.Errno {
 	}
 	if _, _, e := syscall.RawSyscall(unix.SYS_SETNS, uintptr(j.target), j.flags, 0); e != 0 {
 		return e
+	}
+	if j.again != 0 {
+		pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE, j.again, 0, 0, 0, 0, 0)
+		if e != 0 {
+			return e
+		}
+		if pid != 0 {
+			n := -int32(pid)
+			_, _, _ = syscall.RawSyscall(unix.SYS_WRITE, uintptr(j.report), uintptr(unsafe.Pointer(&n)), 4)
+			for {
+				_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+			}
+		}
 	}
 	// Root of the joined user namespace, or exec would drop the capabilities.
 	if _, _, e := syscall.RawSyscall(unix.SYS_SETRESGID, 0, 0, 0); e != 0 {

@@ -226,8 +226,8 @@ func remap(b *box) {
 }
 
 func TestUserNamespace(t *testing.T) {
-	r := script(t, "id -u; cat /proc/self/uid_map; echo x > /new; test -c /dev/null && echo null; mkdir /dev/shm/x && echo shm; mount | grep -c cgroup", remap)
-	if r.exit.Status() != 0 && r.exit.Status() != 1 || !strings.HasPrefix(r.out, "0\n         0     100000      65536\nnull\nshm\n") {
+	r := script(t, "id -u; cat /proc/self/uid_map; echo x > /new && echo y >> /etc/passwd && rm /etc/group && echo made; test -c /dev/null && echo null; mkdir /dev/shm/x && echo shm; mount | grep -c cgroup", remap)
+	if r.exit.Status() != 0 && r.exit.Status() != 1 || !strings.HasPrefix(r.out, "0\n         0     100000      65536\nmade\nnull\nshm\n") {
 		t.Fatalf("exit %d, %q %q", r.exit.Status(), r.out, r.err)
 	}
 }

@@ -20,14 +20,15 @@ type Plan struct {
 	// joins it.
 	PIDNamespace string
 
-	// UserTarget, when not 0, is a process whose user, mount, ipc, uts, net and
-	// cgroup namespaces are all joined by the fork itself, because a user
-	// namespace can only be joined by a process of one thread. TargetFlags
-	// are the CLONE_NEW* bits to join.
+	// UserTarget, when not 0, is a process whose namespaces TargetFlags (the
+	// CLONE_NEW* bits) are joined by the fork itself, because a user namespace
+	// can only be joined by a process of one thread. Those of CloneFlags, which
+	// does not have CLONE_NEWUSER then, are made inside of that user namespace.
 	UserTarget  int
 	TargetFlags uintptr
 
-	// UIDMappings and GIDMappings are for CloneFlags with CLONE_NEWUSER.
+	// UIDMappings and GIDMappings are those of the user namespace that is made
+	// or joined.
 	UIDMappings, GIDMappings []IDMap
 
 	CgroupDir   string   // v2: directory to clone into (CLONE_INTO_CGROUP); "" if none

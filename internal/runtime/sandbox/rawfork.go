@@ -2,16 +2,18 @@ package sandbox
 
 import (
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// rawFork is clone without a new stack; the descriptor of CLONE_PIDFD is the
-// third argument.
+// rawFork is a fork with the kernel's arguments for clone3.
 //
 //go:norace
 //go:nosplit
-func rawFork(flags, pidFD uintptr) (uintptr, syscall.Errno) {
-	pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE, flags, 0, pidFD, 0, 0, 0)
+func rawFork(j *joiner) (uintptr, syscall.Errno) {
+	// Not before: until here the stack, and what lies on it, may move.
+	j.args.pidFD = uint64(uintptr(unsafe.Pointer(&j.pidFD)))
+	pid, _, e := syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&j.args)), unsafe.Sizeof(j.args), 0)
 	return pid, e
 }

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wherry-engine/wherry/internal/linux/caps"
 	"github.com/wherry-engine/wherry/internal/linux/mount"
 )
 
@@ -29,7 +30,7 @@ func makeTrees(init *os.File, p *Plan) (fds []int, err error) {
 		fds = append(fds, fd)
 	}
 	if p.Root != nil {
-		fd, err := mountTree(p.Root, userns)
+		fd, err := mountTree(p, userns)
 		if err != nil {
 			return fds, stepError("mount root", err)
 		}
@@ -81,7 +82,7 @@ const tooOld = "this kernel or file system does not support id-mapped mounts, wh
 // and gives it as a detached tree. It happens in a mount namespace of a thread
 // that ends with it. With userns >= 0 the layers show the owners it maps to:
 // they all lie below Base, so one mapped mount serves them.
-func mountTree(o *mount.Overlay, userns int) (int, error) {
+func mountTree(p *Plan, userns int) (int, error) {
 	type result struct {
 		tree int
 		err  error
@@ -89,14 +90,15 @@ func mountTree(o *mount.Overlay, userns int) (int, error) {
 	done := make(chan result, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread is of no other use
-		tree, err := assemble(o, userns)
+		tree, err := assemble(p, userns)
 		done <- result{tree, err}
 	}()
 	r := <-done
 	return r.tree, r.err
 }
 
-func assemble(o *mount.Overlay, userns int) (int, error) {
+func assemble(p *Plan, userns int) (int, error) {
+	o := p.Root
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return -1, err
 	}
@@ -122,12 +124,35 @@ func assemble(o *mount.Overlay, userns int) (int, error) {
 	if o.Data == "" {
 		return mount.Clone(unix.AT_FDCWD, o.Base, true)
 	}
+	if userns >= 0 {
+		// Overlay makes files as whoever mounts it, who must be someone that the
+		// mapped layers know, with all rights nevertheless.
+		if err := actAs(rootOf(p.UIDMappings), rootOf(p.GIDMappings)); err != nil {
+			return -1, err
+		}
+	}
 	root, err := o.Mount()
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(root)
 	return mount.Clone(root, "", false)
+}
+
+// actAs gives this thread another owner for the files it makes, without the
+// loss of rights that this brings.
+func actAs(uid, gid int) error {
+	_, permitted, _, err := caps.Current()
+	if err != nil {
+		return err
+	}
+	if err := unix.Setfsgid(gid); err != nil {
+		return err
+	}
+	if err := unix.Setfsuid(uid); err != nil {
+		return err
+	}
+	return caps.Apply(permitted, permitted, 0)
 }
 
 // userNamespace makes a user namespace with the mappings and no process in it.

@@ -107,6 +107,7 @@ func start(init *os.File, p *Plan, io Stdio, extra []*os.File, ours, theirs int)
 	for i, f := range [3]*os.File{io.In, io.Out, io.Err} {
 		if f != nil && !p.Terminal {
 			files[i] = f.Fd()
+			p.give(f)
 			continue
 		}
 		if null < 0 {
@@ -123,6 +124,25 @@ func start(init *os.File, p *Plan, io Stdio, extra []*os.File, ours, theirs int)
 		}
 	}
 	return fork(p, files)
+}
+
+// give makes a pipe that of the root of the plan's user namespace, or nobody
+// inside could open /dev/stdout or hand it on. Where that fails it works all the same.
+func (p *Plan) give(f *os.File) {
+	var st unix.Stat_t
+	if len(p.UIDMappings) == 0 || unix.Fstat(int(f.Fd()), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
+		return
+	}
+	_ = unix.Fchown(int(f.Fd()), rootOf(p.UIDMappings), rootOf(p.GIDMappings))
+}
+
+func rootOf(list []IDMap) int {
+	for _, m := range list {
+		if m.Container == 0 {
+			return m.Host
+		}
+	}
+	return -1
 }
 
 // passed is the number of descriptors the program can refer to.

@@ -163,7 +163,11 @@ func (b *builder) mount(m *Mount) (specs.Mount, error) {
 		return specs.Mount{Destination: target, Type: "tmpfs", Source: "tmpfs", Options: options}, err
 	}
 	options, err := b.bindOptions(m)
-	return specs.Mount{Destination: target, Type: "bind", Source: m.Source, Options: options}, err
+	out := specs.Mount{Destination: target, Type: "bind", Source: m.Source, Options: options}
+	if m.Mapped && b.userns() {
+		out.UIDMappings, out.GIDMappings = b.in.UIDMaps, b.in.GIDMaps
+	}
+	return out, err
 }
 
 // tmpfsFlags are the options of --tmpfs besides key=value; true for those that

@@ -56,6 +56,9 @@ type Mount struct {
 	// back to private where the source cannot have it.
 	DefaultPropagation bool
 	Options            []string // tmpfs: size=, mode=...
+	// Mapped says that in a user namespace the source's files appear with the
+	// owners they have on disk.
+	Mapped bool
 }
 
 // Files are host paths bound over the files of the same meaning in /etc; ""
@@ -165,7 +168,7 @@ func (b *builder) namespaces() error {
 		if len(b.in.GIDMaps) == 0 {
 			return errors.New("user namespace without group mappings")
 		}
-		l.Namespaces = append(l.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		l.Namespaces = append(l.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: b.in.Namespaces[specs.UserNamespace].Path})
 		l.UIDMappings, l.GIDMappings = b.in.UIDMaps, b.in.GIDMaps
 	}
 	for _, t := range namespaceOrder {
