@@ -76,6 +76,10 @@ type Mount struct {
 	Anonymous              bool   `json:",omitempty"` // a volume that --rm and rm -v take away
 	CreateSource           bool   `json:",omitempty"` // -v makes a missing host directory, --mount does not
 	FromSpec               bool   `json:",omitempty"` // given by --mount or --tmpfs rather than -v
+	NoCopy                 bool   `json:",omitempty"` // a volume that does not get what the image has there
+	Subpath                string `json:",omitempty"` // of the volume or image
+	Device                 uint64 `json:",omitempty"` // file system of a volume that is one, as the last start mounted it
+	Layer                  string `json:",omitempty"` // of a mounted image: the writable layer that keeps its layers alive
 }
 
 // Attributes are what an event says of the container: its labels, image and

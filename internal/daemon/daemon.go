@@ -341,6 +341,9 @@ func (s *System) Close(ctx context.Context) {
 			slog.Warn("clean control groups", "error", err)
 		}
 	}
+	if s.volumes != nil {
+		s.volumes.Close()
+	}
 	if s.images != nil {
 		if err := s.images.Close(); err != nil {
 			slog.Warn("close images", "error", err)

@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/system"
+	"github.com/moby/moby/api/types/volume"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/wherry-engine/wherry/internal/filter"
@@ -112,6 +113,16 @@ type Backends struct {
 	Lifecycle   Lifecycle
 	Changes     Changes
 	Sessions    Sessions
+// Volumes is the volume store. New makes what Delete, with force also where
+// there is nothing, takes away.
+type Volumes interface {
+	List(ctx context.Context, f filter.Args) ([]volume.Volume, error)
+	Inspect(ctx context.Context, name string) (*volume.Volume, error)
+	New(ctx context.Context, r volume.CreateRequest) (*volume.Volume, error)
+	Delete(ctx context.Context, name string, force bool) error
+	Prune(ctx context.Context, f filter.Args) (volume.PruneReport, error)
+}
+
 	Views       Views
 	Images      Images
 	ImagePruner ImagePruner
@@ -122,3 +133,4 @@ type Backends struct {
 	// Cgroup2 says which default older clients expect for --cgroupns.
 	Cgroup2 bool
 }
+	Volumes     Volumes

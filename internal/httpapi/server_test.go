@@ -192,7 +192,7 @@ func TestRoutes(t *testing.T) {
 		{"POST", "/v1.24/containers/prune", 404, ""},
 		{"POST", "//containers//a/start", 301, ""},
 		{"GET", "/v1.41/version/", 404, ""},
-		{"GET", "/volumes", 501, ""},
+		{"GET", "/images/search", 501, ""},
 		{"GET", "/services", 503, ""},
 		{"OPTIONS", "/anything", 200, ""},
 		{"POST", "/containers/panics/start", 500, "panics"},
@@ -204,7 +204,7 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("%s %s: %d %q %s; want %d %q", tt.method, tt.path, w.Code, got, w.Body, tt.code, tt.got)
 		}
 	}
-	if l := log.String(); !strings.Contains(l, "type=*errors.errorString") || !strings.Contains(l, "panic=bug") || strings.Contains(l, "/volumes") {
+	if l := log.String(); !strings.Contains(l, "type=*errors.errorString") || !strings.Contains(l, "panic=bug") || strings.Contains(l, "/images/search") {
 		t.Errorf("log: %s", l)
 	}
 }
@@ -220,7 +220,7 @@ func TestUnservedRoutesNameThePart(t *testing.T) {
 // TestRouteTable finds paths that no request can reach because another one is before them.
 func TestRouteTable(t *testing.T) {
 	b := &Backends{}
-	lists := [][]route{systemRoutes(b), containerRoutes(b), streamRoutes(b), execRoutes(b), imageRoutes(b), networkRoutes(b), unservedRoutes()}
+	lists := [][]route{systemRoutes(b), containerRoutes(b), streamRoutes(b), execRoutes(b), imageRoutes(b), networkRoutes(b), fileRoutes(b), unservedRoutes()}
 	r := newRouter(lists...)
 	seen := map[string]bool{}
 	for _, list := range lists {

@@ -79,8 +79,11 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 		return resp, err
 	}
 	u.Add(func() { e.store.Free(c.Name, c.ID) })
-	u.Add(func() { e.make.dropVolumes(c, true) })
-	if err := e.make.resolveMounts(c); err != nil {
+	u.Add(func() { e.make.dropMounts(c, true) })
+	if err := e.make.resolveMounts(ctx, c); err != nil {
+		return resp, err
+	}
+	if err := e.make.populate(ctx, c, lower.Dirs); err != nil {
 		return resp, err
 	}
 	if err := e.make.applyLog(c); err != nil {
@@ -287,20 +290,4 @@ func (mk *maker) applyLog(c *container.Container) error {
 		c.LogPath = filepath.Join(path, c.ID+"-json.log")
 	}
 	return nil
-}
-
-// dropVolumes notes that the container no longer mounts its volumes, and with
-// remove deletes those that only it had (anonymous and not taken over).
-func (mk *maker) dropVolumes(c *container.Container, remove bool) {
-	for _, m := range c.Mounts {
-		if m.Name == "" {
-			continue
-		}
-		mk.volumes.Leave(m.Name, c.ID)
-		if remove && m.Anonymous {
-			if err := mk.volumes.Remove(m.Name); err != nil && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
-				warn("remove anonymous volume "+m.Name, c.ID, err)
-			}
-		}
-	}
 }

@@ -78,6 +78,7 @@ func (l *launcher) releaseRun(c *container.Container, later func(func())) (oom b
 			later(func() { warn("remove control group", c.ID, g.Remove()) })
 		}
 	}
+	l.unmountVolumes(c)
 	if len(c.Networks) > 0 {
 		warn("release network", c.ID, l.networks.Release(context.Background(), c.ID))
 	}

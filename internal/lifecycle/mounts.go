@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,79 +16,34 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/lifecycle/mountspec"
+	"github.com/wherry-engine/wherry/internal/snapshot"
+	"github.com/wherry-engine/wherry/internal/undo"
+	"github.com/wherry-engine/wherry/internal/volume"
 )
+
+// resolver collects the mounts of a container that is being made.
+type resolver struct {
+	*parts
+	c      *container.Container
+	byDest map[string]container.Mount
+	claims map[string]bool
+	taken  []container.Mount // everything that was made or is noted as used
+}
 
 // resolveMounts turns what the user and the image ask for into mounts, making
 // the volumes that do not exist. Later kinds win over earlier ones at the same
 // destination, as in dockerd: --volumes-from, then -v, then --mount and --tmpfs,
-// then the image's VOLUMEs.
-func (mk *maker) resolveMounts(c *container.Container) error {
-	byDest := map[string]container.Mount{}
-	explicit := map[string]bool{}
-	claim := func(dest string) error {
-		if explicit[dest] {
-			return invalid("Duplicate mount point: %s", dest)
-		}
-		explicit[dest] = true
-		return nil
+// then the image's VOLUMEs. c.Mounts holds all that has to be given back, also
+// when it fails.
+func (mk *maker) resolveMounts(ctx context.Context, c *container.Container) error {
+	r := &resolver{parts: mk.parts, c: c, byDest: map[string]container.Mount{}, claims: map[string]bool{}}
+	if err := r.resolve(ctx); err != nil {
+		c.Mounts = r.taken
+		return err
 	}
-	for _, spec := range c.HostConfig.VolumesFrom {
-		if err := mk.volumesFrom(spec, byDest); err != nil {
-			return err
-		}
-	}
-	for _, spec := range c.HostConfig.Binds {
-		m, err := mk.parseBind(spec)
-		if err != nil {
-			return err
-		}
-		if err := claim(m.Destination); err != nil {
-			return err
-		}
-		byDest[m.Destination] = m
-	}
-	for i := range c.HostConfig.Mounts {
-		m, err := mk.parseMount(&c.HostConfig.Mounts[i])
-		if err != nil {
-			return err
-		}
-		if err := claim(m.Destination); err != nil {
-			return err
-		}
-		byDest[m.Destination] = m
-	}
-	for dest, options := range c.HostConfig.Tmpfs {
-		if !filepath.IsAbs(dest) {
-			return invalid("invalid tmpfs path %q: must be absolute", dest)
-		}
-		dest = filepath.Clean(dest)
-		if err := claim(dest); err != nil {
-			return err
-		}
-		m := container.Mount{TmpfsOptions: options}
-		m.Type, m.Destination, m.RW = mount.TypeTmpfs, dest, !slices.Contains(strings.Split(options, ","), "ro")
-		byDest[dest] = m
-	}
-	for dest := range c.Config.Volumes {
-		if !filepath.IsAbs(dest) || filepath.Clean(dest) == "/" {
-			return invalid("invalid volume specification: '%s'", dest)
-		}
-		dest = filepath.Clean(dest)
-		if _, ok := byDest[dest]; ok {
-			continue
-		}
-		m, err := mk.volumeMount("", "", nil)
-		if err != nil {
-			return err
-		}
-		m.Destination, m.RW = dest, true
-		byDest[dest] = m
-	}
-	for _, m := range byDest {
+	for _, m := range r.byDest {
 		c.Mounts = append(c.Mounts, m)
-		if m.Type == mount.TypeVolume {
-			mk.volumes.Use(m.Name, c.ID)
-		}
 	}
 	// Parents before children, so that /a is mounted before /a/b.
 	slices.SortFunc(c.Mounts, func(a, b container.Mount) int {
@@ -96,214 +52,237 @@ func (mk *maker) resolveMounts(c *container.Container) error {
 		}
 		return strings.Compare(a.Destination, b.Destination)
 	})
+	for _, m := range r.taken {
+		if !slices.ContainsFunc(c.Mounts, func(o container.Mount) bool { return o.Name == m.Name && o.Layer == m.Layer }) {
+			mk.dropMount(c.ID, m, true) // another one took its place
+		}
+	}
 	return nil
 }
 
-// volumeMount makes or finds a volume; the caller fills in the destination.
-func (mk *maker) volumeMount(name, driver string, labels map[string]string) (container.Mount, error) {
-	v, _, err := mk.volumes.Create(name, driver, labels)
-	if err != nil {
-		return container.Mount{}, err
-	}
-	var m container.Mount
-	m.Type, m.Name, m.Source, m.Driver, m.Anonymous = mount.TypeVolume, v.Name, v.Path(), v.Driver, v.Anonymous
-	return m, nil
-}
-
-// parseBind reads one -v of the form [source:]destination[:mode].
-func (mk *maker) parseBind(spec string) (container.Mount, error) {
-	bad := func(format string, args ...any) (container.Mount, error) {
-		return container.Mount{}, invalid("invalid volume specification: '%s'%s", spec, fmt.Sprintf(format, args...))
-	}
-	var source, dest, mode string
-	switch parts := strings.Split(spec, ":"); {
-	case slices.Contains(parts, "") || len(parts) > 3:
-		return bad("")
-	case len(parts) == 1:
-		dest = parts[0]
-	case len(parts) == 2 && (filepath.IsAbs(parts[1]) || !validMode(parts[1])):
-		source, dest = parts[0], parts[1]
-	case len(parts) == 2:
-		dest, mode = parts[0], parts[1]
-	default:
-		source, dest, mode = parts[0], parts[1], parts[2]
-	}
-	if !filepath.IsAbs(dest) {
-		return bad(": invalid mount path: '%s' mount path must be absolute", dest)
-	}
-	if dest = filepath.Clean(dest); dest == "/" {
-		return bad(": invalid specification: destination can't be '/'")
-	}
-	if !validMode(mode) {
-		return bad(": invalid mode: %s", mode)
-	}
-	var m container.Mount
-	switch {
-	case source == "":
-		var err error
-		if m, err = mk.volumeMount("", "", nil); err != nil {
-			return m, err
-		}
-	case filepath.IsAbs(source):
-		m.Type, m.Source, m.CreateSource = mount.TypeBind, filepath.Clean(source), true
-		m.Propagation, m.DefaultPropagation = mount.PropagationRPrivate, true
-	default:
-		if !id.ValidName(source) {
-			return m, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", source, source))
-		}
-		var err error
-		if m, err = mk.volumeMount(source, "", nil); err != nil {
-			return m, err
+func (r *resolver) resolve(ctx context.Context) error {
+	h := r.c.HostConfig
+	for _, text := range h.VolumesFrom {
+		if err := r.volumesFrom(text); err != nil {
+			return err
 		}
 	}
-	m.Destination, m.Mode, m.RW = dest, mode, true
-	for _, o := range strings.Split(mode, ",") {
-		switch o {
-		case "ro", "readonly":
-			m.RW = false
-		case "private", "rprivate", "slave", "rslave", "shared", "rshared":
-			if m.Type != mount.TypeBind {
-				return bad(": invalid mode: %s", mode)
-			}
-			m.Propagation, m.DefaultPropagation = mount.Propagation(o), false
+	for _, text := range h.Binds {
+		s, err := mountspec.Bind(text, h.VolumeDriver)
+		if err == nil {
+			err = r.add(ctx, s)
 		}
-	}
-	return m, nil
-}
-
-// validMode reports whether every option of a -v mode is known and none is
-// given twice or contradicts another.
-func validMode(mode string) bool {
-	if mode == "" {
-		return true
-	}
-	groups := map[string]int{}
-	kind := map[string]string{
-		"ro": "rw", "rw": "rw", "z": "label", "Z": "label", "nocopy": "copy",
-		"private": "prop", "rprivate": "prop", "slave": "prop", "rslave": "prop", "shared": "prop", "rshared": "prop",
-		"consistent": "cons", "cached": "cons", "delegated": "cons", "default": "cons",
-	}
-	for _, o := range strings.Split(mode, ",") {
-		g := kind[o]
-		if g == "" || groups[g] > 0 {
-			return false
-		}
-		groups[g]++
-	}
-	return true
-}
-
-// parseMount reads one --mount as the API carries it.
-func (mk *maker) parseMount(r *mount.Mount) (container.Mount, error) {
-	bad := func(format string, args ...any) (container.Mount, error) {
-		return container.Mount{}, invalid("invalid mount config for type %q: %s", r.Type, fmt.Sprintf(format, args...))
-	}
-	switch {
-	case r.Target == "":
-		return bad("field Target must not be empty")
-	case !filepath.IsAbs(r.Target):
-		return bad("invalid mount path: '%s' mount path must be absolute", r.Target)
-	case filepath.Clean(r.Target) == "/":
-		return bad("invalid specification: destination can't be '/'")
-	}
-	m := container.Mount{FromSpec: true}
-	switch r.Type {
-	case mount.TypeBind:
-		switch {
-		case r.Source == "":
-			return bad("field Source must not be empty")
-		case !filepath.IsAbs(r.Source):
-			return bad("invalid mount path: '%s' mount path must be absolute", r.Source)
-		case r.VolumeOptions != nil:
-			return bad("field VolumeOptions must not be specified")
-		}
-		o := r.BindOptions
-		if o == nil {
-			o = &mount.BindOptions{}
-		}
-		if o.Propagation != "" && !slices.Contains(mount.Propagations, o.Propagation) {
-			return bad("invalid propagation mode: %s", o.Propagation)
-		}
-		if _, err := os.Stat(r.Source); errors.Is(err, fs.ErrNotExist) && !o.CreateMountpoint {
-			return bad("bind source path does not exist: %s", r.Source)
-		}
-		m.Source, m.CreateSource = filepath.Clean(r.Source), o.CreateMountpoint
-		m.Propagation = o.Propagation
-		if m.Propagation == "" {
-			m.Propagation, m.DefaultPropagation = mount.PropagationRPrivate, true
-		}
-		m.NonRecursive, m.ReadOnlyNonRecursive, m.ReadOnlyForceRecursive = o.NonRecursive, o.ReadOnlyNonRecursive, o.ReadOnlyForceRecursive
-	case mount.TypeVolume:
-		var driver string
-		var labels map[string]string
-		if o := r.VolumeOptions; o != nil {
-			labels = o.Labels
-			if o.DriverConfig != nil {
-				driver = o.DriverConfig.Name
-				if len(o.DriverConfig.Options) > 0 {
-					return m, errdefs.ErrNotImplemented.WithMessage("options of the local volume driver are not served by this version of wherryd")
-				}
-			}
-			if o.Subpath != "" {
-				return m, errdefs.ErrNotImplemented.WithMessage("volume-subpath is not served by this version of wherryd")
-			}
-		}
-		vm, err := mk.volumeMount(r.Source, driver, labels)
 		if err != nil {
-			return m, err
+			return err
 		}
-		m = vm
-		m.FromSpec = true
-	case mount.TypeTmpfs:
-		if r.Source != "" {
-			return bad("field Source must not be specified")
-		}
-		var opts []string
-		if o := r.TmpfsOptions; o != nil {
-			if o.SizeBytes != 0 {
-				opts = append(opts, fmt.Sprintf("size=%d", o.SizeBytes))
-			}
-			if o.Mode != 0 {
-				opts = append(opts, fmt.Sprintf("mode=%o", o.Mode))
-			}
-			for _, kv := range o.Options {
-				opts = append(opts, strings.Join(kv, "="))
-			}
-		}
-		m.TmpfsOptions = strings.Join(opts, ",")
-	case mount.TypeImage, mount.TypeCluster, mount.TypeNamedPipe:
-		return m, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("mounts of type %q are not served by this version of wherryd", r.Type))
-	default:
-		return bad("mount type unknown")
 	}
-	m.Type, m.Destination, m.RW = r.Type, filepath.Clean(r.Target), !r.ReadOnly
-	return m, nil
+	for i := range h.Mounts {
+		s, err := mountspec.Mount(&h.Mounts[i])
+		if err == nil {
+			err = r.add(ctx, s)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for dest, options := range h.Tmpfs {
+		if !filepath.IsAbs(dest) {
+			return invalid("invalid tmpfs path %q: must be absolute", dest)
+		}
+		s := mountspec.Spec{Mount: container.Mount{TmpfsOptions: options}}
+		s.Type, s.Destination, s.RW = mount.TypeTmpfs, filepath.Clean(dest), !slices.Contains(strings.Split(options, ","), "ro")
+		if err := r.add(ctx, s); err != nil {
+			return err
+		}
+	}
+	for dest := range r.c.Config.Volumes {
+		if !filepath.IsAbs(dest) || filepath.Clean(dest) == "/" {
+			return invalid("invalid volume specification: '%s'", dest)
+		}
+		dest = filepath.Clean(dest)
+		if _, ok := r.byDest[dest]; ok {
+			continue
+		}
+		s := mountspec.Spec{}
+		s.Type, s.Driver, s.Destination, s.RW = mount.TypeVolume, h.VolumeDriver, dest, true
+		if err := r.add(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// volumesFrom takes over the mounts of another container, name[:ro|rw].
-func (mk *maker) volumesFrom(spec string, into map[string]container.Mount) error {
-	ref, mode, _ := strings.Cut(spec, ":")
-	if ref == "" {
-		return invalid("invalid volumes-from specification: empty")
+// add takes a mount at a destination that no other was asked for, and makes
+// what it stands on.
+func (r *resolver) add(ctx context.Context, s mountspec.Spec) (err error) {
+	if r.claims[s.Destination] {
+		return invalid("Duplicate mount point: %s", s.Destination)
 	}
-	if !validMode(mode) {
-		return invalid("invalid mode for volumes-from: %s", mode)
+	r.claims[s.Destination] = true
+	switch s.Type {
+	case mount.TypeVolume:
+		err = r.volume(ctx, &s)
+	case mount.TypeImage:
+		err = r.image(ctx, &s)
 	}
-	other, err := mk.store.Get(ref)
 	if err != nil {
 		return err
 	}
+	r.byDest[s.Destination] = s.Mount
+	return nil
+}
+
+// volume makes or finds a volume.
+func (r *resolver) volume(ctx context.Context, s *mountspec.Spec) error {
+	v, err := r.volumes.Create(ctx, volume.Request{Name: s.Name, Driver: s.Driver, Options: s.Options, Labels: s.Labels, For: r.c.ID})
+	if errdefs.IsNotFound(err) {
+		return invalid("%v", err) // to the docker CLI, "not found" means the image
+	}
+	if err != nil {
+		return err
+	}
+	s.Name, s.Source, s.Driver, s.Anonymous = v.Name, v.Path(), v.Driver, s.Name == ""
+	if s.Mode == "" && (s.FromSpec || !s.Anonymous) {
+		s.Mode = "z" // as dockerd shows it
+	}
+	r.taken = append(r.taken, s.Mount)
+	return nil
+}
+
+// image finds an image and holds on to its layers.
+func (r *resolver) image(ctx context.Context, s *mountspec.Spec) error {
+	img, err := r.images.Resolve(ctx, s.Image)
+	if err != nil {
+		return invalid("%v", err)
+	}
+	lower, err := r.images.Layers(ctx, img)
+	if err != nil {
+		return err
+	}
+	s.Name, s.Source, s.Layer = s.Image, img.ID.String(), id.New()
+	if _, err := r.snapshots.CreateWritable(s.Layer, lower, snapshot.WritableOptions{Volatile: true}); err != nil {
+		return err
+	}
+	r.taken = append(r.taken, s.Mount)
+	return nil
+}
+
+// volumesFrom takes over the mounts of another container.
+func (r *resolver) volumesFrom(text string) error {
+	ref, readOnly, err := mountspec.VolumesFrom(text)
+	if err != nil {
+		return err
+	}
+	other, err := r.store.Get(ref)
+	if err != nil {
+		return invalid("%v", err)
+	}
 	for _, m := range other.Snapshot().Mounts {
-		if m.Type == mount.TypeTmpfs {
+		if m.Type != mount.TypeVolume && m.Type != mount.TypeBind {
 			continue
 		}
-		if slices.Contains(strings.Split(mode, ","), "ro") {
-			m.RW = false
+		m.RW = m.RW && !readOnly
+		m.Anonymous, m.NoCopy, m.Device = false, true, 0 // it belongs to the other container
+		if m.Name != "" {
+			r.volumes.Use(m.Name, r.c.ID)
 		}
-		m.Anonymous = false // it belongs to the other container
-		into[m.Destination] = m
+		r.taken = append(r.taken, m)
+		r.byDest[m.Destination] = m
 	}
 	return nil
+}
+
+// populate gives empty volumes what the image has at their destinations.
+func (mk *maker) populate(ctx context.Context, c *container.Container, layers []string) error {
+	for _, m := range c.Mounts {
+		if m.Type != mount.TypeVolume || m.NoCopy || m.Subpath != "" {
+			continue
+		}
+		if err := mk.volumes.Populate(ctx, m.Name, layers, m.Destination); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropMounts gives back what a container has, and with remove deletes the
+// volumes that only it had (anonymous and not taken over).
+func (mk *maker) dropMounts(c *container.Container, remove bool) {
+	for _, m := range c.Mounts {
+		mk.dropMount(c.ID, m, remove)
+	}
+}
+
+func (mk *maker) dropMount(container string, m container.Mount, remove bool) {
+	switch {
+	case m.Layer != "":
+		warn("let go of image "+m.Name, container, mk.snapshots.RemoveWritable(m.Layer))
+	case m.Type == mount.TypeVolume:
+		mk.volumes.Leave(m.Name, container)
+		if !remove || !m.Anonymous {
+			return
+		}
+		if err := mk.volumes.Remove(m.Name); err != nil && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
+			warn("remove anonymous volume "+m.Name, container, err)
+		}
+	}
+}
+
+// mountVolumes gets what the run of a container finds somewhere else than at
+// its recorded source. The undo stack ends the run with its volumes; done is
+// called when the process has started or failed to.
+func (l *launcher) mountVolumes(ctx context.Context, c *container.Container, u *undo.Stack) (sources map[string]string, done func(), err error) {
+	sources = map[string]string{}
+	var places []volume.Place
+	done = func() { l.volumes.Started(places...) }
+	for i, m := range c.Mounts {
+		var p volume.Place
+		switch m.Type {
+		case mount.TypeVolume:
+			p, err = l.volumes.Mount(ctx, volume.Run{Volume: m.Name, Container: c.ID, Destination: m.Destination, Subpath: m.Subpath, ReadOnly: !m.RW})
+			if err == nil {
+				u.Add(func() { l.volumes.Unmount(m.Name, c.ID) })
+			}
+		case mount.TypeImage:
+			var w *snapshot.Writable
+			if w, err = l.snapshots.OpenWritable(m.Layer, snapshot.Lower{}); err == nil {
+				p, err = l.volumes.Layers(w.Lower, w.Dir, m.Subpath)
+			}
+		default:
+			continue
+		}
+		if err != nil {
+			done()
+			return nil, func() {}, err
+		}
+		places = append(places, p)
+		sources[m.Destination] = p.Source
+		if p.Device != m.Device {
+			c.Lock()
+			c.Mounts = slices.Clone(c.Mounts) // views may be reading the old one
+			c.Mounts[i].Device = p.Device
+			c.Unlock()
+		}
+	}
+	return sources, done, nil
+}
+
+// unmountVolumes ends a run with its volumes.
+func (l *launcher) unmountVolumes(c *container.Container) {
+	for _, m := range c.Mounts {
+		if m.Type == mount.TypeVolume {
+			l.volumes.Unmount(m.Name, c.ID)
+		}
+	}
+}
+
+// adoptVolumes takes note of the volumes of a container that runs.
+func (p *parts) adoptVolumes(c *container.Container, pid int) {
+	for _, m := range c.Mounts {
+		if m.Type == mount.TypeVolume {
+			warn("adopt volume", c.ID, p.volumes.Adopt(m.Name, c.ID, m.Destination, m.Device, pid))
+		}
+	}
 }
 
 // mountPoints is the list as inspect shows it.

@@ -97,7 +97,7 @@ func (e *Engine) remove(c *container.Container, volumes bool) error {
 	if err := e.snapshots.RemoveWritable(c.ID); err != nil && !errdefs.IsNotFound(err) {
 		return fail(err)
 	}
-	e.make.dropVolumes(c, volumes)
+	e.make.dropMounts(c, volumes)
 	last := c.Snapshot()
 	if err := e.store.Drop(c); err != nil {
 		return fail(err)

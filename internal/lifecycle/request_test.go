@@ -1,8 +1,6 @@
 package lifecycle
 
 import (
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -12,7 +10,6 @@ import (
 	"github.com/containerd/errdefs"
 	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
-	"github.com/moby/moby/api/types/mount"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/container"
@@ -111,71 +108,11 @@ func newMaker(t *testing.T) *maker {
 	return &maker{&parts{volumes: v, store: s}}
 }
 
-func TestBinds(t *testing.T) {
-	mk := newMaker(t)
-	for _, tt := range []struct {
-		spec string
-		want container.Mount
-		bad  string
-	}{
-		{spec: "/a:/b", want: container.Mount{MountPoint: apicontainer.MountPoint{Type: "bind", Source: "/a", Destination: "/b", RW: true, Propagation: "rprivate"}, CreateSource: true, DefaultPropagation: true}},
-		{spec: "/a/../c:/b/:ro,rslave", want: container.Mount{MountPoint: apicontainer.MountPoint{Type: "bind", Source: "/c", Destination: "/b", Mode: "ro,rslave", Propagation: "rslave"}, CreateSource: true}},
-		{spec: "/a:/b:nope", bad: "invalid mode: nope"},
-		{spec: "/a:/b:ro,rw", bad: "invalid mode: ro,rw"},
-		{spec: "/a:b", bad: "mount path must be absolute"},
-		{spec: "/a:/", bad: "destination can't be '/'"},
-		{spec: "a:/b:ro:x", bad: "invalid volume specification"},
-		{spec: ":/b", bad: "invalid volume specification"},
-		{spec: "./x:/b", bad: "includes invalid characters for a local volume name"},
-		{spec: "vol:/b:shared", bad: "invalid mode: shared"},
-	} {
-		got, err := mk.parseBind(tt.spec)
-		switch {
-		case tt.bad != "":
-			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), tt.bad) {
-				t.Errorf("%s: %v, want %q", tt.spec, err, tt.bad)
-			}
-		case err != nil || !reflect.DeepEqual(got, tt.want):
-			t.Errorf("%s: %+v, %v\nwant %+v", tt.spec, got, err, tt.want)
-		}
-	}
-	m, err := mk.parseBind("vol:/data:ro")
-	if err != nil || m.Type != "volume" || m.Name != "vol" || m.RW || m.Anonymous {
-		t.Errorf("named volume: %+v, %v", m, err)
-	}
-	if st, err := os.Stat(m.Source); err != nil || !st.IsDir() {
-		t.Errorf("its directory: %v", err)
-	}
-}
-
-func TestMountsOfAPI(t *testing.T) {
-	mk := newMaker(t)
-	dir := t.TempDir()
-	for _, tt := range []struct {
-		m   mount.Mount
-		bad string
-	}{
-		{mount.Mount{Type: "bind", Source: dir, Target: "/x"}, ""},
-		{mount.Mount{Type: "bind", Source: filepath.Join(dir, "no"), Target: "/x"}, "bind source path does not exist: " + filepath.Join(dir, "no")},
-		{mount.Mount{Type: "bind", Source: "rel", Target: "/x"}, "mount path must be absolute"},
-		{mount.Mount{Type: "bind", Target: "/x"}, "field Source must not be empty"},
-		{mount.Mount{Type: "tmpfs", Source: "x", Target: "/x"}, "field Source must not be specified"},
-		{mount.Mount{Type: "tmpfs", Target: "x"}, "mount path must be absolute"},
-		{mount.Mount{Type: "tmpfs"}, "field Target must not be empty"},
-		{mount.Mount{Type: "odd", Target: "/x"}, "mount type unknown"},
-	} {
-		_, err := mk.parseMount(&tt.m)
-		if tt.bad == "" && err != nil || tt.bad != "" && (err == nil || !strings.Contains(err.Error(), tt.bad)) {
-			t.Errorf("%+v: %v, want %q", tt.m, err, tt.bad)
-		}
-	}
-}
-
 func TestResolveMountsOrderAndDuplicates(t *testing.T) {
 	mk := newMaker(t)
 	c := &container.Container{Record: container.Record{ID: strings.Repeat("a", 64), Config: &apicontainer.Config{Volumes: map[string]struct{}{"/v": {}, "/a/b": {}}},
 		HostConfig: &apicontainer.HostConfig{Binds: []string{"/h:/a/b", "/h2:/a"}, Tmpfs: map[string]string{"/t": "size=1m"}}}}
-	if err := mk.resolveMounts(c); err != nil {
+	if err := mk.resolveMounts(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
 	var got []string
@@ -186,7 +123,7 @@ func TestResolveMountsOrderAndDuplicates(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	c.HostConfig.Tmpfs["/a"] = ""
-	if err := mk.resolveMounts(c); err == nil || !strings.Contains(err.Error(), "Duplicate mount point: /a") {
+	if err := mk.resolveMounts(t.Context(), c); err == nil || !strings.Contains(err.Error(), "Duplicate mount point: /a") {
 		t.Error(err)
 	}
 }

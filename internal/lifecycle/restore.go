@@ -6,6 +6,7 @@ import (
 	"time"
 
 	apicontainer "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
 
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/container"
@@ -33,7 +34,7 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 	}
 	for _, c := range e.store.All() {
 		for _, m := range c.Mounts {
-			if m.Name != "" {
+			if m.Type == mount.TypeVolume {
 				e.volumes.Use(m.Name, c.ID)
 			}
 		}
@@ -90,6 +91,7 @@ func (e *Engine) adopt(ctx context.Context, c *container.Container, p supervise.
 	e.probes.Started(c, false)
 	warn("save record", c.ID, c.Save(atomicfile.Cached))
 }
+	e.adoptVolumes(c, p.PID)
 
 // adoptExited records an exit that happened while no engine ran.
 func (e *Engine) adoptExited(c *container.Container, p supervise.Process) {

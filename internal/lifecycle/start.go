@@ -88,6 +88,11 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 	net, err := l.connect(ctx, c, u)
 	if err != nil {
 		return nil, err
+	sources, mounted, err := l.mountVolumes(ctx, c, u)
+	if err != nil {
+		return nil, err
+	}
+	defer mounted()
 	}
 	defer net.close()
 	if err := l.writeFiles(c, net); err != nil {
@@ -100,6 +105,11 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 	s, warnings, err := spec.Build(in)
 	if err != nil {
 		return nil, err
+	for i := range in.Mounts {
+		if at := sources[in.Mounts[i].Destination]; at != "" {
+			in.Mounts[i].Source = at
+		}
+	}
 	}
 	for _, w := range warnings {
 		warn("start", c.ID, errors.New(w))

@@ -1,23 +1,40 @@
-// Package volume owns named and anonymous volumes: directories that outlive
-// the containers that mount them.
+// Package volume owns named and anonymous volumes: directories, or file systems
+// mounted on demand, that outlive the containers that mount them.
 //
 // # On disk
 //
 //	<data-root>/volumes/<name>/_data        what containers see
+//	<data-root>/volumes/<name>/_fill        a copy of image content under way
 //	<data-root>/volumes/<name>/volume.json  labels and options, "Version": 1
+//	<data-root>/volumes/.gone-*             removed volumes, being deleted
 //
 // A volume exists when its volume.json does; a directory without one is what a
-// crash left of a creation or removal and is taken away by Open.
+// crash left of a creation and is taken away by Open, as are _fill and .gone-*.
+// A removal is one rename, and content is copied in by one rename where nobody
+// can have the empty directory open, so that both happen wholly or not at all.
+//
+// # Mounts
+//
+// A volume with options type, o and device is a file system of its own. It is
+// mounted when the first container that uses it starts and unmounted when the
+// last one ends, in a mount namespace that belongs to the engine alone (see
+// chamber): the host's mount table never shows it.
 package volume
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -27,32 +44,51 @@ import (
 	"github.com/wherry-engine/wherry/internal/id"
 )
 
-// DriverLocal is the name of the only driver there is.
-const DriverLocal = "local"
+const (
+	// DriverLocal is the name of the engine's own driver.
+	DriverLocal = "local"
+	// AnonymousLabel marks the volumes that were made without a name, as in dockerd.
+	AnonymousLabel = "com.docker.volume.anonymous"
 
-// Volume is one volume. Its fields do not change once it exists.
+	version = 1
+)
+
+// Volume is one volume. Its exported fields do not change once it exists.
 type Volume struct {
 	Version   int
 	Name      string
 	Driver    string
 	Labels    map[string]string `json:",omitempty"`
+	Options   map[string]string `json:",omitempty"`
 	Anonymous bool              `json:",omitempty"`
 	Created   time.Time
 
 	path string
+
+	// mounting orders mounts, unmounts and fillings of this volume, which may
+	// take as long as a file server takes to answer.
+	mounting sync.Mutex
+	place    string              // where it is in the chamber; "" when not mounted there
+	runs     map[string]struct{} // containers that run with it
 }
 
-// Path is the directory to mount.
+// Path is the directory that belongs to the volume.
 func (v *Volume) Path() string { return filepath.Join(v.path, "_data") }
+
+// needsMount tells a file system of its own from a plain directory.
+func (v *Volume) needsMount() bool { return v.Options["type"] != "" || v.Options["device"] != "" }
 
 // Store holds all volumes below one directory.
 type Store struct {
 	root    string
 	publish func(events.Message)
+	chamber chamber
+	pruning atomic.Bool
+	waste   sync.WaitGroup // removed volumes being deleted
 
 	mu     sync.Mutex
 	byName map[string]*Volume
-	users  map[string]map[string]struct{} // volume -> containers that mount it
+	users  map[string]map[string]struct{} // volume -> containers that have it, running or not
 }
 
 // Open reads the volumes below root. publish receives the events of volumes.
@@ -66,63 +102,137 @@ func Open(root string, publish func(events.Message)) (*Store, error) {
 	}
 	s := &Store{root: root, publish: publish, byName: map[string]*Volume{}, users: map[string]map[string]struct{}{}}
 	for _, e := range entries {
-		path := filepath.Join(root, e.Name())
-		data, err := os.ReadFile(filepath.Join(path, "volume.json"))
-		if errors.Is(err, fs.ErrNotExist) {
-			if err := os.RemoveAll(path); err != nil {
-				return nil, err
-			}
-			continue
-		}
+		v, err := read(filepath.Join(root, e.Name()))
 		if err != nil {
 			return nil, err
 		}
-		v := &Volume{path: path}
-		if err := json.Unmarshal(data, v); err != nil {
-			return nil, fmt.Errorf("%s/volume.json: %w", path, err)
+		if v != nil {
+			s.byName[v.Name] = v
 		}
-		s.byName[v.Name] = v
 	}
 	return s, nil
 }
 
-// Create returns the volume of that name, making it when it does not exist;
-// an empty name makes an anonymous one. fresh tells whether it was made, which
-// is durable on return.
-func (s *Store) Create(name, driver string, labels map[string]string) (v *Volume, fresh bool, err error) {
-	if driver != "" && driver != DriverLocal {
-		return nil, false, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("error looking up volume plugin %s: plugin %q not found", driver, driver))
+// read gives the volume in a directory, or nil when there is none any more.
+func read(path string) (*Volume, error) {
+	file := filepath.Join(path, "volume.json")
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) || strings.HasPrefix(filepath.Base(path), ".") {
+		return nil, os.RemoveAll(path)
 	}
-	anonymous := name == ""
-	if anonymous {
-		name = id.New()
-	} else if !id.ValidName(name) {
-		return nil, false, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", name, name))
+	if err != nil {
+		return nil, err
+	}
+	v := &Volume{path: path}
+	if err := json.Unmarshal(data, v); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	switch {
+	case v.Version != version:
+		return nil, fmt.Errorf("%s: version %d is not known to this engine (it knows %d)", file, v.Version, version)
+	case v.Name != filepath.Base(path):
+		return nil, fmt.Errorf("%s: describes the volume %q", file, v.Name)
+	}
+	return v, os.RemoveAll(filepath.Join(path, "_fill"))
+}
+
+// Request says which volume is wanted.
+type Request struct {
+	Name    string // "" makes an anonymous one
+	Driver  string // "" is whichever has it, else local
+	Options map[string]string
+	Labels  map[string]string
+	// For is the container that will have it: from then on it cannot be
+	// removed until Leave. "" for none.
+	For string
+}
+
+// Create returns the volume of that name, making it when it does not exist.
+// What it made is durable on return.
+func (s *Store) Create(_ context.Context, r Request) (*Volume, error) {
+	v, err := newVolume(r)
+	if err != nil {
+		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if v := s.byName[name]; v != nil {
-		return v, false, nil
+	if have := s.byName[v.Name]; have != nil {
+		if r.Driver != "" && r.Driver != have.Driver {
+			return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("create %s: driver '%s' already has volume '%s': volume name must be unique", v.Name, have.Driver, v.Name))
+		}
+		s.use(v.Name, r.For)
+		return have, nil
 	}
-	v = &Volume{Version: 1, Name: name, Driver: DriverLocal, Labels: labels, Anonymous: anonymous, Created: time.Now().UTC(), path: filepath.Join(s.root, name)}
+	v.path = filepath.Join(s.root, v.Name)
+	if err := v.write(); err != nil {
+		return nil, err
+	}
+	s.byName[v.Name] = v
+	s.use(v.Name, r.For)
+	s.event(events.ActionCreate, v.Name, map[string]string{"driver": v.Driver})
+	return v, nil
+}
+
+func newVolume(r Request) (*Volume, error) {
+	if r.Driver != "" && r.Driver != DriverLocal {
+		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("create %s: error looking up volume plugin %s: plugin %q not found", r.Name, r.Driver, r.Driver))
+	}
+	v := &Volume{
+		Version: version, Name: r.Name, Driver: DriverLocal, Labels: maps.Clone(r.Labels), Options: maps.Clone(r.Options),
+		Anonymous: r.Name == "", Created: time.Now().UTC(),
+	}
+	if v.Anonymous {
+		v.Name = id.New()
+		if v.Labels == nil {
+			v.Labels = map[string]string{}
+		}
+		v.Labels[AnonymousLabel] = ""
+	}
+	if err := checkName(v.Name); err != nil {
+		return nil, err
+	}
+	if err := checkOptions(v.Options); err != nil {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: %v", v.Name, err))
+	}
+	return v, nil
+}
+
+// checkName refuses in dockerd's words what cannot be a volume's name.
+func checkName(name string) error {
+	switch {
+	case len(name) == 1:
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: volume name is too short, names should be at least two alphanumeric characters", name))
+	case !id.ValidName(name) || len(name) > 255:
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", name, name))
+	}
+	return nil
+}
+
+// write makes the volume exist. An anonymous one is not waited for: it is no
+// older than the container that it belongs to.
+func (v *Volume) write() error {
 	data, err := json.Marshal(v)
 	if err != nil {
-		return nil, false, err
+		return err
 	}
 	if err := os.MkdirAll(v.Path(), 0o755); err != nil {
-		return nil, false, err
+		return err
+	}
+	// The engine's file mode mask is not the user's business.
+	if err := errors.Join(os.Chmod(v.path, 0o701), os.Chmod(v.Path(), 0o755)); err != nil {
+		return err
 	}
 	durability := atomicfile.Synced
-	if anonymous {
-		durability = atomicfile.Cached // no older than the container that it belongs to
+	if v.Anonymous {
+		durability = atomicfile.Cached
 	}
-	if err := atomicfile.Write(filepath.Join(v.path, "volume.json"), data, 0o600, durability); err != nil {
+	if err = atomicfile.Write(filepath.Join(v.path, "volume.json"), data, 0o600, durability); err == nil && durability == atomicfile.Synced {
+		err = atomicfile.SyncDir(filepath.Dir(v.path))
+	}
+	if err != nil {
 		os.RemoveAll(v.path)
-		return nil, false, err
 	}
-	s.byName[name] = v
-	s.event(events.ActionCreate, name, map[string]string{"driver": v.Driver})
-	return v, true, nil
+	return err
 }
 
 // Get finds a volume by name.
@@ -132,13 +242,24 @@ func (s *Store) Get(name string) (*Volume, error) {
 	if v := s.byName[name]; v != nil {
 		return v, nil
 	}
-	return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("get %s: no such volume", name))
+	return nil, noSuch(name)
 }
 
-// Use notes that a container mounts the volume, so that it cannot be removed.
+func noSuch(name string) error {
+	return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("get %s: no such volume", name))
+}
+
+// Use notes that a container has the volume, so that it cannot be removed.
 func (s *Store) Use(name, container string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.use(name, container)
+}
+
+func (s *Store) use(name, container string) {
+	if container == "" {
+		return
+	}
 	if s.users[name] == nil {
 		s.users[name] = map[string]struct{}{}
 	}
@@ -155,27 +276,37 @@ func (s *Store) Leave(name, container string) {
 	}
 }
 
-// Remove deletes a volume that nobody uses.
+// Remove deletes a volume that nobody uses. It is gone at once; its files are
+// deleted behind the answer.
 func (s *Store) Remove(name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v := s.byName[name]
 	if v == nil {
-		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("get %s: no such volume", name))
+		return noSuch(name)
 	}
-	for user := range s.users[name] {
-		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("remove %s: volume is in use - [%s]", name, user))
+	if users := s.users[name]; len(users) > 0 {
+		ids := slices.Sorted(maps.Keys(users))
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("remove %s: volume is in use - [%s]", name, strings.Join(ids, ", ")))
 	}
-	// The description goes first: a crash in between leaves what Open removes.
-	if err := os.Remove(filepath.Join(v.path, "volume.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	gone := filepath.Join(s.root, ".gone-"+id.New())
+	if err := os.Rename(v.path, gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove %s: %w", name, err)
 	}
 	delete(s.byName, name)
-	if err := os.RemoveAll(v.path); err != nil {
-		return fmt.Errorf("remove volume %s: %w", name, err)
-	}
+	s.waste.Go(func() {
+		if err := os.RemoveAll(gone); err != nil {
+			slog.Error("delete the files of a volume", "volume", name, "error", err)
+		}
+	})
 	s.event(events.ActionDestroy, name, map[string]string{"driver": v.Driver})
 	return nil
+}
+
+// Close waits until removed volumes are deleted and gives the mounts back.
+func (s *Store) Close() {
+	s.waste.Wait()
+	s.chamber.close()
 }
 
 func (s *Store) event(action events.Action, name string, attributes map[string]string) {

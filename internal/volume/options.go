@@ -1,0 +1,150 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/linux/mount"
+)
+
+// checkOptions refuses what the local driver cannot mount, in dockerd's words.
+func checkOptions(options map[string]string) error {
+	for _, o := range slices.Sorted(maps.Keys(options)) {
+		switch o {
+		case "type", "o", "device":
+		case "size":
+			n, err := units.RAMInBytes(options[o])
+			if err != nil {
+				return err
+			}
+			if n > 0 {
+				return errors.New("quota size requested but no quota support")
+			}
+		default:
+			return fmt.Errorf("invalid option: %q", o)
+		}
+	}
+	if options["type"] == "cifs" && options["device"] != "" {
+		u, err := url.Parse(options["device"])
+		if err != nil {
+			return fmt.Errorf("error parsing mount device url: %w", err)
+		}
+		if u.Port() != "" {
+			return errors.New("port not allowed in CIFS device URL, include 'port' in 'o='")
+		}
+	}
+	for _, needs := range []struct{ option, other string }{{"device", "type"}, {"type", "device"}, {"o", "device"}, {"o", "type"}} {
+		_, have := options[needs.option]
+		if _, ok := options[needs.other]; have && !ok {
+			return fmt.Errorf("missing required option: %q", needs.other)
+		}
+	}
+	return nil
+}
+
+// tree mounts the volume's file system detached. The caller closes it.
+func (v *Volume) tree(ctx context.Context) (int, error) {
+	device, kind, text := v.Options["device"], v.Options["type"], v.Options["o"]
+	if device == "" {
+		return -1, errors.New("failed to mount local volume: missing device in volume options")
+	}
+	var err error
+	if kind == "nfs" || kind == "nfs4" || kind == "cifs" {
+		if device, text, err = resolveServer(ctx, kind, device, text); err != nil {
+			return -1, err
+		}
+	}
+	o := mount.ParseOptions(strings.Split(text, ","))
+	var fd int
+	if o.Bind {
+		fd, err = bind(device, &o)
+	} else {
+		if o.Set&unix.MOUNT_ATTR_RDONLY != 0 {
+			// The file system has to know too: it may be on a device that refuses writes.
+			o.Data = append(o.Data, "ro")
+		}
+		fd, err = mount.New(kind, device, o.Data, o.Set)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("failed to mount local volume: mount %s:%s: %w", device, v.Path(), withoutPassword(err, text))
+	}
+	return fd, nil
+}
+
+func bind(device string, o *mount.Options) (int, error) {
+	if len(o.Data) > 0 {
+		return -1, fmt.Errorf("option %q has no meaning for a bind mount", o.Data[0])
+	}
+	fd, err := mount.Clone(unix.AT_FDCWD, device, o.Recursive)
+	if err != nil {
+		return -1, err
+	}
+	// What is mounted inside belongs to its containers.
+	err = mount.Change(fd, 0, 0, unix.MS_PRIVATE, true)
+	if err == nil && (o.Set != 0 || o.Clear != 0) {
+		err = mount.Change(fd, o.Set, o.Clear, 0, false)
+	}
+	if err == nil && o.SetSub != 0 {
+		err = mount.Change(fd, o.SetSub, 0, 0, true)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// resolveServer turns the name of a file server into its address, for the
+// kernel takes nothing else.
+func resolveServer(ctx context.Context, kind, device, text string) (string, string, error) {
+	for _, o := range strings.Split(text, ",") {
+		name, ok := strings.CutPrefix(o, "addr=")
+		if !ok || name == "" {
+			continue
+		}
+		address, err := lookup(ctx, name)
+		return device, strings.Replace(text, "addr="+name, "addr="+address, 1), err
+	}
+	if kind != "cifs" {
+		return device, text, nil
+	}
+	u, err := url.Parse(device)
+	if err != nil {
+		return "", "", fmt.Errorf("error parsing mount device url: %w", err)
+	}
+	if u.Host == "" || net.ParseIP(u.Host) != nil {
+		return device, text, nil
+	}
+	address, err := lookup(ctx, u.Host)
+	return strings.Replace(device, u.Host, address, 1), text, err
+}
+
+func lookup(ctx context.Context, name string) (string, error) {
+	if net.ParseIP(name) != nil {
+		return name, nil
+	}
+	list, err := net.DefaultResolver.LookupIPAddr(ctx, name)
+	if err != nil {
+		return "", fmt.Errorf("error resolving passed in network volume address: %w", err)
+	}
+	return list[0].String(), nil
+}
+
+// withoutPassword keeps what the user is told free of what nobody should read.
+func withoutPassword(err error, options string) error {
+	for _, o := range strings.Split(options, ",") {
+		if secret, ok := strings.CutPrefix(o, "password="); ok && secret != "" && strings.Contains(err.Error(), secret) {
+			return errors.New(strings.ReplaceAll(err.Error(), secret, "********"))
+		}
+	}
+	return err
+}
