@@ -40,18 +40,19 @@ type Runtime struct {
 
 // Bridge holds what concerns the default bridge network.
 type Bridge struct {
-	Name         string // "" = our own bridge, "none" = no bridge network
-	IP           string // --bip: IPv4 with prefix length; "" = chosen
-	FixedCIDR    string // IPv4 network; containers' addresses come from here
-	Gateway      netip.Addr
-	MTU          int
-	ICC          bool
-	Masquerade   bool
-	Forward      bool
-	ForwardOpen  bool // --ip-forward-no-drop
-	Firewall     bool // --iptables: whether wherryd writes any packet filter rule
-	DefaultIP    netip.Addr
-	AddressPools []AddressPool
+	Name          string // "" = our own bridge, "none" = no bridge network
+	IP            string // --bip: IPv4 with prefix length; "" = chosen
+	FixedCIDR     string // IPv4 network; containers' addresses come from here
+	Gateway       netip.Addr
+	MTU           int
+	ICC           bool
+	Masquerade    bool
+	Forward       bool
+	ForwardOpen   bool // --ip-forward-no-drop
+	Firewall      bool // --iptables: whether wherryd writes any packet filter rule
+	UserlandProxy bool // carry IPv6 clients of published ports to containers without IPv6
+	DefaultIP     netip.Addr
+	AddressPools  []AddressPool
 }
 
 // AddressPool is one --default-address-pool.
@@ -185,7 +186,7 @@ func New(getenv func(string) string) *Config {
 			Key:    filepath.Join(certs, "key.pem"),
 		},
 		Bridge: Bridge{
-			MTU: 1500, ICC: true, Masquerade: true, Forward: true, Firewall: true,
+			MTU: 1500, ICC: true, Masquerade: true, Forward: true, Firewall: true, UserlandProxy: true,
 			DefaultIP: netip.IPv4Unspecified(),
 		},
 		Registry: Registry{MaxDownloads: 3, MaxUploads: 5, MaxDownloadAttempts: 5},

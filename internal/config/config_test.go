@@ -161,11 +161,11 @@ func TestErrors(t *testing.T) {
 }
 
 func TestIdleSettingsWarn(t *testing.T) {
-	c, err := parse(t, `{"containerd":"/run/c.sock"}`, "--userland-proxy-path=/x", "--userland-proxy")
+	c, err := parse(t, `{"containerd":"/run/c.sock"}`, "--userland-proxy-path=/x")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(c.Warnings) != 3 || !strings.Contains(c.Warnings[2], "containerd has no effect: wherryd needs no containerd") {
+	if len(c.Warnings) != 2 || !strings.Contains(c.Warnings[1], "containerd has no effect: wherryd needs no containerd") {
 		t.Errorf("%q", c.Warnings)
 	}
 }

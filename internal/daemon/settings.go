@@ -14,6 +14,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/config"
+	"github.com/wherry-engine/wherry/internal/cp"
 	"github.com/wherry-engine/wherry/internal/httpapi"
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/idmap"
@@ -81,7 +82,7 @@ func networkConfig(c *config.Config) (network.Config, error) {
 	nc := network.Config{
 		Root: c.DataRoot, ExecRoot: c.ExecRoot, BridgeName: b.Name, DefaultGateway: b.Gateway, MTU: b.MTU, DefaultBindIP: b.DefaultIP,
 		DNS: c.DNS.Servers, DNSSearch: c.DNS.Search, DNSOptions: c.DNS.Options, HostGatewayIPs: c.DNS.HostGateway,
-		IPForward: b.Forward, IPForwardOpen: b.ForwardOpen, Firewall: b.Firewall, IPMasq: b.Masquerade, ICC: b.ICC,
+		IPForward: b.Forward, IPForwardOpen: b.ForwardOpen, UserlandProxy: b.UserlandProxy, Firewall: b.Firewall, IPMasq: b.Masquerade, ICC: b.ICC,
 	}
 	for _, p := range b.AddressPools {
 		nc.AddressPools = append(nc.AddressPools, ipam.Range{Base: p.Base, Size: p.Size})
@@ -113,7 +114,7 @@ func (s *System) host() (query.Host, error) {
 		DataRoot: c.DataRoot, Labels: c.Labels, LogDriver: c.LogDriver, InitBinary: "docker-init", LiveRestore: c.LiveRestore, Debug: c.Debug,
 		HTTPProxy: c.Registry.HTTPProxy, HTTPSProxy: c.Registry.HTTPSProxy, NoProxy: c.Registry.NoProxy, Mirrors: c.Registry.Mirrors, Insecure: c.Registry.Insecure,
 		SecurityOptions: []string{"name=seccomp,profile=" + seccompName(c)}, StorageDriver: s.images.Snapshots().Driver(),
-		EventListeners: s.events.Listeners,
+		EventListeners: s.events.Listeners, NetworkWarnings: s.networks.Warnings,
 	}
 	if s.cgroups.Version() == 2 {
 		h.SecurityOptions = append(h.SecurityOptions, "name=cgroupns")

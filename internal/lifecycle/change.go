@@ -47,6 +47,7 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 		return err
 	}
 	c.Unlock()
+	e.networks.Rename(c.ID, name)
 	e.publish(c, events.ActionRename, map[string]string{"oldName": "/" + old})
 	return nil
 }

@@ -69,7 +69,7 @@ func (l *launcher) attach(ctx context.Context, c *container.Container, n *networ
 		DNS: h.DNS, DNSOptions: h.DNSOptions, DNSSearch: h.DNSSearch,
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("failed to set up container networking: %w", err)
 	}
 	n.close()
 	u.Add(func() { warn("take back network", c.ID, l.networks.Release(context.WithoutCancel(ctx), c.ID)) })

@@ -21,6 +21,13 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 	if err != nil {
 		return fmt.Errorf("ask the keeper what runs: %w", err)
 	}
+	e.networks.SetNames(func(id string) string {
+		c, err := e.store.Get(id)
+		if err != nil {
+			return ""
+		}
+		return c.Snapshot().Name
+	})
 	running := map[string]supervise.Process{}
 	for _, p := range processes {
 		switch _, err := e.store.Get(p.Key.Container); {
@@ -74,15 +81,17 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 
 // adopt takes over a container whose process runs.
 func (e *Engine) adopt(ctx context.Context, c *container.Container, p supervise.Process) {
+	if r := c.Snapshot(); len(r.Networks) > 0 { // unlocked: the network asks for the container's name
+		warn("adopt network", c.ID, e.networks.Adopt(c.ID, r.Networks, p.PID))
+		warn("adopt ports", c.ID, e.networks.AdoptPorts(c.ID, r.Ports))
+	}
 	c.Lock()
 	defer c.Unlock()
-	if len(c.Networks) > 0 {
-		warn("adopt network", c.ID, e.networks.Adopt(c.ID, c.Networks, p.PID))
-	}
 	if !c.State.Running || c.State.Pid != p.PID {
 		// The engine ended between the process's start and its record.
 		c.SetRunning(p.PID, p.StartedAt)
 	}
+	e.adoptVolumes(c, p.PID)
 	if g, err := e.cgroups.Open(c.CgroupPath); err == nil {
 		if frozen, err := g.Frozen(); err == nil {
 			c.SetPaused(frozen)
@@ -91,7 +100,6 @@ func (e *Engine) adopt(ctx context.Context, c *container.Container, p supervise.
 	e.probes.Started(c, false)
 	warn("save record", c.ID, c.Save(atomicfile.Cached))
 }
-	e.adoptVolumes(c, p.PID)
 
 // adoptExited records an exit that happened while no engine ran.
 func (e *Engine) adoptExited(c *container.Container, p supervise.Process) {

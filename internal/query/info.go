@@ -33,6 +33,7 @@ type Host struct {
 	Firewall                       string
 	AddressPools                   []system.NetworkAddressPool
 	EventListeners                 func() int
+	NetworkWarnings                func() []string
 	Warnings                       []string
 }
 
@@ -81,6 +82,7 @@ func (v *View) Info(ctx context.Context) (*system.Info, error) {
 	if unix.Sysinfo(&mem) == nil {
 		i.MemTotal = int64(mem.Totalram) * int64(mem.Unit)
 	}
+	i.Warnings = append(i.Warnings, h.NetworkWarnings()...)
 	for _, w := range []struct {
 		have bool
 		text string
