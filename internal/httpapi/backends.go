@@ -101,6 +101,16 @@ type Networks interface {
 	Inspect(ctx context.Context, ref string) (*network.Inspect, error)
 }
 
+// Volumes is the volume store. New makes what Delete, with force also where
+// there is nothing, takes away.
+type Volumes interface {
+	List(ctx context.Context, f filter.Args) ([]volume.Volume, error)
+	Inspect(ctx context.Context, name string) (*volume.Volume, error)
+	New(ctx context.Context, r volume.CreateRequest) (*volume.Volume, error)
+	Delete(ctx context.Context, name string, force bool) error
+	Prune(ctx context.Context, f filter.Args) (volume.PruneReport, error)
+}
+
 // Events is the event bus: what was kept, and a channel that is closed when
 // ctx ends or until has passed.
 type Events interface {
@@ -113,24 +123,14 @@ type Backends struct {
 	Lifecycle   Lifecycle
 	Changes     Changes
 	Sessions    Sessions
-// Volumes is the volume store. New makes what Delete, with force also where
-// there is nothing, takes away.
-type Volumes interface {
-	List(ctx context.Context, f filter.Args) ([]volume.Volume, error)
-	Inspect(ctx context.Context, name string) (*volume.Volume, error)
-	New(ctx context.Context, r volume.CreateRequest) (*volume.Volume, error)
-	Delete(ctx context.Context, name string, force bool) error
-	Prune(ctx context.Context, f filter.Args) (volume.PruneReport, error)
-}
-
 	Views       Views
 	Images      Images
 	ImagePruner ImagePruner
 	Puller      Puller
 	Networks    Networks
+	Volumes     Volumes
 	Events      Events
 
 	// Cgroup2 says which default older clients expect for --cgroupns.
 	Cgroup2 bool
 }
-	Volumes     Volumes

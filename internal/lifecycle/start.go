@@ -63,9 +63,7 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 	defer c.Unlock()
 	if err != nil {
 		code := StartExitCode(err)
-		if f := (*sandbox.StartError)(nil); errors.As(err, &f) {
-			err = fmt.Errorf("failed to create task for container: %w", StartFailure(err))
-		}
+		err = fmt.Errorf("failed to create task for container: %w", StartFailure(err))
 		c.SetStartFailed(code, err.Error())
 		warn("save record", c.ID, c.Save(atomicfile.Cached))
 		e.attached.Abandon(c.ID)
@@ -76,7 +74,6 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 	e.probes.Started(c, true)
 	warn("save record", c.ID, c.Save(atomicfile.Cached))
 	e.events.Container(events.ActionStart, c.ID, c.Attributes(nil))
-	e.later(e.networks.Refill)
 	return nil
 }
 
@@ -88,14 +85,14 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 	if err := makeSources(c.Mounts); err != nil {
 		return nil, err
 	}
+	net, err := l.connect(ctx, c, u)
+	if err != nil {
+		return nil, err
 	sources, mounted, err := l.mountVolumes(ctx, c, u)
 	if err != nil {
 		return nil, err
 	}
 	defer mounted()
-	net, err := l.connect(ctx, c, u)
-	if err != nil {
-		return nil, err
 	}
 	defer net.close()
 	if err := l.writeFiles(c, net); err != nil {
@@ -113,6 +110,11 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 	s, warnings, err := spec.Build(in)
 	if err != nil {
 		return nil, err
+	for i := range in.Mounts {
+		if at := sources[in.Mounts[i].Destination]; at != "" {
+			in.Mounts[i].Source = at
+		}
+	}
 	}
 	for _, w := range warnings {
 		warn("start", c.ID, errors.New(w))
