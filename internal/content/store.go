@@ -59,6 +59,7 @@ type Store struct {
 	names  []string // of snapshotters
 	stale  []leases.Lease
 	crash  bool
+	resume resumable
 }
 
 // With returns ctx with the store's namespace.
@@ -169,6 +170,9 @@ func (s *Store) Recover(ctx context.Context) error {
 		if err := s.leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
+	}
+	if err := s.Forget(ctx, time.Now().Add(-ResumeFor)); err != nil {
+		return err
 	}
 	if !s.crash && len(s.stale) == 0 {
 		return nil

@@ -204,7 +204,7 @@ func (s *graph) writeLayer(ctx context.Context, r io.Reader) (ocispec.Descriptor
 		return layer, layer.Digest, nil
 	}
 	layer.MediaType += "+" + string(c)
-	plain, err := s.plain(ctx, layer, "", nil)
+	plain, err := s.plain(ctx, layer, nil)
 	if err != nil {
 		return layer, "", err
 	}

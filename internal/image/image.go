@@ -13,6 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/wherry-engine/wherry/internal/image/manifest"
 )
 
 // Image is a resolved image. It is shared between callers: read only.
@@ -58,16 +60,16 @@ type details struct {
 // load reads manifest and config.
 func (s *graph) load(ctx context.Context, r *record) (*details, error) {
 	d := &details{}
-	b, err := s.content.Read(ctx, r.manifest, maxManifest)
+	b, err := s.content.Read(ctx, r.manifest, manifest.MaxSize)
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", r.id, err)
 	}
-	m, err := parseManifest(ocispec.Descriptor{Digest: r.manifest}, b)
-	if err != nil || m.image == nil {
+	m, err := manifest.Parse(ocispec.Descriptor{Digest: r.manifest}, b)
+	if err != nil || m.Image == nil {
 		return nil, fmt.Errorf("image %s: manifest %s: %w", r.id, r.manifest, err)
 	}
-	d.manifest = *m.image
-	d.desc = ocispec.Descriptor{MediaType: m.mediaType, Digest: r.manifest, Size: int64(len(b))}
+	d.manifest = *m.Image
+	d.desc = ocispec.Descriptor{MediaType: m.MediaType, Digest: r.manifest, Size: int64(len(b))}
 	if b, err = s.content.Read(ctx, r.id, maxConfig); err != nil {
 		return nil, fmt.Errorf("image %s: %w", r.id, err)
 	}

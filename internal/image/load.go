@@ -16,6 +16,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/archive"
 	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/image/manifest"
 )
 
 // annotationName is what docker, buildx and containerd write a full image
@@ -140,15 +141,15 @@ func (l *loading) record(n reference.Named) *record {
 func (s *loader) plan(ctx context.Context, m *members) ([]*loading, error) {
 	var list []*loading
 	if b := m.docs["index.json"]; b != nil {
-		doc, err := parseManifest(ocispec.Descriptor{}, b)
+		doc, err := manifest.Parse(ocispec.Descriptor{}, b)
 		if err != nil {
 			return nil, fmt.Errorf("index.json: %w", err)
 		}
-		if doc.index == nil {
+		if doc.Index == nil {
 			return nil, invalid("index.json is not an index")
 		}
-		for _, d := range doc.index.Manifests {
-			if !isManifest(d.MediaType) {
+		for _, d := range doc.Index.Manifests {
+			if !manifest.Is(d.MediaType) {
 				return nil, invalid("index.json refers to the unsupported media type %q", d.MediaType)
 			}
 			name, err := annotatedName(d.Annotations)

@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/archive"
+	"github.com/wherry-engine/wherry/internal/image/manifest"
 )
 
 // Bounds on an archive's table of contents. Blobs themselves have none but the disk.
@@ -86,8 +87,8 @@ func (s *loader) member(ctx context.Context, m *members, h *tar.Header, r io.Rea
 	}
 	switch base := path.Base(name); {
 	case name == "index.json", name == "manifest.json", name == "oci-layout":
-		if h.Size > maxManifest {
-			return invalid("%s has %d bytes, more than %d", name, h.Size, maxManifest)
+		if h.Size > manifest.MaxSize {
+			return invalid("%s has %d bytes, more than %d", name, h.Size, manifest.MaxSize)
 		}
 		b, err := io.ReadAll(io.LimitReader(r, h.Size))
 		m.docs[name] = b

@@ -15,6 +15,8 @@ import (
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/snapshot"
+
+	"github.com/wherry-engine/wherry/internal/image/manifest"
 )
 
 func (f *fixture) remove(ref string, force bool) string {
@@ -228,7 +230,7 @@ func TestDamagedArchives(t *testing.T) {
 		"no image":  {busybox(), "neither a manifest.json nor an index.json"},
 		"layers":    {dockerArchive([]string{"a:1"}, nil, layers...), "max depth exceeded"},
 		"diffID":    {wrong, "diffID"},
-		"big":       {tarOf(file{name: "manifest.json", body: strings.Repeat(" ", maxManifest+1)}), "more than"},
+		"big":       {tarOf(file{name: "manifest.json", body: strings.Repeat(" ", manifest.MaxSize+1)}), "more than"},
 		"ambiguous": {index(`{"schemaVersion":2,"manifests":[],"layers":[]}`), "ambiguous"},
 		"case":      {index(`{"schemaVersion":2,"manifests":[],"Layers":[]}`), "ambiguous"},
 		"schema 1":  {index(`{"schemaVersion":1,"manifests":[]}`), "schema version 1"},

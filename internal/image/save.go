@@ -19,6 +19,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/image/manifest"
 )
 
 // saving is one image on its way into an archive.
@@ -172,11 +173,11 @@ func (a *archiver) blob(ctx context.Context, d digest.Digest, needed bool) error
 
 func (a *archiver) image(ctx context.Context, sv *saving) error {
 	img := sv.img
-	err := a.s.walk(ctx, img.Target, 0, func(d ocispec.Descriptor, doc *document) error {
-		if doc.image != nil {
+	err := a.s.walk(ctx, img.Target, 0, func(d ocispec.Descriptor, doc *manifest.Document) error {
+		if doc.Image != nil {
 			// Of the manifests for other platforms there may be parts only.
 			needed := d.Digest == img.Manifest.Digest
-			for _, b := range append([]ocispec.Descriptor{doc.image.Config}, doc.image.Layers...) {
+			for _, b := range append([]ocispec.Descriptor{doc.Image.Config}, doc.Image.Layers...) {
 				if err := a.blob(ctx, b.Digest, needed); err != nil {
 					return err
 				}
@@ -187,16 +188,16 @@ func (a *archiver) image(ctx context.Context, sv *saving) error {
 	if err != nil {
 		return fmt.Errorf("save image %s: %w", img.ID, err)
 	}
-	b, err := a.s.content.Read(ctx, img.Manifest.Digest, maxManifest)
+	b, err := a.s.content.Read(ctx, img.Manifest.Digest, manifest.MaxSize)
 	if err != nil {
 		return err
 	}
-	doc, err := parseManifest(img.Manifest, b)
+	doc, err := manifest.Parse(img.Manifest, b)
 	if err != nil {
 		return err
 	}
 	e := dockerEntry{Config: blobPath(img.ID), Layers: []string{}}
-	for _, l := range doc.image.Layers {
+	for _, l := range doc.Image.Layers {
 		e.Layers = append(e.Layers, blobPath(l.Digest))
 	}
 	target := ocispec.Descriptor{MediaType: img.Target.MediaType, Digest: img.Target.Digest, Size: img.Target.Size}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/opencontainers/go-digest"
@@ -26,6 +27,27 @@ type adopted struct {
 
 func (a *adopted) id() digest.Digest { return a.img.manifest.Config.Digest }
 
+// watcher follows the layers of an image into the store. Its functions may be
+// nil; they are called from several goroutines.
+type watcher struct {
+	ready  func(ctx context.Context, n int) error // returns when layer n's blob is there
+	report func(n int, done, total int64)
+	done   func(n int)
+}
+
+// loadingLayers words the progress of unpacking as docker's load does.
+func loadingLayers(diffs []digest.Digest, progress func(jsonstream.Message)) watcher {
+	if progress == nil {
+		return watcher{}
+	}
+	var mu sync.Mutex
+	return watcher{report: func(n int, done, total int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		progress(jsonstream.Message{Status: "Loading layer", ID: id.Short(diffs[n].String()), Progress: &jsonstream.Progress{Current: done, Total: total}})
+	}}
+}
+
 // adopt checks what target refers to, unpacks the manifest for this host and
 // links everything for the collector. Until a name is committed, only the
 // lease in ctx keeps it.
@@ -34,7 +56,12 @@ func (s *graph) adopt(ctx context.Context, target ocispec.Descriptor, progress f
 	if err != nil {
 		return nil, err
 	}
-	chain, err := s.unpack(ctx, c, progress)
+	return s.settle(ctx, target, c, loadingLayers(c.config.RootFS.DiffIDs, progress))
+}
+
+// settle is adopt for a manifest that was chosen already.
+func (s *graph) settle(ctx context.Context, target ocispec.Descriptor, c *candidate, w watcher) (*adopted, error) {
+	chain, err := s.unpack(ctx, c, w)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +79,7 @@ func (s *graph) adopt(ctx context.Context, target ocispec.Descriptor, progress f
 }
 
 // unpack makes the image's chain of layers.
-func (s *graph) unpack(ctx context.Context, c *candidate, progress func(jsonstream.Message)) (digest.Digest, error) {
+func (s *graph) unpack(ctx context.Context, c *candidate, w watcher) (digest.Digest, error) {
 	diffs, blobs := c.config.RootFS.DiffIDs, c.manifest.Layers
 	if len(diffs) != len(blobs) {
 		return "", invalid("invalid manifest, layers length mismatch: expected %d, got %d", len(blobs), len(diffs))
@@ -65,14 +92,29 @@ func (s *graph) unpack(ctx context.Context, c *candidate, progress func(jsonstre
 	for i, b := range blobs {
 		layers[i] = snapshot.Layer{DiffID: diffs[i], Open: func() (io.ReadCloser, error) {
 			opened[i] = true
-			return s.plain(ctx, b, id.Short(diffs[i].String()), progress)
+			if w.report == nil {
+				return s.plain(ctx, b, nil)
+			}
+			return s.plain(ctx, b, func(done, total int64) { w.report(i, done, total) })
+		}, Done: func() {
+			if w.done != nil {
+				w.done(i)
+			}
 		}}
+		if w.ready != nil {
+			layers[i].Ready = func(ctx context.Context) error { return w.ready(ctx, i) }
+		}
 	}
 	chain, err := s.snapshots.Unpack(ctx, layers)
 	if err != nil {
 		return "", err
 	}
 	for i, b := range blobs {
+		if w.ready != nil {
+			if err := w.ready(ctx, i); err != nil {
+				return "", err
+			}
+		}
 		if err := s.checkDiffID(ctx, i, b, diffs[i], opened[i]); err != nil {
 			return "", err
 		}
@@ -95,7 +137,7 @@ func (s *graph) checkDiffID(ctx context.Context, n int, b ocispec.Descriptor, wa
 		got = want
 	}
 	if got == "" {
-		r, err := s.plain(ctx, b, "", nil)
+		r, err := s.plain(ctx, b, nil)
 		if err != nil {
 			return err
 		}
@@ -115,14 +157,14 @@ func (s *graph) checkDiffID(ctx context.Context, n int, b ocispec.Descriptor, wa
 
 // plain opens the uncompressed content of a layer's blob. progress, if any, is
 // told the blob's bytes as they are read.
-func (s *graph) plain(ctx context.Context, b ocispec.Descriptor, name string, progress func(jsonstream.Message)) (io.ReadCloser, error) {
+func (s *graph) plain(ctx context.Context, b ocispec.Descriptor, progress func(done, total int64)) (io.ReadCloser, error) {
 	in, size, err := s.content.Reader(ctx, b.Digest)
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", b.Digest, err)
 	}
 	var r io.Reader = in
 	if progress != nil {
-		r = &meter{r: in, size: size, name: name, report: progress}
+		r = &meter{r: in, size: size, report: progress}
 	}
 	plain, c, err := archive.Decompress(r)
 	if err == nil && (c == archive.XZ || c == archive.Bzip2) {
@@ -144,13 +186,12 @@ type stacked struct {
 
 func (s *stacked) Close() error { return errors.Join(s.inner.Close(), s.outer.Close()) }
 
-// meter reports the progress of loading one layer, as dockerd words it.
+// meter reports how much of a blob was read.
 type meter struct {
 	r          io.Reader
 	size, done int64
 	told       int64
-	name       string
-	report     func(jsonstream.Message)
+	report     func(done, total int64)
 }
 
 // step is how many bytes lie between two reports.
@@ -161,7 +202,7 @@ func (m *meter) Read(p []byte) (int, error) {
 	m.done += int64(n)
 	if m.done-m.told >= step || m.done == m.size && m.told != m.done {
 		m.told = m.done
-		m.report(jsonstream.Message{Status: "Loading layer", ID: m.name, Progress: &jsonstream.Progress{Current: m.done, Total: m.size}})
+		m.report(m.done, m.size)
 	}
 	return n, err
 }

@@ -23,6 +23,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -71,6 +72,7 @@ type Store struct {
 
 	busyMu sync.Mutex
 	busy   map[digest.Digest]chan struct{} // chains being unpacked
+	slots  chan struct{}                   // one for each layer that may be written at a time
 	gcMu   sync.Mutex                      // held by the running collection
 }
 
@@ -82,6 +84,7 @@ func New(c Config) (*Store, error) {
 		root: root, base: filepath.Join(root, "snapshots"), empty: filepath.Join(root, "empty"), driver: c.Driver.Name,
 		sn: c.Snapshotter, hold: c.Hold, closer: c.Driver.Snapshotter, limits: c.Limits.orDefault(),
 		chains: map[digest.Digest]Lower{}, busy: map[digest.Digest]chan struct{}{},
+		slots: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))),
 	}
 	for _, d := range []string{s.empty, filepath.Join(root, "rw")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,6 +21,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/id"
@@ -51,41 +53,84 @@ const MaxDepth = 127
 // Layer is one layer to unpack.
 type Layer struct {
 	DiffID digest.Digest
+	// Ready, if there is one, returns when Open can be called: the layer may
+	// still be on its way. It is called only if the layer is not there yet.
+	Ready func(context.Context) error
 	// Open returns the uncompressed tar stream. It is called only if the
 	// layer is not there yet.
 	Open func() (io.ReadCloser, error)
+	// Done, if there is one, is told when the layer is in place.
+	Done func()
 }
 
 // Unpack makes sure that the chain of the given layers, bottom first, is there
 // and matches its digests. The lease in ctx keeps it until something refers to
-// it. Chains that several callers want are unpacked once. The files are in the
-// kernel's hands when Unpack returns; Sync makes them durable.
+// it. Chains that several callers want are unpacked once, and layers of one
+// chain beside each other. The files are in the kernel's hands when Unpack
+// returns; Sync makes them durable.
 func (s *Store) Unpack(ctx context.Context, layers []Layer) (digest.Digest, error) {
 	if len(layers) > MaxDepth {
 		return "", errdefs.ErrInvalidArgument.WithMessage("max depth exceeded")
 	}
+	var list []*unpacking
 	var diffs []digest.Digest
-	var parent digest.Digest
+	var below *unpacking
 	for i, l := range layers {
 		if err := l.DiffID.Validate(); err != nil {
 			return "", errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid diffID %q for layer %d", l.DiffID, i))
 		}
 		diffs = append(diffs, l.DiffID)
-		chain := identity.ChainID(diffs)
-		if err := s.unpackOnce(ctx, i, l, parent, chain); err != nil {
-			return "", err
-		}
-		parent = chain
+		u := &unpacking{Layer: l, n: i, chain: identity.ChainID(diffs), below: below, placed: make(chan struct{})}
+		list, below = append(list, u), u
 	}
-	return parent, nil
+	if below == nil {
+		return "", nil
+	}
+	if s.driver == VFS || len(list) == 1 {
+		for _, u := range list {
+			if err := s.unpackOnce(ctx, u); err != nil {
+				return "", err
+			}
+		}
+		return below.chain, nil
+	}
+	// A layer waits only for layers below it, here and in other callers' chains,
+	// so nobody waits in a circle.
+	g, ctx := errgroup.WithContext(ctx)
+	for _, u := range list {
+		g.Go(func() error { return s.unpackOnce(ctx, u) })
+	}
+	return below.chain, g.Wait()
 }
 
-func (s *Store) unpackOnce(ctx context.Context, n int, l Layer, parent, chain digest.Digest) error {
+// unpacking is one layer of a chain on its way.
+type unpacking struct {
+	Layer
+	n      int
+	chain  digest.Digest
+	below  *unpacking    // nil for the bottom layer
+	placed chan struct{} // closed when the chain up to here is there
+}
+
+// parent returns the chain below, once it is there.
+func (u *unpacking) parent(ctx context.Context) (digest.Digest, error) {
+	if u.below == nil {
+		return "", nil
+	}
+	select {
+	case <-u.below.placed:
+		return u.below.chain, nil
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+}
+
+func (s *Store) unpackOnce(ctx context.Context, u *unpacking) error {
 	for {
 		s.busyMu.Lock()
-		other := s.busy[chain]
+		other := s.busy[u.chain]
 		if other == nil {
-			s.busy[chain] = make(chan struct{})
+			s.busy[u.chain] = make(chan struct{})
 		}
 		s.busyMu.Unlock()
 		if other == nil {
@@ -99,83 +144,125 @@ func (s *Store) unpackOnce(ctx context.Context, n int, l Layer, parent, chain di
 	}
 	defer func() {
 		s.busyMu.Lock()
-		close(s.busy[chain])
-		delete(s.busy, chain)
+		close(s.busy[u.chain])
+		delete(s.busy, u.chain)
 		s.busyMu.Unlock()
 	}()
 	// Hold first, look then: a collection in between cannot take it away.
-	if err := s.hold(ctx, chain); err != nil {
+	if err := s.hold(ctx, u.chain); err != nil {
 		return err
 	}
-	gone, err := removed(ctx, s.sn, chain.String())
-	if err != nil || !gone {
+	gone, err := removed(ctx, s.sn, u.chain.String())
+	if err != nil {
 		return err
 	}
-	return s.unpack(ctx, n, l, parent, chain)
+	if gone {
+		if err := s.unpack(ctx, u); err != nil {
+			return err
+		}
+	}
+	close(u.placed)
+	if u.Done != nil {
+		u.Done()
+	}
+	return nil
 }
 
-func (s *Store) unpack(ctx context.Context, n int, l Layer, parent, chain digest.Digest) error {
+// unpack fills a snapshot that stands on nothing yet, so that layers need not
+// wait for each other, and puts it on its parent when that is there. VFS copies
+// the parent first, so there layers come one by one.
+func (s *Store) unpack(ctx context.Context, u *unpacking) error {
+	if u.Ready != nil {
+		if err := u.Ready(ctx); err != nil {
+			return err
+		}
+	}
+	select {
+	case s.slots <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	var parent digest.Digest
+	var err error
+	if s.driver == VFS {
+		if parent, err = u.parent(ctx); err != nil {
+			<-s.slots
+			return err
+		}
+	}
 	key := "unpack-" + id.New()
 	mounts, err := s.sn.Prepare(ctx, key, parent.String())
 	if err != nil {
-		return fmt.Errorf("unpack layer %s: %w", l.DiffID, err)
+		<-s.slots
+		return fmt.Errorf("unpack layer %s: %w", u.DiffID, err)
 	}
-	var u undo.Stack
-	defer u.Run()
-	u.Add(func() {
+	var back undo.Stack
+	defer back.Run()
+	back.Add(func() {
 		if err := s.sn.Remove(context.WithoutCancel(ctx), key); err == nil {
 			if c, ok := s.sn.(snapshots.Cleaner); ok {
 				c.Cleanup(context.WithoutCancel(ctx)) //nolint:errcheck // the next collection cleans what is left
 			}
 		}
 	})
-	dir, size, err := s.fill(ctx, n, l, mounts)
+	filled, err := s.fill(ctx, u.n, u.Layer, mounts)
+	<-s.slots
 	if err != nil {
 		return err
 	}
-	rel, err := filepath.Rel(s.base, dir)
+	if parent, err = u.parent(ctx); err != nil {
+		return err
+	}
+	opts := []snapshots.Opt{}
+	if parent != "" && s.driver != VFS {
+		if err := s.inherit(ctx, filled, parent); err != nil {
+			return fmt.Errorf("unpack layer %s: %w", u.DiffID, err)
+		}
+		opts = append(opts, snapshots.WithParent(parent.String()))
+	}
+	rel, err := filepath.Rel(s.base, filled.dir)
 	if err != nil {
 		return err
 	}
-	err = s.sn.Commit(ctx, chain.String(), key, snapshots.WithLabels(map[string]string{
-		labelDir: rel, labelSize: strconv.FormatInt(size, 10)}))
+	err = s.sn.Commit(ctx, u.chain.String(), key, append(opts, snapshots.WithLabels(map[string]string{
+		labelDir: rel, labelSize: strconv.FormatInt(filled.size, 10)}))...)
 	if errdefs.IsAlreadyExists(err) {
 		return nil // made by a build at the same time; ours is undone
 	}
 	if err != nil {
-		return fmt.Errorf("unpack layer %s: %w", l.DiffID, err)
+		return fmt.Errorf("unpack layer %s: %w", u.DiffID, err)
 	}
-	u.Keep()
+	back.Keep()
 	return nil
 }
 
 // fill unpacks the layer into the prepared snapshot and checks its digest.
-func (s *Store) fill(ctx context.Context, n int, l Layer, mounts []mount.Mount) (string, int64, error) {
+func (s *Store) fill(ctx context.Context, n int, l Layer, mounts []mount.Mount) (f filled, err error) {
 	dir, parents, overlaid, err := directories(mounts)
 	if err != nil {
-		return "", 0, err
+		return f, err
 	}
 	in, err := l.Open()
 	if err != nil {
-		return "", 0, err
+		return f, err
 	}
 	defer in.Close()
 	hash := digest.Canonical.Digester()
 	r := io.TeeReader(&boundedReader{r: in, left: s.limits.Bytes}, hash.Hash())
-	size, err := s.apply(ctx, dir, bufio.NewReaderSize(r, 256<<10), parents, overlaid)
+	f, err = s.apply(ctx, dir, bufio.NewReaderSize(r, 256<<10), parents, overlaid)
 	if err != nil {
 		if err2 := context.Cause(ctx); err2 != nil {
 			err = err2
 		}
-		return "", 0, fmt.Errorf("unpack layer %s: %w", l.DiffID, err)
+		return f, fmt.Errorf("unpack layer %s: %w", l.DiffID, err)
 	}
 	if got := hash.Digest(); got != l.DiffID {
-		return "", 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid diffID for layer %d: expected %q, got %q", n, l.DiffID, got))
+		return f, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid diffID for layer %d: expected %q, got %q", n, l.DiffID, got))
 	}
-	return dir, size, nil
+	return f, nil
 }
 
-func (s *Store) apply(ctx context.Context, dir string, r io.Reader, parents []string, overlaid bool) (int64, error) {
+func (s *Store) apply(ctx context.Context, dir string, r io.Reader, parents []string, overlaid bool) (f filled, err error) {
 	g := &guard{root: dir, limits: s.limits}
 	opts := []archive.ApplyOpt{archive.WithFilter(g.entry)}
 	if overlaid {
@@ -185,16 +272,17 @@ func (s *Store) apply(ctx context.Context, dir string, r io.Reader, parents []st
 		// files either.
 		opts = append(opts, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout))
 	}
-	size, err := archive.Apply(ctx, dir, r, opts...)
-	if err != nil {
-		return 0, clearer(err, dir)
+	f.dir = dir
+	if f.size, err = archive.Apply(ctx, dir, r, opts...); err != nil {
+		return f, clearer(err, dir)
 	}
 	if err := g.finish(); err != nil {
-		return 0, err
+		return f, err
 	}
+	f.implicit = g.missing()
 	// What follows the end mark belongs to the digest all the same.
 	_, err = io.Copy(io.Discard, r)
-	return size, err
+	return f, err
 }
 
 // clearer gives the errors that hostile or damaged layers cause a kind, for
@@ -216,6 +304,38 @@ type guard struct {
 	bytes   int64
 	top     *tar.Header       // the layer's own "./", which archive.Apply passes over
 	caps    map[string]string // path -> security.capability of a regular file
+	dirs    map[string]bool   // directory -> whether the layer describes it
+}
+
+// note remembers the directories above an entry, and the entry if it is one.
+func (g *guard) note(h *tar.Header) {
+	if g.dirs == nil {
+		g.dirs = map[string]bool{}
+	}
+	name := filepath.Clean("/" + h.Name)
+	if h.Typeflag == tar.TypeDir {
+		g.dirs[name] = true
+	}
+	for name = filepath.Dir(name); name != "/"; name = filepath.Dir(name) {
+		if _, known := g.dirs[name]; known {
+			return
+		}
+		g.dirs[name] = false
+	}
+}
+
+// missing lists the directories that the layer does not describe, outer first.
+func (g *guard) missing() (list []string) {
+	for name, described := range g.dirs {
+		if !described {
+			list = append(list, name)
+		}
+	}
+	if g.top == nil {
+		list = append(list, "/")
+	}
+	slices.Sort(list)
+	return list
 }
 
 func (g *guard) entry(h *tar.Header) (bool, error) {
@@ -248,6 +368,7 @@ func (g *guard) entry(h *tar.Header) (bool, error) {
 	if base := filepath.Base(h.Name); base == ".wh." || base == ".wh.." || base == ".wh..." {
 		return false, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("layer contains the invalid whiteout %q", h.Name))
 	}
+	g.note(h)
 	return true, nil
 }
 

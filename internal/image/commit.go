@@ -1,0 +1,116 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"slices"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/distribution/reference"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/wherry-engine/wherry/internal/content"
+)
+
+// Commit describes an image that is made of another one.
+type Commit struct {
+	Parent  digest.Digest // id of the image it stands on
+	Layer   io.Reader     // tar stream of what is different; nil for nothing
+	Config  dockerspec.DockerOCIImageConfig
+	History ocispec.History // of this step; EmptyLayer is set by Commit
+	Author  string
+	Ref     string // name to give it, "" for none
+}
+
+// Commit makes an image of its parent's layers and one more. It is durable
+// when its id is returned.
+func (s *Store) Commit(ctx context.Context, c Commit) (digest.Digest, error) {
+	var named reference.Named
+	if c.Ref != "" {
+		var err error
+		if named, err = parseTag(c.Ref); err != nil {
+			return "", err
+		}
+	}
+	ctx, release, err := s.content.Lease(content.With(ctx))
+	if err != nil {
+		return "", err
+	}
+	img, err := s.commitLeased(ctx, &c, named)
+	release()
+	if err != nil {
+		s.collectAfter(ctx, err)
+		return "", err
+	}
+	if named != nil {
+		s.publish(events.ActionTag, img, img.ID.String(), reference.FamiliarString(named))
+	}
+	return img.ID, nil
+}
+
+func (s *Store) commitLeased(ctx context.Context, c *Commit, named reference.Named) (*Image, error) {
+	parent, err := s.Resolve(ctx, c.Parent.String())
+	if err != nil {
+		return nil, err
+	}
+	from, err := s.pick(ctx, parent.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	config := dockerspec.DockerOCIImage{}
+	config.Created, config.Author, config.Platform = c.History.Created, c.Author, from.config.Platform
+	config.Config = c.Config
+	config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: slices.Clone(from.config.RootFS.DiffIDs)}
+	layers := slices.Clone(from.manifest.Layers)
+	for _, l := range layers { // the parent may be removed meanwhile
+		if err := s.content.Hold(ctx, leases.Resource{ID: l.Digest.String(), Type: "content"}); err != nil {
+			return nil, err
+		}
+	}
+	step := c.History
+	step.EmptyLayer = c.Layer == nil
+	config.History = append(slices.Clone(from.config.History), step)
+	if c.Layer != nil {
+		layer, diff, err := s.writeLayer(ctx, c.Layer)
+		if err != nil {
+			return nil, err
+		}
+		layers, config.RootFS.DiffIDs = append(layers, layer), append(config.RootFS.DiffIDs, diff)
+	}
+	b, err := json.Marshal(config)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := s.content.WriteBytes(ctx, ocispec.MediaTypeImageConfig, b)
+	if err != nil {
+		return nil, err
+	}
+	doc := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: cfg, Layers: layers}
+	doc.SchemaVersion = 2
+	if b, err = json.Marshal(doc); err != nil {
+		return nil, err
+	}
+	target, err := s.content.WriteBytes(ctx, ocispec.MediaTypeImageManifest, b)
+	if err != nil {
+		return nil, err
+	}
+	a, err := s.adopt(ctx, target, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.snapshots.Sync(); err != nil {
+		return nil, err
+	}
+	s.change.Lock()
+	defer s.change.Unlock()
+	r := (&loading{target: target, done: a}).record(named)
+	r.parent = parent.ID
+	if _, err := s.commit(ctx, nil, []*record{r}); err != nil {
+		return nil, err
+	}
+	return s.Resolve(ctx, a.id().String())
+}

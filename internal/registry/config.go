@@ -1,0 +1,133 @@
+// Package registry owns wherry-registry, the registry server: its settings, how
+// it is served, cleaned, and shipped as an image. The protocol and the storage
+// are distribution's; nothing of the engine is in here.
+package registry
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/distribution/distribution/v3/configuration"
+	"go.yaml.in/yaml/v3"
+)
+
+// Options are the flags of `serve`.
+type Options struct {
+	File            string // a configuration file of distribution's form; "" for none
+	Addr            string // host:port; ":0" takes a free port
+	Data            string // directory
+	TLSCert, TLSKey string
+	HTPasswd        string // file of user:bcrypt lines; "" lets everybody in
+	Proxy           string // address of the registry that is cached
+	ProxyUser       string
+	ProxyPassword   string
+	DebugAddr       string // where health and metrics are answered; "" nowhere
+	Delete          bool
+	Verbose         bool
+}
+
+// settings makes distribution's configuration. What a file says comes first,
+// flags that are set override it, and so does the environment (REGISTRY_...),
+// as the well-known image has it.
+func settings(o Options) (*configuration.Configuration, error) {
+	doc := map[string]any{"version": "0.1"}
+	if o.File != "" {
+		b, err := os.ReadFile(o.File)
+		if err != nil {
+			return nil, err
+		}
+		if err := yaml.Unmarshal(b, &doc); err != nil {
+			return nil, fmt.Errorf("%s: %w", o.File, err)
+		}
+	}
+	put := func(value any, path ...string) {
+		at := doc
+		for _, key := range path[:len(path)-1] {
+			next, ok := at[key].(map[string]any)
+			if !ok {
+				next = map[string]any{}
+				at[key] = next
+			}
+			at = next
+		}
+		at[path[len(path)-1]] = value
+	}
+	storage, _ := doc["storage"].(map[string]any)
+	given := false
+	for name := range storage {
+		switch name {
+		case "cache", "maintenance", "delete", "redirect", "tag":
+		default:
+			given = true
+		}
+	}
+	if o.Data != "" || !given {
+		if o.Data == "" {
+			o.Data = "/var/lib/registry"
+		}
+		put(o.Data, "storage", "filesystem", "rootdirectory")
+	}
+	if storage["cache"] == nil {
+		put("inmemory", "storage", "cache", "blobdescriptor")
+	}
+	if o.Delete {
+		put(true, "storage", "delete", "enabled")
+	}
+	web, _ := doc["http"].(map[string]any)
+	if o.Addr != "" || web["addr"] == nil {
+		if o.Addr == "" {
+			o.Addr = ":5000"
+		}
+		put(o.Addr, "http", "addr")
+	}
+	if (o.TLSCert == "") != (o.TLSKey == "") {
+		return nil, errors.New("--tls-cert and --tls-key go together")
+	}
+	if o.TLSCert != "" {
+		put(o.TLSCert, "http", "tls", "certificate")
+		put(o.TLSKey, "http", "tls", "key")
+	}
+	if o.DebugAddr != "" {
+		put(o.DebugAddr, "http", "debug", "addr")
+		put(true, "http", "debug", "prometheus", "enabled")
+	}
+	if o.HTPasswd != "" {
+		if _, err := os.Stat(o.HTPasswd); err != nil {
+			return nil, err // distribution would make the file, with a user of its own
+		}
+		put(o.HTPasswd, "auth", "htpasswd", "path")
+		put("wherry-registry", "auth", "htpasswd", "realm")
+	}
+	if o.Proxy != "" {
+		put(o.Proxy, "proxy", "remoteurl")
+		if o.ProxyUser != "" {
+			put(o.ProxyUser, "proxy", "username")
+			put(o.ProxyPassword, "proxy", "password")
+		}
+	}
+	if o.Verbose {
+		put("debug", "log", "level")
+	} else if doc["log"] == nil {
+		put("warn", "log", "level")
+		put(true, "log", "accesslog", "disabled")
+	}
+	b, err := yaml.Marshal(doc)
+	if err != nil {
+		return nil, err
+	}
+	c, err := configuration.Parse(bytes.NewReader(b))
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if c.HTTP.DrainTimeout == 0 {
+		c.HTTP.DrainTimeout = 10 * time.Second
+	}
+	if c.Storage.Type() == "filesystem" && strings.TrimSpace(fmt.Sprint(c.Storage.Parameters()["rootdirectory"])) == "" {
+		return nil, errors.New("no directory for the data")
+	}
+	return c, nil
+}

@@ -1,0 +1,160 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/distribution/distribution/v3/configuration"
+	"github.com/distribution/distribution/v3/health"
+	"github.com/distribution/distribution/v3/registry/handlers"
+	"github.com/distribution/distribution/v3/registry/storage"
+	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
+	"github.com/docker/go-metrics"
+	"github.com/sirupsen/logrus"
+
+	// The back ends that a configuration may name.
+	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd"
+	_ "github.com/distribution/distribution/v3/registry/auth/token"
+	_ "github.com/distribution/distribution/v3/registry/proxy"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/s3-aws"
+)
+
+// Serve answers until ctx ends, and then lets requests under way come to their
+// end. It writes the address it listens at to out, one line.
+func Serve(ctx context.Context, o Options, out io.Writer) error {
+	c, err := settings(o)
+	if err != nil {
+		return err
+	}
+	level, err := logrus.ParseLevel(string(c.Log.Level))
+	if err != nil {
+		return fmt.Errorf("log level: %w", err)
+	}
+	logrus.SetLevel(level)
+	app, err := newApp(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer app.Shutdown() //nolint:errcheck // the process ends
+	app.RegisterHealthChecks()
+	l, err := net.Listen("tcp", c.HTTP.Addr)
+	if err != nil {
+		return err
+	}
+	scheme := "http"
+	if c.HTTP.TLS.Certificate != "" {
+		conf, err := tlsConfig(c)
+		if err != nil {
+			l.Close()
+			return err
+		}
+		l, scheme = tls.NewListener(l, conf), "https"
+	}
+	servers := []*http.Server{{Handler: routes(app), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}}
+	failed := make(chan error, 2)
+	if addr := c.HTTP.Debug.Addr; addr != "" {
+		dl, err := net.Listen("tcp", addr)
+		if err != nil {
+			l.Close()
+			return err
+		}
+		mux := http.NewServeMux()
+		mux.HandleFunc("/debug/health", health.StatusHandler)
+		mux.Handle("/metrics", metrics.Handler())
+		debug := &http.Server{Handler: mux, ReadHeaderTimeout: 30 * time.Second}
+		servers = append(servers, debug)
+		go func() { failed <- debug.Serve(dl) }()
+	}
+	go func() { failed <- servers[0].Serve(l) }()
+	fmt.Fprintf(out, "serving %s://%s\n", scheme, l.Addr())
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.HTTP.DrainTimeout)
+	defer cancel()
+	for _, s := range servers {
+		if err := s.Shutdown(last); err != nil {
+			slog.Warn("requests were cut off", "error", err)
+		}
+	}
+	return nil
+}
+
+// newApp makes distribution's handlers; they panic about wrong settings.
+func newApp(ctx context.Context, c *configuration.Configuration) (app *handlers.App, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("configuration: %v", p)
+		}
+	}()
+	return handlers.NewApp(ctx, c), nil
+}
+
+// routes adds the address that tells that the server is alive.
+func routes(app http.Handler) http.Handler {
+	alive := health.Handler(app)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" || r.URL.Path == "/healthz" {
+			w.Header().Set("Cache-Control", "no-cache")
+			w.WriteHeader(http.StatusOK)
+			return
+		}
+		alive.ServeHTTP(w, r)
+	})
+}
+
+func tlsConfig(c *configuration.Configuration) (*tls.Config, error) {
+	pair, err := tls.LoadX509KeyPair(c.HTTP.TLS.Certificate, c.HTTP.TLS.Key)
+	if err != nil {
+		return nil, err
+	}
+	conf := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	for _, file := range c.HTTP.TLS.ClientCAs {
+		pem, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		if conf.ClientCAs == nil {
+			conf.ClientCAs, conf.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
+		}
+		if !conf.ClientCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s holds no certificate", file)
+		}
+	}
+	return conf, nil
+}
+
+// Collect removes the blobs that no manifest refers to, and with untagged the
+// manifests that no tag refers to. No server may write meanwhile.
+func Collect(ctx context.Context, o Options, dryRun, untagged bool) error {
+	c, err := settings(o)
+	if err != nil {
+		return err
+	}
+	driver, err := factory.Create(ctx, c.Storage.Type(), c.Storage.Parameters())
+	if err != nil {
+		return err
+	}
+	r, err := storage.NewRegistry(ctx, driver)
+	if err != nil {
+		return err
+	}
+	err = storage.MarkAndSweep(ctx, driver, r, storage.GCOpts{DryRun: dryRun, RemoveUntagged: untagged, Quiet: !dryRun})
+	if errors.Is(err, context.Canceled) {
+		return context.Cause(ctx)
+	}
+	return err
+}

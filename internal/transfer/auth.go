@@ -1,0 +1,258 @@
+package transfer
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// clientID is what token servers get to know of the program.
+const clientID = "wherry"
+
+// challenge is one scheme that a WWW-Authenticate header offers.
+type challenge struct {
+	scheme string // lower case
+	params map[string]string
+}
+
+// challenges reads the headers; what cannot be read is left out.
+func challenges(h http.Header) []challenge {
+	var out []challenge
+	for _, text := range h.Values("WWW-Authenticate") {
+		if len(text) > 8<<10 {
+			continue
+		}
+		scheme, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
+		c := challenge{strings.ToLower(scheme), map[string]string{}}
+		for rest = strings.TrimSpace(rest); rest != ""; rest = strings.TrimLeft(rest, ", \t") {
+			var key, value string
+			var ok bool
+			if key, rest, ok = strings.Cut(rest, "="); !ok {
+				break
+			}
+			if strings.HasPrefix(rest, `"`) {
+				value, rest = quoted(rest[1:])
+			} else {
+				value, rest, _ = strings.Cut(rest, ",")
+			}
+			c.params[strings.ToLower(strings.TrimSpace(key))] = value
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// quoted reads up to the closing quote.
+func quoted(s string) (value, rest string) {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '\\':
+			if i++; i < len(s) {
+				b.WriteByte(s[i])
+			}
+		case '"':
+			return b.String(), s[i+1:]
+		default:
+			b.WriteByte(s[i])
+		}
+	}
+	return b.String(), ""
+}
+
+// login is the state of being known at one endpoint, for one set of scopes.
+type login struct {
+	e      *endpoint
+	agent  string
+	scopes []string
+
+	mu      sync.Mutex
+	header  string // Authorization; "" until the endpoint asked for it
+	expires time.Time
+	asked   *challenge
+	refresh string // a refresh token, if the server gave one
+}
+
+// authorization returns what to send, renewed when it is about to expire.
+func (l *login) authorization(ctx context.Context) (string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.e.creds.bearer != "" {
+		return "Bearer " + l.e.creds.bearer, nil
+	}
+	if l.header != "" && l.asked != nil && l.asked.scheme == "bearer" && time.Now().After(l.expires) {
+		if err := l.token(ctx); err != nil {
+			return "", err
+		}
+	}
+	return l.header, nil
+}
+
+// need adds a scope; a token that was got without it is given up.
+func (l *login) need(scope string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !slices.Contains(l.scopes, scope) {
+		l.scopes = append(l.scopes, scope)
+		l.expires = time.Time{}
+	}
+}
+
+// answer does what a 401 asks for; used is the header that was refused. It
+// tells whether another try is worth it.
+func (l *login) answer(ctx context.Context, h http.Header, used string) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.header != used {
+		return true, nil // somebody else got a new one meanwhile
+	}
+	if l.e.creds.bearer != "" {
+		return false, nil
+	}
+	offers := challenges(h)
+	for _, scheme := range []string{"bearer", "basic"} {
+		i := slices.IndexFunc(offers, func(c challenge) bool { return c.scheme == scheme })
+		if i < 0 {
+			continue
+		}
+		if scheme == "basic" {
+			if used != "" {
+				return false, nil // refused
+			}
+			if l.e.creds.user == "" {
+				return false, &failure{kind: errdefs.ErrUnauthenticated, cause: &url.Error{Op: "Get", URL: l.e.base.JoinPath("v2").String() + "/", Err: errNoBasic}}
+			}
+			l.header = basic(l.e.creds.user, l.e.creds.password)
+			return true, nil
+		}
+		if offers[i].params["error"] == "insufficient_scope" && used != "" {
+			return false, nil // the token was good, it just does not reach that far
+		}
+		l.asked = &offers[i]
+		if err := l.token(ctx); err != nil {
+			return false, err
+		}
+		return l.header != used, nil
+	}
+	return false, nil
+}
+
+var errNoBasic = fmt.Errorf("no basic auth credentials")
+
+func basic(user, password string) string {
+	r := http.Request{Header: http.Header{}}
+	r.SetBasicAuth(user, password)
+	return r.Header.Get("Authorization")
+}
+
+// realm checks where a challenge sends the credentials: to a server of https,
+// or the registry's own where that has none.
+func (l *login) realm() (*url.URL, error) {
+	text := l.asked.params["realm"]
+	u, err := l.e.base.Parse(text)
+	if err != nil || text == "" || u.Host == "" {
+		return nil, invalid("registry %s names no token server: realm %q", l.e.base.Host, clean(text))
+	}
+	switch {
+	case u.User != nil:
+		return nil, invalid("registry %s names a token server with credentials in its address", l.e.base.Host)
+	case u.Scheme == "https":
+	case u.Scheme == "http" && l.e.base.Scheme == "http":
+		if !strings.EqualFold(u.Hostname(), l.e.base.Hostname()) && !l.e.creds.none() {
+			return nil, invalid("refusing to send credentials for %s to %s by plain http", l.e.base.Host, u.Host)
+		}
+	default:
+		return nil, invalid("registry %s names the token server %s, which is not https", l.e.base.Host, clean(u.Redacted()))
+	}
+	return u, nil
+}
+
+// maxToken bounds a token server's answer.
+const maxToken = 1 << 20
+
+// token gets a token for the scopes. The caller holds l.mu.
+func (l *login) token(ctx context.Context) error {
+	u, err := l.realm()
+	if err != nil {
+		return err
+	}
+	scopes := l.scopes
+	if len(scopes) == 0 && l.asked.params["scope"] != "" {
+		scopes = strings.Fields(l.asked.params["scope"])
+	}
+	refresh := l.e.creds.refresh
+	if refresh == "" {
+		refresh = l.refresh
+	}
+	var req *http.Request
+	if refresh != "" {
+		form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}, "client_id": {clientID},
+			"service": {l.asked.params["service"]}, "scope": {strings.Join(scopes, " ")}}
+		req, err = http.NewRequestWithContext(ctx, http.MethodPost, u.String(), strings.NewReader(form.Encode()))
+		if err == nil {
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		}
+	} else {
+		q := u.Query()
+		if s := l.asked.params["service"]; s != "" {
+			q.Set("service", s)
+		}
+		for _, s := range scopes {
+			q.Add("scope", s)
+		}
+		if l.e.creds.user != "" {
+			q.Set("account", l.e.creds.user)
+			q.Set("client_id", clientID)
+			if len(l.scopes) == 0 {
+				q.Set("offline_token", "true") // a login: whoever logs in wants to stay
+			}
+		}
+		u.RawQuery = q.Encode()
+		req, err = http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+		if err == nil && l.e.creds.user != "" {
+			req.SetBasicAuth(l.e.creds.user, l.e.creds.password)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	req.Header.Set("User-Agent", l.agent)
+	resp, err := l.e.client.Do(req)
+	if err != nil {
+		return noAnswer(l.e, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return refused(resp)
+	}
+	defer resp.Body.Close()
+	var t struct {
+		Token   string
+		Access  string `json:"access_token"`
+		Refresh string `json:"refresh_token"`
+		Expires int    `json:"expires_in"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxToken)).Decode(&t); err != nil {
+		return invalid("token server %s: %v", u.Host, err)
+	}
+	if t.Token == "" {
+		t.Token = t.Access
+	}
+	if t.Token == "" {
+		return invalid("authorization server %s did not include a token in the response", u.Host)
+	}
+	l.header = "Bearer " + t.Token
+	if t.Refresh != "" {
+		l.refresh = t.Refresh
+	}
+	l.expires = time.Now().Add(time.Duration(max(t.Expires, 60))*time.Second - 10*time.Second)
+	return nil
+}

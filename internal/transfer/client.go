@@ -1,0 +1,212 @@
+// Package transfer owns the way images take between this host and registries:
+// which hosts stand in for a registry, what each of them may be told, pull,
+// push, login and search.
+//
+// A registry is asked through its endpoints: the mirrors that the settings give
+// for it, in order, then the registry itself. Whatever comes from any of them
+// is checked by digest. Credentials belong to one endpoint and go nowhere else:
+// not to a mirror, not to where a redirect or an upload's Location leads.
+//
+// What a pull has fetched, whole blobs and parts, is kept under a lease that is
+// named for the manifest (content.Resume), so a pull that was cut, cancelled or
+// killed goes on where it was.
+package transfer
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/registry"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/image"
+)
+
+// Config is what the settings say of registries. It can be replaced while the
+// engine runs.
+type Config struct {
+	HubMirrors   []string // addresses that stand in for Docker Hub
+	Insecure     []string // host, host:port or network in CIDR form
+	CertDirs     []string // directories with one sub-directory for each host[:port]
+	Mirrors      map[string][]Mirror
+	MaxDownloads int // at a time, of all pulls
+	MaxUploads   int
+	MaxAttempts  int // for one blob, without any progress
+}
+
+// Mirror stands in for the registry host, "*.domain" or "*" that it is listed
+// under.
+type Mirror struct {
+	URL                string // https://host[:port][/prefix of all repositories]
+	Rewrite            []Rewrite
+	Username, Password string
+	CA, Cert, Key      string // files
+	SkipVerify         bool
+}
+
+// Rewrite changes a repository's path on a mirror.
+type Rewrite struct {
+	Match *regexp.Regexp
+	To    string
+}
+
+// Options are what a Client is made of.
+type Options struct {
+	Images    *image.Store
+	UserAgent string
+	Events    func(events.Message) // may be nil
+}
+
+// Client speaks with registries. It is safe for use by several goroutines.
+type Client struct {
+	images *image.Store
+	blobs  *content.Store
+	agent  string
+	events func(events.Message)
+	set    atomic.Pointer[settings]
+
+	mu      sync.Mutex
+	flights map[digest.Digest]*flight
+}
+
+// settings is a Config with what is made from it.
+type settings struct {
+	Config
+	networks  []cidr
+	downloads chan struct{}
+	uploads   chan struct{}
+
+	mu     sync.Mutex
+	agents map[string]*http.Client // by TLS settings
+	plain  map[string]bool         // insecure hosts that were found to speak http
+}
+
+// New returns a client; it asks nobody anything yet.
+func New(o Options, c Config) (*Client, error) {
+	cl := &Client{images: o.Images, agent: o.UserAgent, events: o.Events, flights: map[digest.Digest]*flight{}}
+	if o.Images != nil {
+		cl.blobs = o.Images.Content()
+	}
+	return cl, cl.Configure(c)
+}
+
+// Configure replaces the settings; work under way goes on with the old ones.
+func (c *Client) Configure(cfg Config) error {
+	s := &settings{Config: cfg, agents: map[string]*http.Client{}, plain: map[string]bool{}}
+	for _, m := range cfg.HubMirrors {
+		if _, err := mirrorURL(m); err != nil {
+			return err
+		}
+	}
+	for host, list := range cfg.Mirrors {
+		for _, m := range list {
+			if _, err := mirrorURL(m.URL); err != nil {
+				return fmt.Errorf("mirror of %s: %w", host, err)
+			}
+		}
+	}
+	s.networks = insecureNetworks(cfg.Insecure)
+	s.downloads = make(chan struct{}, orOne(cfg.MaxDownloads, 3))
+	s.uploads = make(chan struct{}, orOne(cfg.MaxUploads, 5))
+	if s.MaxAttempts < 1 {
+		s.MaxAttempts = 5
+	}
+	c.set.Store(s)
+	return nil
+}
+
+func orOne(n, otherwise int) int {
+	if n < 1 {
+		return otherwise
+	}
+	return n
+}
+
+func mirrorURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("invalid mirror: %q is not a valid URI: %w", text, err)
+	}
+	switch {
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, fmt.Errorf("invalid mirror: unsupported scheme %q in %q: must use either 'https://' or 'http://'", u.Scheme, text)
+	case u.Host == "" || u.RawQuery != "" || u.Fragment != "":
+		return nil, fmt.Errorf("invalid mirror: query or fragment, or no host, in %q", text)
+	case u.User != nil:
+		return nil, fmt.Errorf("invalid mirror: credentials in the address of %q", u.Redacted())
+	}
+	u.Path = strings.TrimSuffix(u.Path, "/")
+	return u, nil
+}
+
+// skipped tells the log and the events that a mirror was of no use.
+func (c *Client) skipped(e *endpoint, ref string, err error) {
+	slog.Debug("mirror skipped", "mirror", e.base.String(), "image", ref, "error", err)
+	if c.events == nil {
+		return
+	}
+	now := time.Now()
+	c.events(events.Message{Type: events.DaemonEventType, Action: "mirror_skipped", Scope: "local", Time: now.Unix(), TimeNano: now.UnixNano(),
+		Actor: events.Actor{ID: e.base.Host, Attributes: map[string]string{"mirror": e.base.String(), "image": ref, "reason": err.Error()}}})
+}
+
+// credentials are what one endpoint may get.
+type credentials struct {
+	user, password string
+	refresh        string // an identity token, to get others with
+	bearer         string // a token to be sent as it is
+}
+
+func (c credentials) none() bool { return c == credentials{} }
+
+// decodeAuth reads an X-Registry-Auth header; "" is anonymous.
+func decodeAuth(header string) (credentials, error) {
+	if header == "" {
+		return credentials{}, nil
+	}
+	b, err := base64.URLEncoding.DecodeString(header)
+	if err != nil {
+		if b, err = base64.RawURLEncoding.DecodeString(strings.TrimRight(header, "=")); err != nil {
+			if b, err = base64.StdEncoding.DecodeString(header); err != nil {
+				return credentials{}, invalid("invalid X-Registry-Auth header: %v", err)
+			}
+		}
+	}
+	var a registry.AuthConfig
+	if err := json.Unmarshal(b, &a); err != nil {
+		return credentials{}, invalid("invalid X-Registry-Auth header: %v", err)
+	}
+	return fromConfig(a)
+}
+
+func fromConfig(a registry.AuthConfig) (credentials, error) {
+	c := credentials{user: a.Username, password: a.Password, refresh: a.IdentityToken, bearer: a.RegistryToken}
+	if c.user == "" && c.password == "" && a.Auth != "" {
+		b, err := base64.StdEncoding.DecodeString(a.Auth)
+		if err != nil {
+			return c, invalid("invalid auth configuration: %v", err)
+		}
+		c.user, c.password, _ = strings.Cut(string(b), ":")
+	}
+	return c, nil
+}
+
+func invalid(format string, args ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
+}
+
+// quick bounds how long a registry may take to say anything where the engine
+// can do without it.
+const quick = 3 * time.Second
