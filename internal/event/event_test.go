@@ -29,6 +29,7 @@ func TestHistoryEndsWhereLiveBegins(t *testing.T) {
 		}
 	}()
 	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	past, live := b.Subscribe(ctx, time.Unix(0, 1), time.Time{}, nil)
 	<-done
 	close(stop)
