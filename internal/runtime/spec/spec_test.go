@@ -30,7 +30,7 @@ func input() *Input {
 
 // scrub takes out what depends on the machine.
 func scrub(s *specs.Spec) {
-	s.Process.OOMScoreAdj = nil
+	s.Process.OOMScoreAdj, s.Process.ApparmorProfile = nil, ""
 	s.Linux.MaskedPaths = slices.DeleteFunc(s.Linux.MaskedPaths, func(p string) bool { return strings.Contains(p, "thermal_throttle") })
 	if len(s.Linux.Devices) > 3 {
 		s.Linux.Devices = nil
