@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -104,13 +106,21 @@ func hostStart(init *os.File, p *sandbox.Plan, io sandbox.Stdio, extra []*os.Fil
 	return proc, nil
 }
 
-// count prints numbered lines, one each interval, and exits with 7.
+// count prints numbered lines, one each interval, and exits with 7 after n of
+// them or at SIGUSR1.
 func count(args []string) {
 	n, _ := strconv.Atoi(args[0])
 	every, _ := time.ParseDuration(args[1])
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGUSR1)
+	tick := time.NewTicker(every)
 	for i := range n {
 		fmt.Println(i)
-		time.Sleep(every)
+		select {
+		case <-stop:
+			os.Exit(7)
+		case <-tick.C:
+		}
 	}
 	os.Exit(7)
 }
@@ -119,6 +129,7 @@ type engine struct {
 	t   *testing.T
 	cfg Config
 	*Client
+	early []Event // came while another one was waited for
 }
 
 // newEngine starts a keeper of its own; it ends with the test.
@@ -139,7 +150,7 @@ func (e *engine) connect() {
 	if err != nil {
 		e.t.Fatal(err, e.keeperLog())
 	}
-	e.Client = c
+	e.Client, e.early = c, nil
 }
 
 func (e *engine) keeperLog() string {
@@ -159,9 +170,9 @@ func (e *engine) end() {
 			_ = e.Signal(ctx, p.Key, syscall.SIGKILL)
 		}
 	}
-	pid := e.keeperPID()
+	pid, ok := e.findKeeper()
 	e.Close()
-	if pid > 0 {
+	if ok {
 		waitGone(e.t, pid)
 	}
 	if s := e.keeperLog(); strings.Contains(s, "panic") || strings.Contains(s, "fatal") {
@@ -182,15 +193,29 @@ func waitGone(t *testing.T, pid int) {
 	}
 }
 
-func (e *engine) keeperPID() int {
+func (e *engine) findKeeper() (pid int, ok bool) {
 	b, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range b {
 		s, _ := os.ReadFile(path)
 		if bytes.HasPrefix(s, []byte("wherry-keeper\x00"+e.cfg.Dir+"\x00")) {
-			pid, _ := strconv.Atoi(strings.Split(path, "/")[2])
-			return pid
+			pid, err := strconv.Atoi(strings.Split(path, "/")[2])
+			return pid, err == nil
 		}
 	}
+	return 0, false
+}
+
+// keeperPID is the keeper's, which must be there. One that is just being
+// replaced has no pid; the next one answers when it has.
+func (e *engine) keeperPID() int {
+	e.t.Helper()
+	for range 100 {
+		if pid, ok := e.findKeeper(); ok {
+			return pid
+		}
+		_, _ = e.List(e.t.Context()) // fails once for the keeper that died
+	}
+	e.t.Fatalf("no keeper; %s", e.keeperLog())
 	return 0
 }
 
@@ -209,9 +234,28 @@ func (e *engine) start(r *StartRequest) *Started {
 	return s
 }
 
-// event waits for the next event of one kind and key.
+// wait waits for the next event of one kind and key.
 func wait[E Event](e *engine, key Key) E {
 	e.t.Helper()
+	match := func(ev Event) (E, bool) {
+		var got Key
+		switch ev := ev.(type) {
+		case Exit:
+			got = ev.Key
+		case AttachEnd:
+			got = ev.Key
+		case LogError:
+			got = ev.Key
+		}
+		found, ok := ev.(E)
+		return found, ok && got == key
+	}
+	for i, ev := range e.early {
+		if found, ok := match(ev); ok {
+			e.early = slices.Delete(e.early, i, i+1)
+			return found
+		}
+	}
 	limit := time.After(20 * time.Second)
 	for {
 		select {
@@ -219,23 +263,31 @@ func wait[E Event](e *engine, key Key) E {
 			if !ok {
 				e.t.Fatalf("events are over; %s", e.keeperLog())
 			}
-			var got Key
-			switch ev := ev.(type) {
-			case Exit:
-				got = ev.Key
-			case AttachEnd:
-				got = ev.Key
-			case LogError:
-				got = ev.Key
+			if found, ok := match(ev); ok {
+				return found
 			}
-			if ev, ok := ev.(E); ok && got == key {
-				return ev
-			}
+			e.early = append(e.early, ev)
 		case <-limit:
 			var zero E
 			e.t.Fatalf("no %T of %s; %s", zero, key, e.keeperLog())
 		}
 	}
+}
+
+// exit waits for the end of a process, which an earlier client may have been
+// told of: then the list has it.
+func (e *engine) exit(key Key) Exit {
+	e.t.Helper()
+	list, err := e.List(e.t.Context())
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	for _, p := range list {
+		if p.Key == key && p.Exited != nil {
+			return *p.Exited
+		}
+	}
+	return wait[Exit](e, key)
 }
 
 // socket returns our end, and the other one for an Attachment.

@@ -3,11 +3,13 @@ package supervise
 import (
 	"context"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,11 +37,10 @@ func checkNumbers(t *testing.T, s string, n int) {
 func TestEngineComesAndGoes(t *testing.T) {
 	e := newEngine(t)
 	key, target := Key{Container: "c"}, e.logTarget()
-	target.MaxSize, target.MaxFile = 100_000, 10
+	target.MaxSize, target.MaxFile = 100_000, 100
 	conn, theirs := socket(t)
-	const n = 1500
 	started := e.start(&StartRequest{
-		Key: key, Plan: argv("self:count", strconv.Itoa(n), "1ms"), Log: target,
+		Key: key, Plan: argv("self:count", strconv.Itoa(math.MaxInt), "1ms"), Log: target,
 		Attach: []Attachment{{Conn: theirs, Stdout: true}},
 	})
 	theirs.Close()
@@ -54,11 +55,19 @@ func TestEngineComesAndGoes(t *testing.T) {
 			t.Fatalf("%+v, %v", list, err)
 		}
 	}
+	if err := e.Signal(t.Context(), key, syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
 	if x := wait[Exit](e, key); x.Code != 7 {
 		t.Errorf("%+v", x)
 	}
-	checkNumbers(t, readLog(t, target), n)
+	log := readLog(t, target)
+	n := strings.Count(log, "\n")
+	checkNumbers(t, log, n)
 	checkNumbers(t, <-seen, n)
+	if n < 10 {
+		t.Errorf("only %d lines", n)
+	}
 }
 
 // TestExitWhileAway: an exit that nobody was there for is kept, also when the
@@ -140,11 +149,13 @@ func TestUpgrade(t *testing.T) {
 	if s := readAll(t, c3); len(s) != 1000000+len("halfline\n") {
 		t.Errorf("the slow client got %d bytes", len(s))
 	}
-	wait[Exit](e, slow)
+	e.exit(slow)
+	e.exit(key)
 	io.WriteString(c2, "word\n")
 	if s := readAll(t, c2); s != "got word\r\n" {
 		t.Errorf("%q", s)
 	}
+	e.exit(term)
 	list, err := e.List(t.Context())
 	if err != nil {
 		t.Fatal(err)
