@@ -158,8 +158,8 @@ func TestParseOptions(t *testing.T) {
 
 // What init links must stay light.
 func TestImports(t *testing.T) {
-	if _, err := exec.LookPath("go"); err != nil {
-		t.Skip("a matter of sources: ", err)
+	if _, err := os.Stat("mount_test.go"); err != nil {
+		t.Skip("a matter of sources, which are elsewhere")
 	}
 	if _, err := os.Stat("../../../go.mod"); err != nil {
 		t.Skip("a matter of sources: ", err)
