@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/wherry-engine/wherry/internal/cli/container"
+	"github.com/wherry-engine/wherry/internal/cli/files"
 	"github.com/wherry-engine/wherry/internal/cli/image"
 	"github.com/wherry-engine/wherry/internal/cli/network"
 	"github.com/wherry-engine/wherry/internal/cli/shell"
@@ -31,7 +32,7 @@ var common = []verb{
 
 // plain verbs are the rest.
 var plain = []verb{
-	{"attach", container.NewAttach}, {"create", container.NewCreate}, {"events", system.NewEvents},
+	{"attach", container.NewAttach}, {"commit", files.NewCommit}, {"cp", files.NewCp}, {"create", container.NewCreate}, {"diff", files.NewDiff}, {"events", system.NewEvents}, {"export", files.NewExport},
 	{"history", image.NewHistory}, {"import", image.NewImport}, {"inspect", system.NewInspect},
 	{"kill", container.NewKill}, {"load", image.NewLoad}, {"logs", container.NewLogs},
 	{"pause", container.NewPause}, {"port", container.NewPort}, {"rename", container.NewRename},
@@ -44,7 +45,7 @@ var plain = []verb{
 // groups of verbs about one kind of object.
 var groups = []verb{
 	{"container", func(sh *shell.Shell) *cobra.Command {
-		return group("container", "Manage containers", container.Commands(sh))
+		return group("container", "Manage containers", append(container.Commands(sh), files.Commands(sh)...))
 	}},
 	{"image", func(sh *shell.Shell) *cobra.Command {
 		return group("image", "Manage images", image.Commands(sh))
