@@ -25,7 +25,7 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 		return invalid("Neither old nor new names may be empty")
 	}
 	if !id.ValidName(name) {
-		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("Error when allocating new name: Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name))
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("Error when allocating new name: Invalid container name (/%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name))
 	}
 	c.Op.Lock()
 	defer c.Op.Unlock()

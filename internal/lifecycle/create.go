@@ -16,6 +16,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/runtime/spec"
 	"github.com/wherry-engine/wherry/internal/snapshot"
 	"github.com/wherry-engine/wherry/internal/undo"
 )
@@ -57,6 +58,12 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 	}
 	if err := e.make.validateUser(c.HostConfig); err != nil {
 		return resp, err
+	}
+	if _, err := spec.Capabilities(c.HostConfig); err != nil {
+		return resp, err
+	}
+	if len(c.Config.Volumes) == 0 {
+		c.Config.Volumes = nil
 	}
 	argv := append(append([]string{}, c.Config.Entrypoint...), c.Config.Cmd...)
 	if len(argv) == 0 {

@@ -50,6 +50,9 @@ func (l *launcher) connect(ctx context.Context, c *container.Container, u *undo.
 		}
 		n.path = fmt.Sprintf("/proc/%d/ns/net", other.State.Pid)
 		n.filesOf = filepath.Join(l.cfg.DataRoot, "containers", other.ID[:2], other.ID)
+		c.Lock()
+		c.Config.Hostname, c.Config.Domainname = other.Config.Hostname, other.Config.Domainname
+		c.Unlock()
 		return n, nil
 	}
 	if l.remapped(h) {

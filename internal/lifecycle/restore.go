@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	apicontainer "github.com/moby/moby/api/types/container"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/container"
+	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 	"github.com/wherry-engine/wherry/internal/supervise"
 )
 
@@ -62,6 +65,7 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 			c.Op.Unlock()
 		}
 	}
+	warn("remove control groups of an earlier engine", "", e.sweepGroups())
 	for _, c := range e.store.All() {
 		if wantedAtBoot(c) {
 			e.later(func() {
@@ -74,6 +78,32 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 					warn("start by restart policy", c.ID, e.start(e.policy.restarts, c))
 				}
 			})
+		}
+	}
+	return nil
+}
+
+// sweepGroups removes the groups that a crash left of starts that came to
+// nothing. A group with a process in it is somebody's and stays.
+func (e *Engine) sweepGroups() error {
+	if e.cgroups.Driver() == cgroup.Systemd {
+		return nil // systemd ends a scope with its last process
+	}
+	names, err := e.cgroups.Below(e.cfg.CgroupParent)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		c, err := e.store.Get(name)
+		if !id.Valid(name) || err == nil && c.Snapshot().State.Running {
+			continue
+		}
+		g, err := e.cgroups.Open(filepath.Join("/", e.cfg.CgroupParent, name))
+		if err != nil {
+			continue
+		}
+		if pids, err := g.PIDs(); err == nil && len(pids) == 0 {
+			warn("remove control group", name, g.Remove())
 		}
 	}
 	return nil

@@ -63,7 +63,9 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 	defer c.Unlock()
 	if err != nil {
 		code := StartExitCode(err)
-		err = fmt.Errorf("failed to create task for container: %w", StartFailure(err))
+		if f := (*sandbox.StartError)(nil); errors.As(err, &f) && f.Step != stepUser {
+			err = fmt.Errorf("failed to create task for container: %w", StartFailure(err))
+		}
 		c.SetStartFailed(code, err.Error())
 		warn("save record", c.ID, c.Save(atomicfile.Cached))
 		e.attached.Abandon(c.ID)
@@ -74,6 +76,7 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 	e.probes.Started(c, true)
 	warn("save record", c.ID, c.Save(atomicfile.Cached))
 	e.events.Container(events.ActionStart, c.ID, c.Attributes(nil))
+	e.later(e.networks.Refill)
 	return nil
 }
 
@@ -85,14 +88,14 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 	if err := makeSources(c.Mounts); err != nil {
 		return nil, err
 	}
-	net, err := l.connect(ctx, c, u)
-	if err != nil {
-		return nil, err
 	sources, mounted, err := l.mountVolumes(ctx, c, u)
 	if err != nil {
 		return nil, err
 	}
 	defer mounted()
+	net, err := l.connect(ctx, c, u)
+	if err != nil {
+		return nil, err
 	}
 	defer net.close()
 	if err := l.writeFiles(c, net); err != nil {
@@ -110,11 +113,6 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 	s, warnings, err := spec.Build(in)
 	if err != nil {
 		return nil, err
-	for i := range in.Mounts {
-		if at := sources[in.Mounts[i].Destination]; at != "" {
-			in.Mounts[i].Source = at
-		}
-	}
 	}
 	for _, w := range warnings {
 		warn("start", c.ID, errors.New(w))
@@ -151,6 +149,10 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 	return started, l.release(ctx, c, net, started.PID, u)
 }
 
+// stepUser is init's name for the step that looks USER up. Its failures tell
+// all by themselves.
+const stepUser = "user"
+
 // StartExitCode is docker's exit code for a process that could not be started:
 // 127 when the program was not found, 126 when it cannot be executed, 128 else.
 func StartExitCode(err error) int {
@@ -172,7 +174,7 @@ func StartExitCode(err error) int {
 // user asked for cannot be executed, which is a bad request.
 func StartFailure(err error) error {
 	var f *sandbox.StartError
-	if errors.As(err, &f) && StartExitCode(err) != 128 {
+	if errors.As(err, &f) && (f.Step == stepUser || StartExitCode(err) != 128) {
 		return errdefs.ErrInvalidArgument.WithMessage(f.Error())
 	}
 	return err
@@ -184,9 +186,9 @@ func (e *Engine) StartExec(ctx context.Context, c *container.Container, r *apico
 	if err != nil {
 		code := StartExitCode(err)
 		if code == 128 {
-			code = 126
+			return nil, 126, StartFailure(err)
 		}
-		return nil, code, StartFailure(err)
+		return nil, code, fmt.Errorf("OCI runtime exec failed: exec failed: %w", StartFailure(err))
 	}
 	return started, 0, nil
 }

@@ -116,7 +116,7 @@ func (e *Engine) Kill(ctx context.Context, ref, sig string) error {
 	running, restarting, stopSignal := c.State.Running, c.State.Restarting, c.Config.StopSignal
 	c.Unlock()
 	if !running {
-		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot kill container: %s: container %s is not running", ref, c.ID))
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is not running", c.ID))
 	}
 	// A signal that is meant to end it also ends its restart policy, as in dockerd.
 	want, err := signal.ParseSignal(stopSignal)

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"fmt"
+	"net"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -33,20 +34,50 @@ func (m *Manager) Attach(ctx context.Context, ref string, o AttachOptions, hijac
 	if err != nil {
 		return err
 	}
+	if o.Logs {
+		return m.attachWithPast(ctx, c, o, keys, hijack)
+	}
+	// Op is held from the checks until the client is known: it may ask for the
+	// start as soon as it sees the answer's head, and must miss no output.
+	c.Op.Lock()
+	defer c.Op.Unlock()
 	r := c.Snapshot()
+	if err := canAttach(&r, ref); err != nil {
+		return err
+	}
+	conn, readAhead, err := hijack(r.Config.Tty)
+	if err != nil {
+		return err
+	}
+	if !o.Stream {
+		return conn.Close()
+	}
+	return m.connect(ctx, c, &r, o, keys, conn, readAhead)
+}
+
+func canAttach(r *container.Record, ref string) error {
 	switch {
 	case r.State.Paused:
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is paused, unpause the container before attach", ref))
 	case r.State.Restarting:
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is restarting, wait until the container is running", ref))
 	}
+	return nil
+}
+
+// attachWithPast first replays the log. Op is not held while the client reads
+// that: what is written between the replay and the connection is in the log only.
+func (m *Manager) attachWithPast(ctx context.Context, c *container.Container, o AttachOptions, keys []byte, hijack Hijack) error {
+	r := c.Snapshot()
+	if err := canAttach(&r, r.ID); err != nil {
+		return err
+	}
 	conn, readAhead, err := hijack(r.Config.Tty)
 	if err != nil {
 		return err
 	}
-	framed := o.Mux && !r.Config.Tty
-	if o.Logs && r.LogPath != "" {
-		w := newStreams(conn, framed)
+	if r.LogPath != "" {
+		w := newStreams(conn, o.Mux && !r.Config.Tty)
 		err := logs.Read(ctx, logs.Target{Driver: logs.DriverJSONFile, Path: r.LogPath}, logs.ReadOptions{Tail: -1}, func(e logs.Entry) error {
 			if e.Stream == logs.Stdout.String() && o.Stdout || e.Stream == logs.Stderr.String() && o.Stderr {
 				return w.write(e.Stream, e.Line)
@@ -61,6 +92,15 @@ func (m *Manager) Attach(ctx context.Context, ref string, o AttachOptions, hijac
 	if !o.Stream {
 		return conn.Close()
 	}
+	c.Op.Lock()
+	defer c.Op.Unlock()
+	return m.connect(ctx, c, &r, o, keys, conn, readAhead)
+}
+
+// connect hands a client to the keeper, or keeps it until the start. Op is
+// held: a start under way has either taken the client or is over. r is how the
+// container was when the client was answered.
+func (m *Manager) connect(ctx context.Context, c *container.Container, r *container.Record, o AttachOptions, keys []byte, conn net.Conn, readAhead []byte) error {
 	if !r.Config.Tty {
 		keys = nil // what is piped in is data, not keys
 	}
@@ -70,18 +110,10 @@ func (m *Manager) Attach(ctx context.Context, ref string, o AttachOptions, hijac
 		return nil
 	}
 	a := supervise.Attachment{
-		Conn: socket, Stdin: o.Stdin && r.Config.OpenStdin, Stdout: o.Stdout, Stderr: o.Stderr, Framed: framed,
+		Conn: socket, Stdin: o.Stdin && r.Config.OpenStdin, Stdout: o.Stdout, Stderr: o.Stderr, Framed: o.Mux && !r.Config.Tty,
 		DetachKeys: keys, ReadAhead: readAhead, Token: id.New(),
 	}
 	m.publish(c, events.ActionAttach, nil)
-	return m.connect(ctx, c, a, r.State.Running)
-}
-
-// connect hands a client to the keeper, or keeps it until the start. Op makes
-// sure that a start under way has either taken the client or is over.
-func (m *Manager) connect(ctx context.Context, c *container.Container, a supervise.Attachment, wasRunning bool) error {
-	c.Op.Lock()
-	defer c.Op.Unlock()
 	c.Lock()
 	running, gone := c.State.Running && c.State.Pid != 0, c.Gone()
 	c.Unlock()
@@ -91,7 +123,7 @@ func (m *Manager) connect(ctx context.Context, c *container.Container, a supervi
 		if err := m.keeper.Attach(ctx, supervise.Key{Container: c.ID}, a); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
-	case gone || wasRunning:
+	case gone || r.State.Running:
 		a.Conn.Close() // it ended while the client was connecting
 	default:
 		m.mu.Lock()

@@ -51,7 +51,7 @@ func (m *Manager) ExecCreate(ctx context.Context, ref string, r *apicontainer.Ex
 	if len(r.Cmd) == 0 {
 		return "", errdefs.ErrInvalidArgument.WithMessage("No exec command specified")
 	}
-	if err := canExec(c); err != nil {
+	if err := canExec(c, ref); err != nil {
 		return "", err
 	}
 	keys, err := detachKeys(r.DetachKeys)
@@ -84,7 +84,7 @@ func (m *Manager) sweep() {
 	}
 }
 
-func canExec(c *container.Container) error {
+func canExec(c *container.Container, ref string) error {
 	if err := mustRun(c); err != nil {
 		return err
 	}
@@ -92,9 +92,9 @@ func canExec(c *container.Container) error {
 	defer c.Unlock()
 	switch {
 	case c.State.Paused:
-		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is paused, unpause the container before exec", c.ID))
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is paused, unpause the container before exec", ref))
 	case c.State.Restarting:
-		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is restarting, wait until the container is running", c.ID))
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is restarting, wait until the container is running", ref))
 	}
 	return nil
 }
@@ -111,7 +111,7 @@ func (m *Manager) claim(execID string) (*exec, *container.Container, error) {
 	if err != nil {
 		return nil, nil, noExec(execID)
 	}
-	if err := canExec(c); err != nil {
+	if err := canExec(c, x.container); err != nil {
 		return nil, nil, err
 	}
 	m.mu.Lock()
@@ -176,10 +176,15 @@ func (m *Manager) ExecStart(ctx context.Context, execID string, o ExecStartOptio
 	started, code, err := m.starter.StartExec(ctx, c, x.request, rows, cols, req)
 	if err != nil {
 		m.ended(x, code)
-		return fail(fmt.Errorf("OCI runtime exec failed: exec failed: %w", err))
+		if code != 128 { // else it is about the user or the container, and says so
+			err = fmt.Errorf("OCI runtime exec failed: exec failed: %w", err)
+		}
+		return fail(err)
 	}
 	m.mu.Lock()
-	x.pid = started.PID
+	if x.exitCode == nil { // it may have ended already
+		x.pid = started.PID
+	}
 	m.mu.Unlock()
 	return nil
 }
@@ -253,7 +258,7 @@ func (m *Manager) ExecIDs(containerID string) []string {
 func (m *Manager) settle(ctx context.Context, execID string) error {
 	m.mu.Lock()
 	x := m.execs[execID]
-	running := x != nil && x.started && x.pid != 0 && x.exitCode == nil
+	running := x != nil && x.started && x.exitCode == nil
 	m.mu.Unlock()
 	if !running {
 		return nil

@@ -21,7 +21,7 @@ import (
 // returns its exit code and the first limit bytes of what it printed. When ctx
 // ends the command is killed.
 func (m *Manager) Run(ctx context.Context, c *container.Container, r *apicontainer.ExecCreateRequest, limit int) (int, []byte, error) {
-	if err := canExec(c); err != nil {
+	if err := canExec(c, c.ID); err != nil {
 		return -1, nil, err
 	}
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)

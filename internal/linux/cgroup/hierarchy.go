@@ -224,6 +224,31 @@ func (h *Hierarchy) group(p string) (*Group, error) {
 	return g, nil
 }
 
+// Below lists the directories right below a parent, in any of the hierarchies:
+// the last words of the paths of groups. A parent that does not exist has none.
+func (h *Hierarchy) Below(parent string) ([]string, error) {
+	var dirs []string
+	if h.root.dir != "" {
+		dirs = append(dirs, h.root.dir)
+	}
+	for _, m := range h.mounts {
+		dirs = append(dirs, m.dir)
+	}
+	names := set{}
+	for _, d := range dirs {
+		entries, err := os.ReadDir(filepath.Join(d, path.Clean("/"+parent)))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				names[e.Name()] = struct{}{}
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(names)), nil
+}
+
 // Clean removes what Create left beside the groups of this parent for sharing,
 // and the parent with those above it that are empty. The empty parent stands
 // for all directories that this process made on the way to groups. Groups in

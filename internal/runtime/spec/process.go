@@ -127,11 +127,11 @@ func Capabilities(h *container.HostConfig) ([]string, error) {
 	if h.Privileged {
 		return all.Names(), nil
 	}
-	add, addAll, err := capNames(h.CapAdd)
+	add, addAll, err := capNames("CapAdd", h.CapAdd)
 	if err != nil {
 		return nil, err
 	}
-	drop, dropAll, err := capNames(h.CapDrop)
+	drop, dropAll, err := capNames("CapDrop", h.CapDrop)
 	if err != nil {
 		return nil, err
 	}
@@ -151,16 +151,17 @@ func Capabilities(h *container.HostConfig) ([]string, error) {
 }
 
 // capNames takes names with or without CAP_ in any case, and ALL.
-func capNames(list []string) (set caps.Set, all bool, err error) {
+func capNames(option string, list []string) (set caps.Set, all bool, err error) {
 	for _, name := range list {
 		up := strings.ToUpper(name)
 		if up == "ALL" {
 			all = true
 			continue
 		}
-		n := caps.Number("CAP_" + strings.TrimPrefix(up, "CAP_"))
+		full := "CAP_" + strings.TrimPrefix(up, "CAP_")
+		n := caps.Number(full)
 		if n < 0 {
-			return 0, false, invalid("invalid capability: %q", name)
+			return 0, false, invalid("invalid %s: unknown capability: %q", option, full)
 		}
 		set |= 1 << n
 	}

@@ -108,7 +108,7 @@ func TestRefused(t *testing.T) {
 		want   string
 	}{
 		"no command":          {func(in *Input) { in.Config.Cmd = nil }, "no command specified"},
-		"capability":          {func(in *Input) { in.HostConfig.CapAdd = []string{"NOPE"} }, `invalid capability: "NOPE"`},
+		"capability":          {func(in *Input) { in.HostConfig.CapAdd = []string{"NOPE"} }, `invalid CapAdd: unknown capability: "CAP_NOPE"`},
 		"security option":     {func(in *Input) { in.HostConfig.SecurityOpt = []string{"nope"} }, `invalid --security-opt 1: "nope"`},
 		"working directory":   {func(in *Input) { in.Config.WorkingDir = "x" }, "the working directory 'x' is invalid, it needs to be an absolute path"},
 		"host sysctl":         {func(in *Input) { in.HostConfig.Sysctls = map[string]string{"kernel.panic": "1"} }, `sysctl "kernel.panic" is not in a separate kernel namespace`},
