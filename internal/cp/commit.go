@@ -121,12 +121,28 @@ func (v *view) layerEntry(p *packer, one difference, name string) error {
 // committed is the configuration of the new image: what the client sent, with
 // the changes carried out, and the container's where that leaves things open.
 func committed(from *apicontainer.Config, changes []string, had *apicontainer.Config) (*dockerspec.DockerOCIImageConfig, error) {
+	if from == nil {
+		from = had
+	}
 	c := imageConfig(from)
 	if err := change.Apply(c, changes); err != nil {
 		return nil, err
 	}
+	if instructs(changes, "ENTRYPOINT") && !instructs(changes, "CMD") {
+		c.Cmd = nil // it was meant for the former entrypoint
+	}
 	merge(c, imageConfig(had))
 	return c, nil
+}
+
+// instructs reports whether an instruction is among the changes.
+func instructs(changes []string, name string) bool {
+	for line := range strings.Lines(strings.Join(changes, "\n")) {
+		if f := strings.Fields(line); len(f) > 0 && strings.EqualFold(f[0], name) {
+			return true
+		}
+	}
+	return false
 }
 
 // imageConfig is the part of a container's configuration that an image has.

@@ -19,6 +19,7 @@ import (
 	"github.com/moby/moby/api/types/volume"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/wherry-engine/wherry/internal/cp"
 	"github.com/wherry-engine/wherry/internal/filter"
 	imagestore "github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/lifecycle"
@@ -95,6 +96,17 @@ type Puller interface {
 	Pull(ctx context.Context, ref, platform, auth string, progress func(jsonstream.Message)) error
 }
 
+// Files reads and writes the files of containers.
+type Files interface {
+	Stat(ctx context.Context, ref, path string) (*container.PathStat, error)
+	// Get and Export call open once, after all checks have passed.
+	Get(ctx context.Context, ref, path string, open func(*container.PathStat) io.Writer) error
+	Put(ctx context.Context, ref, path string, o cp.PutOptions, body io.Reader) error
+	Export(ctx context.Context, ref string, open func() io.Writer) error
+	Changes(ctx context.Context, ref string) ([]container.FilesystemChange, error)
+	Commit(ctx context.Context, ref string, o cp.CommitOptions) (digest.Digest, error)
+}
+
 // Networks reads the networks.
 type Networks interface {
 	List(ctx context.Context, f filter.Args) ([]network.Inspect, error)
@@ -127,6 +139,7 @@ type Backends struct {
 	Images      Images
 	ImagePruner ImagePruner
 	Puller      Puller
+	Files       Files
 	Networks    Networks
 	Volumes     Volumes
 	Events      Events
