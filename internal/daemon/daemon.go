@@ -337,8 +337,15 @@ func (s *System) Close(ctx context.Context) {
 		}
 	}
 	if s.cgroups != nil && empty {
-		if err := s.cgroups.Clean(cgroupParent(s.config)); err != nil {
-			slog.Warn("clean control groups", "error", err)
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		if err := s.cgroups.Drain(ctx); err != nil {
+			slog.Warn("wait for control groups to go", "error", err)
+		}
+		cancel()
+		for _, parent := range []string{cgroupParent(s.config), ""} { // "" stands for containers' own parents
+			if err := s.cgroups.Clean(parent); err != nil {
+				slog.Warn("clean control groups", "error", err)
+			}
 		}
 	}
 	if s.volumes != nil {
