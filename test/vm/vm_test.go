@@ -17,9 +17,9 @@ import (
 // packages run in the guest: those whose code depends on the kernel and on the
 // version of cgroups. WHERRY_VM_PACKAGES names others.
 var packages = []string{
-	"./internal/linux/caps", "./internal/linux/cgroup", "./internal/linux/device", "./internal/linux/pidfd",
-	"./internal/linux/scope", "./internal/linux/seccomp", "./internal/runtime/initproto", "./internal/runtime/sandbox",
-	"./internal/network/firewall", "./internal/snapshot", "./internal/supervise/keeper",
+	"./internal/linux/caps", "./internal/linux/cgroup", "./internal/linux/device", "./internal/linux/mount", "./internal/linux/pidfd",
+	"./internal/linux/scope", "./internal/linux/seccomp", "./internal/runtime/initproto", "./internal/runtime/sandbox", "./internal/runtime/spec",
+	"./internal/network", "./internal/network/firewall", "./internal/snapshot", "./internal/supervise", "./internal/supervise/keeper",
 }
 
 func guest(t *testing.T, o Options) string {
