@@ -38,13 +38,9 @@ func (c *call) path() (string, error) {
 	return p, nil
 }
 
-func (c *call) setStat(st *container.PathStat) error {
-	data, err := json.Marshal(st)
-	if err != nil {
-		return err
-	}
+func (c *call) setStat(st *container.PathStat) {
+	data, _ := json.Marshal(st) // numbers, texts and a time: it cannot fail
 	c.w.Header().Set(statHeader, base64.StdEncoding.EncodeToString(data))
-	return nil
 }
 
 func (h fileHandlers) stat(c *call) error {
@@ -53,10 +49,10 @@ func (h fileHandlers) stat(c *call) error {
 		return err
 	}
 	st, err := h.Files.Stat(c.ctx(), c.name, p)
-	if err != nil {
-		return err
+	if err == nil {
+		c.setStat(st)
 	}
-	return c.setStat(st)
+	return err
 }
 
 func (h fileHandlers) archive(c *call) error {
@@ -64,16 +60,11 @@ func (h fileHandlers) archive(c *call) error {
 	if err != nil {
 		return err
 	}
-	var bad error
-	err = h.Files.Get(c.ctx(), c.name, p, func(st *container.PathStat) io.Writer {
-		bad = c.setStat(st)
+	return h.Files.Get(c.ctx(), c.name, p, func(st *container.PathStat) io.Writer {
+		c.setStat(st)
 		c.w.Header().Set("Content-Type", "application/x-tar")
 		return c.w
 	})
-	if bad != nil {
-		return bad
-	}
-	return err
 }
 
 func (h fileHandlers) extract(c *call) error {
