@@ -86,6 +86,33 @@ type Registry struct {
 	MaxDownloadAttempts   int
 	HTTPProxy, HTTPSProxy string
 	NoProxy               string
+	Hosts                 map[string]RegistryHost // by host, "*.domain" or "*"
+}
+
+// RegistryHost is what is said of one registry, or of several by a wildcard.
+type RegistryHost struct {
+	Mirrors []RegistryMirror `json:"mirrors"`
+}
+
+// RegistryMirror is asked in place of a registry; the first one that can answer counts.
+type RegistryMirror struct {
+	URL      string            `json:"url"`
+	Rewrite  []RegistryRewrite `json:"rewrite,omitempty"`
+	Username string            `json:"username,omitempty"`
+	// Password may be in a file of its own, whose first line it then is.
+	Password     string `json:"password,omitempty"`
+	PasswordFile string `json:"password-file,omitempty"`
+	CA           string `json:"ca,omitempty"`
+	Cert         string `json:"cert,omitempty"`
+	Key          string `json:"key,omitempty"`
+	SkipVerify   bool   `json:"skip-verify,omitempty"`
+}
+
+// RegistryRewrite changes the path of a repository: a regular expression and
+// what stands in its place.
+type RegistryRewrite struct {
+	Match string `json:"match"`
+	To    string `json:"to"`
 }
 
 // Config is the merged configuration. A value is made by Parse and not changed
@@ -192,6 +219,7 @@ func New(getenv func(string) string) *Config {
 		Registry: Registry{MaxDownloads: 3, MaxUploads: 5, MaxDownloadAttempts: 5},
 		accepted: map[string]string{},
 	}
+	c.Registry.Hosts = map[string]RegistryHost{}
 	if v := getenv("DOCKER_MIN_API_VERSION"); v != "" {
 		c.MinAPIVersion = v
 	}

@@ -135,7 +135,7 @@ func (c *Config) readFile(flags *pflag.FlagSet) error {
 
 // whole are the keys whose value is an object; dockerd takes any other object
 // for a group of settings (proxies, for one) and looks at what is in it.
-var whole = []string{"log-opts", "runtimes", "default-ulimits", "features", "builder", "default-network-opts", "nri-opts"}
+var whole = []string{"log-opts", "runtimes", "default-ulimits", "features", "builder", "default-network-opts", "nri-opts", "registry-hosts"}
 
 func (c *Config) mergeFile(data []byte, flags *pflag.FlagSet) error {
 	data = bytes.TrimSpace(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")))

@@ -126,9 +126,9 @@ func (p *Partial) Restart() error {
 	return p.w.Truncate(0)
 }
 
-// Commit makes the blob whole, or throws it away if its digest is another
+// Commit makes the blob whole, with labels, or throws it away if its digest is another
 // than the one asked for; that error is errdefs.ErrInvalidArgument.
-func (p *Partial) Commit(ctx context.Context) error {
+func (p *Partial) Commit(ctx context.Context, labels map[string]string) error {
 	ctx = With(ctx)
 	if got := p.w.Digest(); got != p.desc.Digest {
 		if err := p.Restart(); err != nil {
@@ -136,7 +136,7 @@ func (p *Partial) Commit(ctx context.Context) error {
 		}
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("content does not match its digest: expected %s, got %s", p.desc.Digest, got))
 	}
-	if err := p.w.Commit(ctx, p.at, p.desc.Digest); err != nil && !errdefs.IsAlreadyExists(err) {
+	if err := p.w.Commit(ctx, p.at, p.desc.Digest, content.WithLabels(labels)); err != nil && !errdefs.IsAlreadyExists(err) {
 		return fmt.Errorf("store %s: %w", p.desc.Digest, err)
 	}
 	return nil

@@ -327,6 +327,11 @@ func (s *Store) Reader(ctx context.Context, d digest.Digest) (io.ReadCloser, int
 	}{content.NewReader(ra), ra}, ra.Size(), nil
 }
 
+// Open opens a blob for reading at any place.
+func (s *Store) Open(ctx context.Context, d digest.Digest) (content.ReaderAt, error) {
+	return s.blobs.ReaderAt(With(ctx), ocispec.Descriptor{Digest: d})
+}
+
 // Size returns a blob's size, or errdefs.ErrNotFound.
 func (s *Store) Size(ctx context.Context, d digest.Digest) (int64, error) {
 	info, err := s.blobs.Info(With(ctx), d)

@@ -31,6 +31,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/query"
 	"github.com/wherry-engine/wherry/internal/session"
 	"github.com/wherry-engine/wherry/internal/supervise"
+	"github.com/wherry-engine/wherry/internal/transfer"
 	"github.com/wherry-engine/wherry/internal/volume"
 )
 
@@ -48,20 +49,21 @@ type System struct {
 	listeners []net.Listener
 	failed    chan error
 
-	events    *event.Bus
-	cgroups   *cgroup.Hierarchy
-	images    *image.Store
-	store     *container.Store
-	volumes   *volume.Store
-	networks  *network.Manager
-	keeper    *supervise.Client
-	sessions  *session.Manager
-	probes    *health.Monitor
-	engine    *lifecycle.Engine
-	view      *query.View
-	listening sync.WaitGroup
-	loop      sync.WaitGroup
-	reloading sync.Mutex // guards config once New has returned
+	events     *event.Bus
+	cgroups    *cgroup.Hierarchy
+	images     *image.Store
+	registries *transfer.Client
+	store      *container.Store
+	volumes    *volume.Store
+	networks   *network.Manager
+	keeper     *supervise.Client
+	sessions   *session.Manager
+	probes     *health.Monitor
+	engine     *lifecycle.Engine
+	view       *query.View
+	listening  sync.WaitGroup
+	loop       sync.WaitGroup
+	reloading  sync.Mutex // guards config once New has returned
 }
 
 // New opens the engine. The API answers /_ping as soon as the data root is
@@ -74,7 +76,7 @@ func New(ctx context.Context, cfg *config.Config, b Build) (s *System, err error
 			s = nil
 		}
 	}()
-	for _, step := range []func(context.Context) error{s.lockRoot, s.listen, s.openStores, s.openHost, s.restore} {
+	for _, step := range []func(context.Context) error{s.lockRoot, s.listen, s.openStores, s.openRegistries, s.openHost, s.restore} {
 		if err := step(ctx); err != nil {
 			return s, err
 		}
@@ -280,6 +282,13 @@ func (s *System) Reload(next *config.Config) error {
 	merged, reloaded, pending := config.Merge(s.config, next)
 	for _, key := range pending {
 		slog.Warn("this setting takes effect when wherryd is restarted", "key", key)
+	}
+	t, err := transferConfig(merged)
+	if err == nil {
+		err = s.registries.Configure(t)
+	}
+	if err != nil {
+		return err
 	}
 	s.config = merged
 	host, err := s.host()

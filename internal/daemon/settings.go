@@ -166,6 +166,6 @@ func engineID(root string) (string, error) {
 func (s *System) backends() httpapi.Backends {
 	return httpapi.Backends{
 		Lifecycle: s.engine, Changes: s.engine, Sessions: s.sessions, Views: s.view, Images: s.images, ImagePruner: pruner{s.images},
-		Puller: puller{s.images}, Networks: networks{s.networks}, Volumes: s.volumes, Files: cp.New(s.store, s.images, s.engine, s.events), Events: s.events, Cgroup2: s.cgroups.Version() == 2,
+		Puller: puller{s.registries, s.images}, Registries: s.registries, Networks: networks{s.networks}, Volumes: s.volumes, Files: cp.New(s.store, s.images, s.engine, s.events), Events: s.events, Cgroup2: s.cgroups.Version() == 2,
 	}
 }

@@ -90,12 +90,6 @@ type ImagePruner interface {
 	Prune(ctx context.Context, f filter.Args) (image.PruneReport, error)
 }
 
-// Puller fetches an image from a registry, or finds it where it is built in.
-// auth is the X-Registry-Auth header as the client sent it.
-type Puller interface {
-	Pull(ctx context.Context, ref, platform, auth string, progress func(jsonstream.Message)) error
-}
-
 // Files reads and writes the files of containers.
 type Files interface {
 	Stat(ctx context.Context, ref, path string) (*container.PathStat, error)
@@ -129,8 +123,8 @@ type Events interface {
 	Subscribe(ctx context.Context, since, until time.Time, f filter.Args) ([]events.Message, <-chan events.Message)
 }
 
-// Backends is everything that the routes stand on. ImagePruner and Puller may
-// be nil: their routes then answer 501.
+// Backends is everything that the routes stand on. ImagePruner, Puller and
+// Registries may be nil: their routes then answer 501.
 type Backends struct {
 	Lifecycle   Lifecycle
 	Changes     Changes
@@ -139,6 +133,7 @@ type Backends struct {
 	Images      Images
 	ImagePruner ImagePruner
 	Puller      Puller
+	Registries  Registries
 	Files       Files
 	Networks    Networks
 	Volumes     Volumes

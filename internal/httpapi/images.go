@@ -14,7 +14,7 @@ import (
 func imageRoutes(b *Backends) []route {
 	h := imageHandlers{b}
 	t := transferHandlers{b}
-	return []route{
+	return append(registryRoutes(b), []route{
 		{method: get, path: "/images/json", handle: h.list},
 		{method: get, path: "/images/{name}/history", handle: h.history},
 		{method: get, path: "/images/{name}/json", handle: h.inspect},
@@ -25,7 +25,7 @@ func imageRoutes(b *Backends) []route {
 		{method: get, path: "/images/{name}/get", handle: t.save},
 		{method: post, path: "/images/load", handle: t.load},
 		{method: post, path: "/images/create", handle: t.create},
-	}
+	}...)
 }
 
 type imageHandlers struct{ *Backends }

@@ -114,7 +114,8 @@ func (h transferHandlers) pull(c *call) error {
 	return nil
 }
 
-// pullReference joins name and tag; the tag may be a digest.
+// pullReference joins name and tag; the tag may be a digest. A name alone stands
+// for all tags.
 func pullReference(name, tag string) (string, error) {
 	named, err := reference.ParseNormalizedNamed(strings.TrimSuffix(name, ":"))
 	if err != nil {
@@ -133,7 +134,7 @@ func pullReference(name, tag string) (string, error) {
 	if reference.FamiliarName(named) == "scratch" {
 		return "", errdefs.ErrPermissionDenied.WithMessage("'scratch' is a reserved name")
 	}
-	return reference.FamiliarString(reference.TagNameOnly(named)), nil
+	return reference.FamiliarString(named), nil
 }
 
 // importTar makes an image of the tar that the body or an address holds.

@@ -16,14 +16,10 @@ func unservedRoutes() []route {
 		return errdefs.ErrUnavailable.WithMessage("This node is not part of a swarm")
 	}
 	return []route{
-		{method: post, path: "/auth", handle: no("logging in to a registry")},
 		{method: get, path: "/system/df", handle: no("system df")},
 		{method: get, path: "/containers/{name}/checkpoints", handle: no("checkpoint")},
 		{method: post, path: "/containers/{name}/checkpoints", handle: no("checkpoint")},
-		{method: get, path: "/images/search", handle: no("search")},
-		{method: post, path: "/images/{name}/push", handle: no("push")},
 		{method: get, path: "/images/{name}/attestations", handle: no("image attestations"), since: 55},
-		{method: get, path: "/distribution/{name}/json", handle: no("looking at a registry"), since: 30},
 		{method: post, path: "/build", handle: no("build")},
 		{method: post, path: "/build/prune", handle: no("build"), since: 31},
 		{method: post, path: "/build/cancel", handle: no("build")},

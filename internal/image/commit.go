@@ -43,7 +43,7 @@ func (s *Store) Commit(ctx context.Context, c Commit) (digest.Digest, error) {
 	img, err := s.commitLeased(ctx, &c, named)
 	release()
 	if err != nil {
-		s.collectAfter(ctx, err)
+		collectAfter(ctx, s, err)
 		return "", err
 	}
 	if named != nil {

@@ -128,7 +128,7 @@ func (s *Store) single(ctx context.Context, r io.Reader, config *dockerspec.Dock
 	img, err := s.singleLeased(ctx, r, config, named)
 	release()
 	if err != nil {
-		s.collectAfter(ctx, err)
+		collectAfter(ctx, s, err)
 	}
 	return img, err
 }

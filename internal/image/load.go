@@ -17,6 +17,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/archive"
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/image/manifest"
+	"github.com/wherry-engine/wherry/internal/image/members"
 )
 
 // annotationName is what docker, buildx and containerd write a full image
@@ -46,20 +47,20 @@ func (s *Store) Load(ctx context.Context, r io.Reader, quiet bool, progress func
 	err = (&loader{s}).loadLeased(ctx, r, quiet, progress)
 	release()
 	if err != nil {
-		s.collectAfter(ctx, err)
+		collectAfter(ctx, s, err)
 	}
 	return err
 }
 
 // collectAfter removes what a failed operation wrote.
-func (s *Store) collectAfter(ctx context.Context, cause error) {
+func collectAfter(ctx context.Context, s *Store, cause error) {
 	if err := s.Collect(context.WithoutCancel(ctx)); err != nil {
 		logFailure(ctx, err, cause)
 	}
 }
 
 func (s *loader) loadLeased(ctx context.Context, r io.Reader, quiet bool, progress func(jsonstream.Message)) error {
-	m, err := s.scan(ctx, r)
+	m, err := members.Scan(ctx, s.content, r)
 	if err != nil {
 		return err
 	}
@@ -138,9 +139,9 @@ func (l *loading) record(n reference.Named) *record {
 }
 
 // plan turns the archive's documents into the list of its images.
-func (s *loader) plan(ctx context.Context, m *members) ([]*loading, error) {
+func (s *loader) plan(ctx context.Context, m *members.List) ([]*loading, error) {
 	var list []*loading
-	if b := m.docs["index.json"]; b != nil {
+	if b := m.Docs["index.json"]; b != nil {
 		doc, err := manifest.Parse(ocispec.Descriptor{}, b)
 		if err != nil {
 			return nil, fmt.Errorf("index.json: %w", err)
@@ -160,7 +161,7 @@ func (s *loader) plan(ctx context.Context, m *members) ([]*loading, error) {
 			list = add(list, d, name)
 		}
 	}
-	b := m.docs["manifest.json"]
+	b := m.Docs["manifest.json"]
 	if b == nil && list == nil {
 		return nil, invalid("the archive holds neither a manifest.json nor an index.json: it is not an image archive")
 	}
@@ -208,7 +209,7 @@ type dockerEntry struct {
 
 // planDocker adds the images of manifest.json to those of index.json. Entries
 // that both describe must not contradict each other.
-func (s *loader) planDocker(ctx context.Context, m *members, b []byte, list []*loading) ([]*loading, error) {
+func (s *loader) planDocker(ctx context.Context, m *members.List, b []byte, list []*loading) ([]*loading, error) {
 	var entries []dockerEntry
 	if err := json.Unmarshal(b, &entries); err != nil {
 		return nil, invalid("manifest.json: %v", err)
@@ -224,7 +225,7 @@ func (s *loader) planDocker(ctx context.Context, m *members, b []byte, list []*l
 		}
 	}
 	for _, e := range entries {
-		config, err := m.blob(e.Config)
+		config, err := m.Blob(e.Config)
 		if err != nil {
 			return nil, err
 		}
@@ -259,7 +260,7 @@ func (s *loader) planDocker(ctx context.Context, m *members, b []byte, list []*l
 
 // dockerImage writes the manifest that an entry of manifest.json stands for.
 // It depends on nothing but config and layers: loading again changes nothing.
-func (s *loader) dockerImage(ctx context.Context, m *members, e dockerEntry, config ocispec.Descriptor) (ocispec.Descriptor, error) {
+func (s *loader) dockerImage(ctx context.Context, m *members.List, e dockerEntry, config ocispec.Descriptor) (ocispec.Descriptor, error) {
 	var none ocispec.Descriptor
 	if config.Size > maxConfig {
 		return none, invalid("%s has %d bytes, more than %d", e.Config, config.Size, maxConfig)
@@ -268,7 +269,7 @@ func (s *loader) dockerImage(ctx context.Context, m *members, e dockerEntry, con
 	doc := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: []ocispec.Descriptor{}}
 	doc.SchemaVersion = 2
 	for _, name := range e.Layers {
-		d, err := m.blob(name)
+		d, err := m.Blob(name)
 		if err != nil {
 			return none, err
 		}

@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/events"
@@ -26,10 +27,17 @@ type Arrival struct {
 	Unpacked  func(n int)
 }
 
+// Exchange is the store's side of transfers to and from registries.
+type Exchange struct{ s *Store }
+
+// NewExchange returns the exchange of a store.
+func NewExchange(s *Store) Exchange { return Exchange{s} }
+
 // Receive unpacks an arriving image and gives it its names; fresh tells whether
 // any of them is new or stood for something else before. It is durable when
 // Receive returns.
-func (s *Store) Receive(ctx context.Context, a Arrival) (img *Image, fresh bool, err error) {
+func (x Exchange) Receive(ctx context.Context, a Arrival) (img *Image, fresh bool, err error) {
+	s := x.s
 	ctx = content.With(ctx)
 	c, err := s.arrived(ctx, a.Manifest)
 	if err != nil {
@@ -87,7 +95,8 @@ func (s *graph) arrived(ctx context.Context, d ocispec.Descriptor) (*candidate, 
 }
 
 // Pushed records the digest that a registry now knows an image by.
-func (s *Store) Pushed(ctx context.Context, img *Image, ref reference.Canonical) error {
+func (x Exchange) Pushed(ctx context.Context, img *Image, ref reference.Canonical) error {
+	s := x.s
 	s.change.Lock()
 	defer s.change.Unlock()
 	r := named(img, ref)
@@ -102,14 +111,49 @@ func (s *Store) Pushed(ctx context.Context, img *Image, ref reference.Canonical)
 }
 
 // Tags lists the tags of a repository that are here, sorted.
-func (s *Store) Tags(repository reference.Named) []reference.Named {
-	return s.tagsOf(repository.Name())
+func (x Exchange) Tags(repository reference.Named) []reference.Named {
+	return x.s.tagsOf(repository.Name())
 }
 
 // Announce publishes that an image was pulled or pushed under a name.
-func (s *Store) Announce(action events.Action, img *Image, ref reference.Named) {
-	s.publish(action, img, reference.FamiliarString(ref), reference.FamiliarName(ref))
+func (x Exchange) Announce(action events.Action, img *Image, ref reference.Named) {
+	x.s.publish(action, img, reference.FamiliarString(ref), reference.FamiliarName(ref))
 }
 
 // Abandon removes what failed work has written, unless other work needs it.
-func (s *Store) Abandon(ctx context.Context, cause error) { s.collectAfter(ctx, cause) }
+func (x Exchange) Abandon(ctx context.Context, cause error) { collectAfter(ctx, x.s, cause) }
+
+// Piece is one document of an image that is here.
+type Piece struct {
+	Desc ocispec.Descriptor
+	Doc  *manifest.Document
+}
+
+// Pieces lists the documents below an image's target that are here, the
+// target last, and the ones that its indexes name and that are not here.
+func (x Exchange) Pieces(ctx context.Context, img *Image) (list []Piece, missing []ocispec.Descriptor, err error) {
+	ctx = content.With(ctx)
+	have := map[string]bool{}
+	err = x.s.walk(ctx, img.Target, 0, func(d ocispec.Descriptor, doc *manifest.Document) error {
+		if !have[d.Digest.String()] {
+			have[d.Digest.String()] = true
+			list = append(list, Piece{d, doc})
+		}
+		return nil
+	})
+	for _, p := range list {
+		if p.Doc.Index == nil {
+			continue
+		}
+		for _, m := range p.Doc.Index.Manifests {
+			if !have[m.Digest.String()] {
+				missing = append(missing, m)
+			}
+		}
+	}
+	slices.Reverse(list)
+	return list, missing, err
+}
+
+// Resolve finds an image by reference, as Store.Resolve.
+func (x Exchange) Resolve(ctx context.Context, ref string) (*Image, error) { return x.s.Resolve(ctx, ref) }

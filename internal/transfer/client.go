@@ -71,7 +71,7 @@ type Options struct {
 
 // Client speaks with registries. It is safe for use by several goroutines.
 type Client struct {
-	images *image.Store
+	images image.Exchange
 	blobs  *content.Store
 	agent  string
 	events func(events.Message)
@@ -95,7 +95,7 @@ type settings struct {
 
 // New returns a client; it asks nobody anything yet.
 func New(o Options, c Config) (*Client, error) {
-	cl := &Client{images: o.Images, agent: o.UserAgent, events: o.Events, flights: map[digest.Digest]*flight{}}
+	cl := &Client{images: image.NewExchange(o.Images), agent: o.UserAgent, events: o.Events, flights: map[digest.Digest]*flight{}}
 	if o.Images != nil {
 		cl.blobs = o.Images.Content()
 	}

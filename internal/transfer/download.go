@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -54,7 +55,7 @@ func (f *flight) tell(s stage, done int64, retry time.Duration) {
 
 // fetch makes sure that a blob is in the store and held by the lease in ctx. A
 // blob that another pull fetches already is waited for.
-func (c *Client) fetch(ctx context.Context, ref string, from []*remote, d ocispec.Descriptor, watch observer) error {
+func (c *Client) fetch(ctx context.Context, named reference.Named, from []*remote, d ocispec.Descriptor, watch observer) error {
 	if d.Digest.Algorithm() != digest.Canonical {
 		return invalid("unsupported digest algorithm %s", d.Digest.Algorithm())
 	}
@@ -65,7 +66,7 @@ func (c *Client) fetch(ctx context.Context, ref string, from []*remote, d ocispe
 		}
 	}
 	for {
-		f, id := c.board(ctx, ref, from, d, watch)
+		f, id := c.board(ctx, named, from, d, watch)
 		select {
 		case <-f.done:
 			f.leave(id)
@@ -83,7 +84,7 @@ func (c *Client) fetch(ctx context.Context, ref string, from []*remote, d ocispe
 }
 
 // board joins the flight of a blob or begins it.
-func (c *Client) board(ctx context.Context, ref string, from []*remote, d ocispec.Descriptor, watch observer) (*flight, int) {
+func (c *Client) board(ctx context.Context, named reference.Named, from []*remote, d ocispec.Descriptor, watch observer) (*flight, int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := c.flights[d.Digest]
@@ -93,7 +94,7 @@ func (c *Client) board(ctx context.Context, ref string, from []*remote, d ocispe
 		c.flights[d.Digest] = f
 		slots := c.set.Load().downloads
 		go func() {
-			f.err = c.fly(own, f, slots, ref, from, d)
+			f.err = c.fly(own, f, slots, named, from, d)
 			cancel()
 			c.mu.Lock()
 			delete(c.flights, d.Digest)
@@ -123,7 +124,7 @@ func (f *flight) leave(id int) bool {
 }
 
 // fly fetches one blob.
-func (c *Client) fly(ctx context.Context, f *flight, slots chan struct{}, ref string, from []*remote, d ocispec.Descriptor) error {
+func (c *Client) fly(ctx context.Context, f *flight, slots chan struct{}, named reference.Named, from []*remote, d ocispec.Descriptor) error {
 	select {
 	case slots <- struct{}{}:
 	default:
@@ -142,7 +143,7 @@ func (c *Client) fly(ctx context.Context, f *flight, slots chan struct{}, ref st
 	if err != nil {
 		return err
 	}
-	err = c.complete(ctx, f, p, ref, from, d)
+	err = c.complete(ctx, f, p, named, from, d)
 	// A part that did not fit its digest was thrown away already.
 	if cerr := p.Close(ctx, err != nil && p.Offset() == 0); err == nil {
 		err = cerr
@@ -152,15 +153,16 @@ func (c *Client) fly(ctx context.Context, f *flight, slots chan struct{}, ref st
 
 // complete brings the partial blob to its end: from any remote that has it, as
 // long as there is progress.
-func (c *Client) complete(ctx context.Context, f *flight, p *content.Partial, ref string, from []*remote, d ocispec.Descriptor) error {
+func (c *Client) complete(ctx context.Context, f *flight, p *content.Partial, named reference.Named, from []*remote, d ocispec.Descriptor) error {
 	fails, inherited := 0, p.Offset() > 0
+	origin := map[string]string{sourceLabel + reference.Domain(named): reference.Path(named)}
 	for i := 0; ; {
 		r := from[i]
 		began := p.Offset()
 		err := r.blob(ctx, d, p, i < len(from)-1, func(done int64) { f.tell(downloading, done, 0) })
 		if err == nil {
 			f.tell(verifying, d.Size, 0)
-			if err = p.Commit(ctx); err == nil {
+			if err = p.Commit(ctx, origin); err == nil {
 				return nil
 			}
 			if !errdefs.IsInvalidArgument(err) {
@@ -196,7 +198,7 @@ func (c *Client) complete(ctx context.Context, f *flight, p *content.Partial, re
 			return err
 		}
 		if r.mirror {
-			c.skipped(r.endpoint, ref, err)
+			c.skipped(r.endpoint, reference.FamiliarString(named), err)
 		}
 		i, fails = i+1, 0
 	}

@@ -233,7 +233,7 @@ func (p *pull) layers(ctx context.Context, g *errgroup.Group, top, run *fetched)
 			continue
 		}
 		g.Go(func() error {
-			err := p.fetch(ctx, reference.FamiliarString(p.named), p.from, l, p.watch(ids[i], l.Size))
+			err := p.fetch(ctx, p.named, p.from, l, p.watch(ids[i], l.Size))
 			if err != nil {
 				return err
 			}
@@ -435,7 +435,7 @@ func (p *pull) attestation(ctx context.Context, d ocispec.Descriptor) error {
 		if total += b.Size; b.Size < 0 || total > maxAttestations {
 			return invalid("attestation %s has more than %d bytes", d.Digest, maxAttestations)
 		}
-		if err := p.fetch(ctx, reference.FamiliarString(p.named), p.from, b, func(stage, int64, time.Duration) {}); err != nil {
+		if err := p.fetch(ctx, p.named, p.from, b, func(stage, int64, time.Duration) {}); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,332 @@
+package transfer
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/jsonstream"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/image"
+	"github.com/wherry-engine/wherry/internal/image/manifest"
+)
+
+// sourceLabel on a blob, with the registry's host behind it: the repositories
+// there that are known to have the blob, so that a push need not send it again.
+const sourceLabel = "containerd.io/distribution.source."
+
+// maxSources bounds how many of them are remembered.
+const maxSources = 8
+
+// push is one repository on its way to a registry.
+type push struct {
+	*Client
+	named  reference.Named
+	to     *remote
+	report *reporter
+	done   map[digest.Digest]bool // blobs that are there
+}
+
+// Push sends an image, or all tags of a repository when ref has neither tag
+// nor digest. platform, if given, sends that platform's manifest alone. The
+// other arguments are Pull's.
+func (c *Client) Push(ctx context.Context, ref, platform, auth string, progress func(jsonstream.Message)) error {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return invalid("%v", err)
+	}
+	if _, ok := named.(reference.Canonical); ok {
+		return invalid("cannot push a digest reference")
+	}
+	creds, err := decodeAuth(auth)
+	if err != nil {
+		return err
+	}
+	tags := []reference.Named{named}
+	if reference.IsNameOnly(named) {
+		if tags = c.images.Tags(named); len(tags) == 0 {
+			return notFound("An image does not exist locally with the tag: %s", reference.FamiliarName(named))
+		}
+	}
+	list, err := c.remotes(reference.Domain(named), reference.Path(named), "pull,push", creds)
+	if err != nil {
+		return err
+	}
+	// What is taken for pushing must stay until it is sent.
+	ctx, release, err := c.blobs.Lease(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	p := &push{Client: c, named: named, report: newReporter(progress), done: map[digest.Digest]bool{}}
+	defer p.report.close()
+	images := make([]*image.Image, len(tags))
+	for i, tag := range tags {
+		if images[i], err = c.images.Resolve(ctx, tag.String()); errdefs.IsNotFound(err) {
+			return notFound("An image does not exist locally with the tag: %s", reference.FamiliarName(named))
+		} else if err != nil {
+			return err
+		}
+	}
+	p.report.line("", "The push refers to repository ["+reference.TrimNamed(named).Name()+"]")
+	if err := p.connect(ctx, list); err != nil {
+		return err
+	}
+	for i, tag := range tags {
+		if err := p.one(ctx, tag, images[i], platform); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// connect finds out which of the endpoints answers.
+func (p *push) connect(ctx context.Context, list []*remote) error {
+	used, err := p.firstOf(ctx, p.named.String(), list, func(ctx context.Context, r *remote) error {
+		resp, err := r.do(ctx, call{method: http.MethodGet, url: r.base.JoinPath("v2", "/")})
+		if err != nil {
+			return err
+		}
+		if resp.StatusCode >= 500 {
+			return refused(resp)
+		}
+		drain(resp)
+		return nil
+	})
+	if err == nil {
+		p.to = list[used]
+	}
+	return err
+}
+
+func (p *push) one(ctx context.Context, ref reference.Named, img *image.Image, platform string) error {
+	tagged, ok := ref.(reference.Tagged)
+	if !ok {
+		return invalid("%s has no tag", ref)
+	}
+	target, note, err := p.plan(ctx, img, platform)
+	if err != nil {
+		return err
+	}
+	pieces, _, err := p.images.Pieces(ctx, &image.Image{Target: target})
+	if err != nil {
+		return err
+	}
+	if err := p.blobsOf(ctx, pieces); err != nil {
+		return err
+	}
+	for _, piece := range pieces {
+		name := piece.Desc.Digest.String()
+		if piece.Desc.Digest == target.Digest {
+			name = tagged.Tag()
+		}
+		if err := p.manifest(ctx, piece.Desc, name); err != nil {
+			return err
+		}
+	}
+	p.report.line("", fmt.Sprintf("%s: digest: %s size: %d", tagged.Tag(), target.Digest, target.Size))
+	p.aux(map[string]any{"Tag": tagged.Tag(), "Digest": target.Digest.String(), "Size": target.Size})
+	if note {
+		p.aux(map[string]any{"manifestPushedInsteadOfIndex": true, "originalIndex": img.Target, "selectedManifest": target})
+	}
+	if c, err := reference.WithDigest(reference.TrimNamed(ref), target.Digest); err == nil {
+		if err := p.images.Pushed(ctx, img, c); err != nil {
+			return err
+		}
+	}
+	p.images.Announce(events.ActionPush, img, ref)
+	return nil
+}
+
+func (p *push) aux(v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return // plain maps of text and numbers can be written
+	}
+	raw := json.RawMessage(b)
+	p.report.message(jsonstream.Message{Progress: &jsonstream.Progress{}, Aux: &raw})
+}
+
+// plan decides what is pushed: the target, or the manifest alone when a
+// platform was asked for or the index names manifests that are nowhere.
+func (p *push) plan(ctx context.Context, img *image.Image, platform string) (ocispec.Descriptor, bool, error) {
+	pieces, missing, err := p.images.Pieces(ctx, img)
+	if err != nil {
+		return ocispec.Descriptor{}, false, err
+	}
+	if platform != "" {
+		match := &pull{named: p.named, platform: platform}
+		for _, piece := range pieces {
+			if piece.Doc.Index != nil {
+				d, err := match.choose(piece.Doc.Index.Manifests)
+				if err != nil {
+					return d, false, err
+				}
+				if slices.ContainsFunc(pieces, func(o image.Piece) bool { return o.Desc.Digest == d.Digest }) {
+					return plain(d), false, nil
+				}
+				return d, false, notFound("image with reference %s was found but does not provide the specified platform (%s)", reference.FamiliarString(p.named), platform)
+			}
+		}
+		return img.Target, false, nil
+	}
+	for _, d := range missing {
+		there, err := p.to.has(ctx, "manifests", d.Digest.String())
+		if err != nil {
+			return d, false, err
+		}
+		if !there {
+			return plain(img.Manifest), true, nil
+		}
+	}
+	return img.Target, false, nil
+}
+
+func plain(d ocispec.Descriptor) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
+}
+
+// blobsOf sends what the manifests refer to, all at a time.
+func (p *push) blobsOf(ctx context.Context, pieces []image.Piece) error {
+	g, ctx := errgroup.WithContext(ctx)
+	slots := p.set.Load().uploads
+	for _, piece := range pieces {
+		if piece.Doc.Image == nil {
+			continue
+		}
+		names := p.layerNames(ctx, piece)
+		for i, d := range append(slices.Clone(piece.Doc.Image.Layers), piece.Doc.Image.Config) {
+			name := ""
+			if i < len(names) {
+				name = names[i]
+			}
+			if p.done[d.Digest] {
+				continue
+			}
+			p.done[d.Digest] = true
+			if name != "" {
+				p.report.state(name, "Preparing")
+			}
+			g.Go(func() error {
+				select {
+				case slots <- struct{}{}:
+				default:
+					if name != "" {
+						p.report.state(name, "Waiting")
+					}
+					select {
+					case slots <- struct{}{}:
+					case <-ctx.Done():
+						return context.Cause(ctx)
+					}
+				}
+				defer func() { <-slots }()
+				return p.blob(ctx, d, name)
+			})
+		}
+	}
+	return g.Wait()
+}
+
+// layerNames are what the layers are shown as: docker shows diffIDs.
+func (p *push) layerNames(ctx context.Context, piece image.Piece) (names []string) {
+	var config ocispec.Image
+	if b, err := p.blobs.Read(ctx, piece.Doc.Image.Config.Digest, maxConfig); err == nil {
+		_ = json.Unmarshal(b, &config) // an attestation's is no image; the layers' own names do
+	}
+	for i, l := range piece.Doc.Image.Layers {
+		d := l.Digest
+		if len(config.RootFS.DiffIDs) == len(piece.Doc.Image.Layers) {
+			d = config.RootFS.DiffIDs[i]
+		}
+		names = append(names, id.Short(d.String()))
+	}
+	return names
+}
+
+// blob makes sure that the registry has a blob.
+func (p *push) blob(ctx context.Context, d ocispec.Descriptor, name string) error {
+	state := func(status string) {
+		if name != "" {
+			p.report.state(name, status)
+		}
+	}
+	there, err := p.to.has(ctx, "blobs", d.Digest.String())
+	if err != nil && !errdefs.IsPermissionDenied(err) {
+		return err
+	}
+	if there {
+		state("Layer already exists")
+		return p.remember(ctx, d.Digest)
+	}
+	from, err := p.upload(ctx, d, func(done int64) {
+		if name != "" {
+			p.report.bytes(name, "Pushing", done, d.Size)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if from != "" {
+		state("Mounted from " + from)
+	} else {
+		state("Pushed")
+	}
+	return p.remember(ctx, d.Digest)
+}
+
+// manifest sends a document under a tag or its digest.
+func (p *push) manifest(ctx context.Context, d ocispec.Descriptor, name string) error {
+	b, err := p.blobs.Read(ctx, d.Digest, manifest.MaxSize)
+	if err != nil {
+		return err
+	}
+	resp, err := p.to.do(ctx, call{method: http.MethodPut, url: p.to.url("manifests", name),
+		header: http.Header{"Content-Type": {d.MediaType}}, body: bodyOf(b), size: int64(len(b))})
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusAccepted {
+		return refused(resp)
+	}
+	drain(resp)
+	if got := resp.Header.Get("Docker-Content-Digest"); got != "" && strings.HasPrefix(got, "sha256:") && got != d.Digest.String() {
+		return invalid("the registry stored %s as %s", d.Digest, clean(got))
+	}
+	return nil
+}
+
+// remember notes that the repository has a blob.
+func (p *push) remember(ctx context.Context, d digest.Digest) error {
+	return p.Client.remember(ctx, reference.Domain(p.named), reference.Path(p.named), d)
+}
+
+func (c *Client) remember(ctx context.Context, host, path string, d digest.Digest) error {
+	key := sourceLabel + host
+	labels, err := c.blobs.Labels(ctx, d)
+	if err != nil {
+		return err
+	}
+	var known []string
+	if labels[key] != "" {
+		known = strings.Split(labels[key], ",")
+	}
+	if slices.Contains(known, path) {
+		return nil
+	}
+	known = append(known, path)
+	if len(known) > maxSources {
+		known = known[1:]
+	}
+	return c.blobs.Label(ctx, d, map[string]string{key: strings.Join(known, ",")})
+}
