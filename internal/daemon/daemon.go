@@ -24,9 +24,11 @@ import (
 	"github.com/wherry-engine/wherry/internal/event"
 	"github.com/wherry-engine/wherry/internal/health"
 	"github.com/wherry-engine/wherry/internal/httpapi"
+	"github.com/wherry-engine/wherry/internal/httpapi/listen"
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/lifecycle"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
+	"github.com/wherry-engine/wherry/internal/logs/ship"
 	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/query"
 	"github.com/wherry-engine/wherry/internal/session"
@@ -59,6 +61,7 @@ type System struct {
 	keeper     *supervise.Client
 	sessions   *session.Manager
 	probes     *health.Monitor
+	shipper    *ship.Shipper
 	engine     *lifecycle.Engine
 	view       *query.View
 	listening  sync.WaitGroup
@@ -118,7 +121,7 @@ func (s *System) listen(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.listeners, err = httpapi.Listen(s.config); err != nil {
+	if s.listeners, err = listen.Open(s.config); err != nil {
 		return err
 	}
 	for _, l := range s.listeners {
@@ -225,10 +228,11 @@ func (s *System) restore(ctx context.Context) error {
 		return err
 	}
 	s.sessions = session.New(s.store, s.keeper, s.events)
+	s.shipper = ship.New()
 	s.probes = health.New(s.sessions, s.events)
 	s.engine = lifecycle.New(lc, lifecycle.Parts{
 		Containers: s.store, Images: s.images, Snapshots: s.images.Snapshots(), Networks: s.networks, Volumes: s.volumes,
-		Cgroups: s.cgroups, Keeper: s.keeper, Events: s.events, Attached: s.sessions, Probes: s.probes,
+		Cgroups: s.cgroups, Keeper: s.keeper, Events: s.events, Attached: s.sessions, Probes: s.probes, Shipper: s.shipper,
 	})
 	s.sessions.Use(s.engine)
 	host, err := s.host()
@@ -334,6 +338,9 @@ func (s *System) Close(ctx context.Context) {
 			slog.Warn("close keeper", "error", err)
 		}
 		s.loop.Wait()
+	}
+	if s.shipper != nil {
+		s.shipper.Close()
 	}
 	if s.networks != nil {
 		if err := s.networks.Close(empty); err != nil {

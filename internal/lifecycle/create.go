@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,8 @@ import (
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/logs"
+	"github.com/wherry-engine/wherry/internal/logs/driver"
 	"github.com/wherry-engine/wherry/internal/runtime/spec"
 	"github.com/wherry-engine/wherry/internal/snapshot"
 	"github.com/wherry-engine/wherry/internal/undo"
@@ -56,7 +59,7 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 	if err != nil {
 		return resp, err
 	}
-	if err := e.make.validateUser(c.HostConfig); err != nil {
+	if err := errors.Join(e.make.validateUser(c.HostConfig), e.make.validateRuntime(c.HostConfig)); err != nil {
 		return resp, err
 	}
 	if _, err := spec.Capabilities(c.HostConfig); err != nil {
@@ -157,7 +160,7 @@ func (mk *maker) writable(c *container.Container, lower snapshot.Lower) error {
 // applyDefaults fills the host's part with what the engine was configured for.
 func (mk *maker) applyDefaults(h *apicontainer.HostConfig) {
 	if h.Runtime == "" {
-		h.Runtime = DefaultRuntime
+		h.Runtime = mk.cfg.DefaultRuntime
 	}
 	if h.ShmSize == 0 && !h.IpcMode.IsHost() && !h.IpcMode.IsContainer() {
 		h.ShmSize = mk.live.Load().ShmSize
@@ -190,12 +193,8 @@ func (mk *maker) applyDefaults(h *apicontainer.HostConfig) {
 	if !h.Privileged && h.ReadonlyPaths == nil {
 		h.ReadonlyPaths = readonlyPaths()
 	}
-	if h.LogConfig.Type == "" {
-		h.LogConfig.Type = mk.cfg.LogDriver
-		if len(h.LogConfig.Config) == 0 {
-			h.LogConfig.Config = mk.cfg.LogOptions
-		}
-	}
+	l := driver.Merge(driver.Config{Type: h.LogConfig.Type, Options: h.LogConfig.Config}, driver.Config{Type: mk.cfg.LogDriver, Options: mk.cfg.LogOptions})
+	h.LogConfig.Type, h.LogConfig.Config = l.Type, l.Options
 	if h.RestartPolicy.Name == "" {
 		h.RestartPolicy.Name = apicontainer.RestartPolicyDisabled
 	}
@@ -290,11 +289,13 @@ func (mk *maker) reserve(c *container.Container, name string) error {
 // applyLog checks the log driver and its options.
 func (mk *maker) applyLog(c *container.Container) error {
 	path := filepath.Join(mk.cfg.DataRoot, "containers", c.ID[:2], c.ID)
-	if _, err := mk.logTarget(&c.Record, path); err != nil {
+	cfg := logConfig(&c.Record)
+	if err := driver.Validate(cfg); err != nil {
 		return err
 	}
-	if c.HostConfig.LogConfig.Type == "json-file" {
-		c.LogPath = filepath.Join(path, c.ID+"-json.log")
+	if cfg.Type == logs.DriverJSONFile {
+		c.LogPath = cfg.Path(path, c.ID)
 	}
-	return nil
+	_, err := logTarget(&c.Record, path)
+	return err
 }

@@ -21,7 +21,9 @@ import (
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 	"github.com/wherry-engine/wherry/internal/linux/seccomp"
+	"github.com/wherry-engine/wherry/internal/logs/ship"
 	"github.com/wherry-engine/wherry/internal/network"
+	"github.com/wherry-engine/wherry/internal/runtime/foreign"
 	"github.com/wherry-engine/wherry/internal/snapshot"
 	"github.com/wherry-engine/wherry/internal/supervise"
 	"github.com/wherry-engine/wherry/internal/volume"
@@ -33,7 +35,9 @@ const DefaultRuntime = "wherry"
 // Config is what the engine was told at start.
 type Config struct {
 	DataRoot, ExecRoot string
-	CgroupParent       string // "" means /wherry, or system.slice with the systemd driver
+	CgroupParent       string      // "" means /wherry, or system.slice with the systemd driver
+	Runtimes           foreign.Set // other runtimes than the engine's own
+	DefaultRuntime     string
 	Ulimits            map[string]*apicontainer.Ulimit
 	Init               bool
 	InitPath           string // the program behind --init, on the host
@@ -71,6 +75,7 @@ type Parts struct {
 	Events     *event.Bus
 	Attached   Attachments
 	Probes     Probes
+	Shipper    *ship.Shipper
 }
 
 // Attachments gives the clients that attached before the start; session has them.
@@ -100,6 +105,7 @@ type parts struct {
 	events    *event.Bus
 	attached  Attachments
 	probes    Probes
+	shipper   *ship.Shipper
 	filters   seccomp.Cache
 	live      atomic.Pointer[Live]
 }
@@ -118,7 +124,7 @@ type Engine struct {
 func New(cfg Config, p Parts) *Engine {
 	all := &parts{
 		cfg: cfg, store: p.Containers, images: p.Images, snapshots: p.Snapshots, networks: p.Networks, volumes: p.Volumes,
-		cgroups: p.Cgroups, keeper: p.Keeper, events: p.Events, attached: p.Attached, probes: p.Probes,
+		cgroups: p.Cgroups, keeper: p.Keeper, events: p.Events, attached: p.Attached, probes: p.Probes, shipper: p.Shipper,
 	}
 	all.live.Store(&cfg.Live)
 	e := &Engine{parts: all, make: maker{all}, launch: launcher{all}, policy: policy{backoff: map[string]*backoff{}}}

@@ -38,6 +38,7 @@ func (e *Engine) Exited(x supervise.Exit) {
 // exited does the work of Exited; Op is held.
 func (e *Engine) exited(c *container.Container, code int, at time.Time) {
 	e.probes.Ended(c.ID)
+	e.shipper.Ended(c.ID)
 	oom := e.launch.releaseRun(c, e.later)
 	c.Lock()
 	started := c.State.StartedAt
@@ -78,6 +79,7 @@ func (l *launcher) releaseRun(c *container.Container, later func(func())) (oom b
 			later(func() { warn("remove control group", c.ID, g.Remove()) })
 		}
 	}
+	warn("clear away", c.ID, l.foreign(c.HostConfig).Delete(context.Background(), c.ID))
 	l.unmountVolumes(c)
 	if len(c.Networks) > 0 {
 		warn("release network", c.ID, l.networks.Release(context.Background(), c.ID))

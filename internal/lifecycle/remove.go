@@ -94,6 +94,7 @@ func (e *Engine) remove(c *container.Container, volumes bool) error {
 		c.Unlock()
 		return fmt.Errorf("remove container %s: %w", c.ID, err)
 	}
+	e.shipper.Finish(c.ID)
 	if err := e.snapshots.RemoveWritable(c.ID); err != nil && !errdefs.IsNotFound(err) {
 		return fail(err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
+	"github.com/wherry-engine/wherry/internal/logs/driver"
 	"github.com/wherry-engine/wherry/internal/volume"
 )
 
@@ -189,16 +190,18 @@ func TestRestartPolicy(t *testing.T) {
 }
 
 func TestLogOptions(t *testing.T) {
-	p := &parts{}
 	r := &container.Record{ID: strings.Repeat("b", 64), Name: "n", Config: &apicontainer.Config{Labels: map[string]string{"tier": "front"}, Env: []string{"E=1"}, Image: "img"}}
-	target := func(driver string, o map[string]string) (any, error) {
-		r.HostConfig = &apicontainer.HostConfig{LogConfig: apicontainer.LogConfig{Type: driver, Config: o}}
-		return p.logTarget(r, "/d")
+	target := func(name string, o map[string]string) (any, error) {
+		r.HostConfig = &apicontainer.HostConfig{LogConfig: apicontainer.LogConfig{Type: name, Config: o}}
+		if err := driver.Validate(logConfig(r)); err != nil {
+			return nil, err
+		}
+		return logTarget(r, "/d")
 	}
 	if _, err := target("json-file", map[string]string{"max-size": "10k", "max-file": "3", "labels": "tier,none", "env": "E", "tag": "{{.Name}}/{{.ID}}"}); err != nil {
 		t.Error(err)
 	}
-	for _, o := range []map[string]string{{"max-size": "x"}, {"max-file": "0"}, {"max-file": "2"}, {"nope": "1"}, {"tag": "{{.Nope}}"}} {
+	for _, o := range []map[string]string{{"max-size": "x"}, {"max-file": "0"}, {"max-file": "1", "compress": "true"}, {"nope": "1"}, {"tag": "{{.Nope}}"}} {
 		if _, err := target("json-file", o); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%v: %v", o, err)
 		}

@@ -49,6 +49,10 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 			}
 		}
 		p, known := running[c.ID]
+		e.ship(&c.Record, c.Dir()) // also what an ended one has written while no engine ran
+		if !known && !c.State.Running {
+			e.shipper.Ended(c.ID)
+		}
 		switch {
 		case known && p.Exited == nil:
 			e.adopt(ctx, c, p)

@@ -74,6 +74,7 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 	u.Keep()
 	c.SetRunning(started.PID, started.At)
 	e.probes.Started(c, true)
+	e.ship(&c.Record, c.Dir())
 	warn("save record", c.ID, c.Save(atomicfile.Cached))
 	e.events.Container(events.ActionStart, c.ID, c.Attributes(nil))
 	e.later(e.networks.Refill)
@@ -117,19 +118,11 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 	for _, w := range warnings {
 		warn("start", c.ID, errors.New(w))
 	}
-	group, warnings, err := l.cgroups.Create(c.CgroupPath, s.Linux.Resources)
+	plan, err := l.plan(in, s, c, net, u)
 	if err != nil {
 		return nil, err
 	}
-	u.Add(func() { warn("take back control group", c.ID, group.Remove()) })
-	for _, w := range warnings {
-		warn("limits", c.ID, errors.New(w))
-	}
-	plan, err := l.compile(in, s, group, net)
-	if err != nil {
-		return nil, err
-	}
-	target, err := l.logTarget(&c.Record, c.Dir())
+	target, err := logTarget(&c.Record, c.Dir())
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +137,7 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 	}()
 	started, err := l.keeper.Start(ctx, req)
 	if err != nil || !plan.Hold {
-		return started, err
+		return started, l.foreign(c.HostConfig).Failure(c.ID, "create", err)
 	}
 	return started, l.release(ctx, c, net, started.PID, u)
 }
@@ -195,11 +188,13 @@ func (e *Engine) StartExec(ctx context.Context, c *container.Container, r *apico
 
 func (l *launcher) startExec(ctx context.Context, c *container.Container, r *apicontainer.ExecCreateRequest, rows, cols uint16, req *supervise.StartRequest) (*supervise.Started, error) {
 	rec := c.Snapshot()
-	plan, err := l.compileExec(&rec, c.Dir(), r)
+	plan, done, err := l.compileExec(&rec, c.Dir(), r)
 	if err != nil {
 		return nil, err
 	}
+	defer done()
 	plan.Rows, plan.Cols = rows, cols
 	req.Plan = plan
-	return l.keeper.Start(ctx, req)
+	started, err := l.keeper.Start(ctx, req)
+	return started, l.foreign(rec.HostConfig).Failure(rec.ID, "exec", err)
 }

@@ -7,6 +7,9 @@
 //	P.1      the file before it   (P.1.gz when Compress is set)
 //	P.2      the oldest one
 //
+// A rotated file is compressed behind its writer's back; while lines come in
+// faster than that, it stays as it is: MaxSize * MaxFile holds at any moment.
+//
 // A line is {"log":TEXT,"stream":"stdout"|"stderr"[,"attrs":{..}],"time":T}
 // with T in RFC 3339, nanoseconds, UTC. TEXT ends in a newline exactly if the
 // process wrote one there: output longer than MaxLine without a newline is cut
@@ -28,6 +31,7 @@ const MaxLine = 16 << 10
 const (
 	DriverNone     = ""
 	DriverJSONFile = "json-file"
+	DriverLocal    = "local" // the same form of lines; not shown as a file to users
 )
 
 // Stream says which output of the process a line came from.
@@ -50,12 +54,20 @@ func (s Stream) String() string {
 
 // Target says where the output of a process is kept.
 type Target struct {
-	Driver   string            // DriverNone or DriverJSONFile
+	Driver   string            // one of the names above
 	Path     string            // of the newest file; its directory must exist
 	MaxSize  int64             // bytes at which a file is full; <= 0 means never
 	MaxFile  int               // files kept in all; < 2 means that a full file is emptied
 	Compress bool              // gzip the rotated ones
 	Attrs    map[string]string // written with every line
+	Buffer   int64             // bytes of output that wait for the disk before lines are dropped; 0: the process waits
+}
+
+// Position is a place between two lines of a log. It stays true when the files
+// are renamed and compressed; the zero value is the beginning.
+type Position struct {
+	File uint64 // a hash of the file's first line
+	Off  int64  // bytes into the file's text
 }
 
 // Entry is one line, or one piece of a line that was longer than MaxLine.
@@ -64,7 +76,8 @@ type Entry struct {
 	Time    time.Time
 	Line    []byte // with its newline if it has one; valid until fn returns
 	Attrs   map[string]string
-	Partial bool // Line does not end in a newline
+	Partial bool     // Line does not end in a newline
+	Next    Position // behind this entry; only with ReadOptions.Positions
 }
 
 // ReadOptions selects what Read delivers. The zero value reads nothing of the
@@ -76,4 +89,10 @@ type ReadOptions struct {
 	// Done, with Follow, is closed once nothing more will be written. What was
 	// written before that is still delivered; then Read returns nil.
 	Done <-chan struct{}
+	// Positions asks for Entry.Next and starts behind From. When the lines
+	// behind From were rotated away, Lost is called and the oldest line that is
+	// left comes first.
+	Positions bool
+	From      Position
+	Lost      func()
 }

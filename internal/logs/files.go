@@ -5,8 +5,10 @@ import (
 	"compress/gzip"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"strconv"
 )
@@ -14,9 +16,61 @@ import (
 // source is one open file of a log.
 type source struct {
 	file *os.File
-	info fs.FileInfo // of the name it was opened by; tells files apart
-	off  int64       // of the next line
-	gz   bool
+	info fs.FileInfo  // of the name it was opened by; tells files apart
+	off  int64        // of the next line, in the text
+	id   uint64       // see Position; 0 until it is asked for
+	z    *gzip.Reader // of a compressed file; nil for others
+	zpos int64        // how much of the text z has given
+}
+
+// readAt reads text at a place, as io.ReaderAt. Going back in a compressed
+// file starts it over.
+func (s *source) readAt(b []byte, at int64) (int, error) {
+	if s.z == nil {
+		return s.file.ReadAt(b, at)
+	}
+	if at < s.zpos {
+		if _, err := s.file.Seek(0, io.SeekStart); err != nil {
+			return 0, err
+		}
+		if err := s.z.Reset(s.file); err != nil {
+			return 0, err
+		}
+		s.zpos = 0
+	}
+	if at > s.zpos {
+		n, err := io.CopyN(io.Discard, s.z, at-s.zpos)
+		s.zpos += n
+		if err != nil {
+			return 0, err
+		}
+	}
+	n, err := io.ReadFull(s.z, b)
+	s.zpos += int64(n)
+	if errors.Is(err, io.ErrUnexpectedEOF) && n > 0 {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// identity gives the File of positions in this file, or 0 while it has no
+// whole line.
+func (s *source) identity() uint64 {
+	if s.id == 0 {
+		buf := make([]byte, 4096)
+		n, err := s.readAt(buf, 0)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return 0
+		}
+		line, _, whole := bytes.Cut(buf[:n], []byte{'\n'})
+		if !whole && n < len(buf) {
+			return 0
+		}
+		h := fnv.New64a()
+		h.Write(line)
+		s.id = max(h.Sum64(), 1)
+	}
+	return s.id
 }
 
 // openAll opens the files of a log, oldest first; there may be none. It starts
@@ -76,36 +130,14 @@ func open(name string, gz bool) (*source, error) {
 		f.Close()
 		return nil, fmt.Errorf("open log: %w", err)
 	}
-	s := &source{file: f, info: info, gz: gz}
-	if !gz {
-		return s, nil
-	}
-	defer f.Close()
-	if s.file, err = inflate(f); err != nil {
-		return nil, fmt.Errorf("open log: %w", err)
+	s := &source{file: f, info: info}
+	if gz {
+		if s.z, err = gzip.NewReader(f); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("open log: %w", err)
+		}
 	}
 	return s, nil
-}
-
-// inflate makes a file without a name, in which one can go backwards.
-func inflate(f *os.File) (*os.File, error) {
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		return nil, err
-	}
-	tmp, err := os.CreateTemp("", "wherry-log-")
-	if err != nil {
-		return nil, err
-	}
-	err = os.Remove(tmp.Name())
-	if err == nil {
-		_, err = io.Copy(tmp, z)
-	}
-	if err != nil {
-		tmp.Close()
-		return nil, err
-	}
-	return tmp, nil
 }
 
 func closeAll(list []*source) {
@@ -114,23 +146,69 @@ func closeAll(list []*source) {
 	}
 }
 
-// seekTail sets the offsets so that only the last n lines are left.
-func seekTail(list []*source, n int) error {
+// seekTail drops the files and sets the offsets so that only the last n lines
+// are left. Files that hold none of them are not looked into.
+func seekTail(list []*source, n int) ([]*source, error) {
 	for i := len(list) - 1; i >= 0; i-- {
-		st, err := list[i].file.Stat()
-		if err != nil {
-			return fmt.Errorf("read log: %w", err)
+		if n == 0 && i < len(list)-1 {
+			closeAll(list[:i+1])
+			return list[i+1:], nil
 		}
-		if n > 0 {
-			list[i].off, n, err = lineStart(list[i].file, st.Size(), n)
-		} else {
-			list[i].off, err = lastNewline(list[i].file, st.Size())
-		}
-		if err != nil {
-			return fmt.Errorf("read log: %w", err)
+		var err error
+		if n, err = list[i].seekTail(n); err != nil {
+			return list, fmt.Errorf("read log: %w", err)
 		}
 	}
-	return nil
+	return list, nil
+}
+
+// seekTail sets the offset of one file and returns how many lines are to be
+// found in older ones.
+func (s *source) seekTail(n int) (int, error) {
+	if s.z == nil {
+		st, err := s.file.Stat()
+		if err != nil {
+			return n, err
+		}
+		if n == 0 {
+			s.off, err = lastNewline(s.file, st.Size())
+		} else {
+			s.off, n, err = lineStart(s.file, st.Size(), n)
+		}
+		return n, err
+	}
+	// There is no way to go backwards: count, then go as far as is needed.
+	total, _, err := s.skipLines(math.MaxInt)
+	if err != nil || total <= n {
+		return n - total, err
+	}
+	_, s.off, err = s.skipLines(total - n)
+	return 0, err
+}
+
+// skipLines goes over lines from the beginning. It returns how many there
+// were, n at most, and where they ended.
+func (s *source) skipLines(n int) (lines int, end int64, err error) {
+	buf := make([]byte, 64<<10)
+	for pos := int64(0); lines < n; {
+		k, err := s.readAt(buf, pos)
+		for b := 0; lines < n; lines++ {
+			i := bytes.IndexByte(buf[b:k], '\n')
+			if i < 0 {
+				break
+			}
+			b += i + 1
+			end = pos + int64(b)
+		}
+		pos += int64(k)
+		if errors.Is(err, io.EOF) {
+			return lines, end, nil
+		}
+		if err != nil {
+			return lines, end, err
+		}
+	}
+	return lines, end, nil
 }
 
 // lineStart goes back n whole lines from end. It returns where the first of

@@ -214,7 +214,7 @@ func TestTail(t *testing.T) {
 		w := writer(t, to)
 		fill(t, w, 0, 100)
 		if w.zipped != nil {
-			w.zipped <- <-w.zipped // wait for the last compression
+			w.zipped.done <- <-w.zipped.done // wait for the last compression
 		}
 		names, _ := filepath.Glob(to.Path + "*")
 		if len(names) != 4 {

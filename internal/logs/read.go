@@ -22,7 +22,7 @@ var errUntil = errors.New("until")
 // Follow it goes on until ctx ends, or Done is closed and all was delivered.
 // It ends with the first error of fn. A line that cannot be parsed is skipped.
 func Read(ctx context.Context, t Target, o ReadOptions, fn func(Entry) error) error {
-	if t.Driver != DriverJSONFile {
+	if t.Driver == DriverNone {
 		return errdefs.ErrNotImplemented.WithMessage("configured logging driver does not support reading")
 	}
 	r := &reader{target: t, o: o, fn: fn, buf: make([]byte, 0, 64<<10)}
@@ -38,11 +38,14 @@ func Read(ctx context.Context, t Target, o ReadOptions, fn func(Entry) error) er
 	}
 	defer func() { closeAll(r.list) }()
 	r.list = list
-	if o.Tail >= 0 {
-		if err := seekTail(r.list, o.Tail); err != nil {
+	if o.Positions {
+		r.seek()
+	} else if o.Tail >= 0 {
+		if r.list, err = seekTail(r.list, o.Tail); err != nil {
 			return err
 		}
 	}
+	r.skipOld()
 	if o.Follow {
 		err = r.follow(ctx, w)
 	} else {
@@ -63,6 +66,33 @@ type reader struct {
 	buf    []byte
 	parser lineParser
 	last   time.Time // of the last entry seen
+}
+
+// seek goes to where an earlier reading ended.
+func (r *reader) seek() {
+	from := r.o.From
+	if from == (Position{}) {
+		return
+	}
+	for i, s := range r.list {
+		if s.identity() == from.File {
+			closeAll(r.list[:i])
+			r.list = r.list[i:]
+			s.off = from.Off
+			return
+		}
+	}
+	if r.o.Lost != nil {
+		r.o.Lost()
+	}
+}
+
+// skipOld leaves out the files that were written before Since.
+func (r *reader) skipOld() {
+	for len(r.list) > 1 && !r.o.Since.IsZero() && r.list[0].info.ModTime().Before(r.o.Since) {
+		r.list[0].file.Close()
+		r.list = r.list[1:]
+	}
 }
 
 // drain reads all of list to its end, and keeps the last of it open.
@@ -96,7 +126,7 @@ func (r *reader) lines(ctx context.Context, s *source) error {
 			buf = append(make([]byte, 0, 2*cap(buf)), buf...)
 			r.buf = buf[:0]
 		}
-		n, err := s.file.ReadAt(buf[len(buf):cap(buf)], pos)
+		n, err := s.readAt(buf[len(buf):cap(buf)], pos)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return fmt.Errorf("read log: %w", err)
 		}
@@ -114,7 +144,7 @@ func (r *reader) lines(ctx context.Context, s *source) error {
 			line := buf[start : start+i]
 			start += i + 1
 			s.off += int64(i) + 1
-			if err := r.line(line); err != nil {
+			if err := r.line(s, line); err != nil {
 				return err
 			}
 		}
@@ -122,7 +152,7 @@ func (r *reader) lines(ctx context.Context, s *source) error {
 	}
 }
 
-func (r *reader) line(line []byte) error {
+func (r *reader) line(s *source, line []byte) error {
 	e, err := r.parser.parse(line)
 	if err != nil {
 		return nil //nolint:nilerror // what a crash left is skipped
@@ -133,6 +163,9 @@ func (r *reader) line(line []byte) error {
 	}
 	if !r.o.Until.IsZero() && e.Time.After(r.o.Until) {
 		return errUntil
+	}
+	if r.o.Positions {
+		e.Next = Position{s.identity(), s.off}
 	}
 	return r.fn(e)
 }
@@ -185,7 +218,7 @@ func (r *reader) catchUp(ctx context.Context) error {
 			return fmt.Errorf("read log: %w", err)
 		}
 		if st.Size() < cur.off { // emptied in place
-			cur.off = 0
+			cur.off, cur.id = 0, 0
 			continue
 		}
 		info, err := os.Stat(r.target.Path)
@@ -233,7 +266,7 @@ func (r *reader) newer(list []*source, cur *source) int {
 
 func firstTime(s *source) (time.Time, bool) {
 	buf := make([]byte, 128<<10)
-	n, err := s.file.ReadAt(buf, 0)
+	n, err := s.readAt(buf, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return time.Time{}, false
 	}

@@ -2,6 +2,7 @@ package logs
 
 import (
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,13 +12,10 @@ import (
 
 // rotate starts a new file. With one file only, it is emptied in place.
 func (w *Writer) rotate() error {
-	if w.zipped != nil {
-		// The names below are in use until the compression before has ended.
-		err := <-w.zipped
-		w.zipped = nil
-		if err != nil {
-			return err
-		}
+	// The names below are in use by the compression. It is not waited for: a
+	// process that writes faster than gzip must not be slowed down to it.
+	if err := w.endCompression(); err != nil {
+		return err
 	}
 	if w.file != nil {
 		w.file.Close()
@@ -49,14 +47,53 @@ func (w *Writer) rotate() error {
 		return fmt.Errorf("rotate log: %w", err)
 	}
 	if w.target.Compress {
-		w.zipped = make(chan error, 1)
-		go func(done chan<- error) { done <- compress(first) }(w.zipped)
+		ctx, cancel := context.WithCancel(context.Background())
+		z := &compression{cancel: cancel, done: make(chan error, 1)}
+		w.zipped = z
+		names := make([]string, 0, w.target.MaxFile-1)
+		for n := 1; n < w.target.MaxFile; n++ {
+			names = append(names, w.generation(n))
+		}
+		go func() { z.done <- compressAll(ctx, names) }()
 	}
 	return w.open(0)
 }
 
+// compression is at work on the rotated files of a writer.
+type compression struct {
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func (z *compression) ended() bool { return len(z.done) > 0 }
+
+// endCompression gives a compression under way up and waits for its end.
+func (w *Writer) endCompression() error {
+	z := w.zipped
+	if z == nil {
+		return nil
+	}
+	w.zipped = nil
+	z.cancel()
+	if err := <-z.done; err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// compressAll compresses what is not yet, the newest first: that one will be
+// kept the longest.
+func compressAll(ctx context.Context, names []string) error {
+	for _, name := range names {
+		if err := compress(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // compress replaces a file by its gzip form.
-func compress(path string) (err error) {
+func compress(ctx context.Context, path string) (err error) {
 	in, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -70,9 +107,12 @@ func compress(path string) (err error) {
 	if err != nil {
 		return fmt.Errorf("compress log: %w", err)
 	}
-	z := gzip.NewWriter(out)
-	_, err = io.Copy(z, in)
-	err = errors.Join(err, z.Close(), out.Close())
+	z, err := gzip.NewWriterLevel(out, gzip.BestSpeed)
+	if err == nil {
+		_, err = io.Copy(z, cancelled{ctx, in})
+		err = errors.Join(err, z.Close())
+	}
+	err = errors.Join(err, out.Close())
 	if err == nil {
 		err = os.Rename(tmp, path+".gz")
 	}
@@ -81,4 +121,17 @@ func compress(path string) (err error) {
 		return fmt.Errorf("compress log: %w", err)
 	}
 	return os.Remove(path)
+}
+
+// cancelled is a reader that ends with its context.
+type cancelled struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c cancelled) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
 }

@@ -19,6 +19,8 @@ const flushAt = 256 << 10
 type Scratch struct {
 	buf   []byte
 	stamp []byte
+	// zips are compressions that outlive their writers, by path of the log.
+	zips map[string]*compression
 }
 
 // Writer appends the output of one process to its log files. It is not safe
@@ -34,7 +36,7 @@ type Writer struct {
 	scratch *Scratch
 	pending [2]pending // by Stream-1
 	dropped uint64
-	zipped  chan error // result of the compression under way; nil when idle
+	zipped  *compression // under way or ended since the last rotation; nil without
 }
 
 // pending is the start of a line whose end was not read yet.
@@ -47,13 +49,14 @@ type pending struct {
 // NewWriter opens the file of t for appending, and cuts off a torn line that a
 // crash may have left at its end. A nil scratch makes one.
 func NewWriter(t Target, scratch *Scratch) (*Writer, error) {
-	if t.Driver != DriverJSONFile {
+	if t.Driver == DriverNone {
 		return nil, fmt.Errorf("log driver %q writes no file here", t.Driver)
 	}
 	if scratch == nil {
 		scratch = &Scratch{}
 	}
-	w := &Writer{target: t, attrs: encodeAttrs(t.Attrs), scratch: scratch}
+	w := &Writer{target: t, attrs: encodeAttrs(t.Attrs), scratch: scratch, zipped: scratch.zips[t.Path]}
+	delete(scratch.zips, t.Path)
 	if err := w.open(0); err != nil {
 		return nil, err
 	}
@@ -205,11 +208,22 @@ func (w *Writer) Resume(s Stream, text []byte, more bool, at time.Time) {
 	w.pending[s-1] = pending{text: text, more: more, at: at}
 }
 
-// Close closes the file; it writes nothing.
+// Close closes the file; it writes nothing. A compression under way goes on; a
+// later writer of the same log and with the same Scratch knows of it.
 func (w *Writer) Close() error {
-	if w.zipped != nil {
-		<-w.zipped
+	if z := w.zipped; z != nil {
 		w.zipped = nil
+		for path, old := range w.scratch.zips {
+			if old.ended() {
+				delete(w.scratch.zips, path)
+			}
+		}
+		if !z.ended() {
+			if w.scratch.zips == nil {
+				w.scratch.zips = map[string]*compression{}
+			}
+			w.scratch.zips[w.target.Path] = z
+		}
 	}
 	if w.file == nil {
 		return nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/image"
+	"github.com/wherry-engine/wherry/internal/logs/driver"
 )
 
 // Host is what the engine knows of itself and was configured for.
@@ -35,6 +36,8 @@ type Host struct {
 	EventListeners                 func() int
 	NetworkWarnings                func() []string
 	Warnings                       []string
+	Runtimes                       map[string]system.RuntimeWithStatus
+	DefaultRuntime                 string
 }
 
 // Info describes the engine and its host, with docker's warnings about what
@@ -43,14 +46,14 @@ func (v *View) Info(ctx context.Context) (*system.Info, error) {
 	f, h := v.cgroups.Features(), v.host.Load()
 	i := &system.Info{
 		ID: h.ID, Driver: h.StorageDriver, DriverStatus: h.StorageStatus, DockerRootDir: h.DataRoot, Labels: h.Labels,
-		Plugins:     system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "none"}},
+		Plugins:     system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: driver.Names()},
 		MemoryLimit: f.Memory, SwapLimit: f.MemorySwap, CPUCfsPeriod: f.CPUQuota, CPUCfsQuota: f.CPUQuota, CPUShares: f.CPUShares, CPUSet: f.Cpuset,
 		PidsLimit: f.Pids, OomKillDisable: f.OOMKillDisable, IPv4Forwarding: sysctlOn("/proc/sys/net/ipv4/ip_forward"), Debug: h.Debug,
 		NFd: openDescriptors(), NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano), LoggingDriver: h.LogDriver,
 		CgroupDriver: string(v.cgroups.Driver()), CgroupVersion: strconv.Itoa(v.cgroups.Version()), NEventsListener: h.EventListeners(),
 		OSType: runtime.GOOS, Architecture: unameMachine(), IndexServerAddress: "https://index.docker.io/v1/", NCPU: runtime.NumCPU(),
 		HTTPProxy: h.HTTPProxy, HTTPSProxy: h.HTTPSProxy, NoProxy: h.NoProxy, ServerVersion: h.Version,
-		DefaultRuntime: "wherry", Runtimes: map[string]system.RuntimeWithStatus{"wherry": {Runtime: system.Runtime{Path: "wherry-init"}}},
+		DefaultRuntime: h.DefaultRuntime, Runtimes: h.Runtimes,
 		LiveRestoreEnabled: h.LiveRestore, InitBinary: h.InitBinary, SecurityOptions: h.SecurityOptions,
 		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, CDISpecDirs: []string{}, DefaultAddressPools: h.AddressPools,
 		Warnings: append([]string{}, h.Warnings...),

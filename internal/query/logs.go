@@ -16,6 +16,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/logs"
+	"github.com/wherry-engine/wherry/internal/logs/driver"
 )
 
 // LogsOptions are those of GET /containers/{id}/logs.
@@ -44,7 +45,8 @@ func (v *View) Logs(ctx context.Context, ref string, o LogsOptions, open func(tt
 		}
 	}
 	r := c.Snapshot()
-	if r.LogPath == "" {
+	files, ok := logFiles(&r, c.Dir())
+	if !ok {
 		return errdefs.ErrNotImplemented.WithMessage("configured logging driver does not support reading")
 	}
 	ro := logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail, Follow: o.Follow && r.State.Running}
@@ -64,7 +66,7 @@ func (v *View) Logs(ctx context.Context, ref string, o LogsOptions, open func(tt
 		ro.Done = ended
 	}
 	stdout, stderr := open(r.Config.Tty)
-	err = logs.Read(ctx, logTarget(&r), ro, func(e logs.Entry) error {
+	err = logs.Read(ctx, files, ro, func(e logs.Entry) error {
 		w, wanted := stdout, o.Stdout
 		if e.Stream == logs.Stderr.String() {
 			w, wanted = stderr, o.Stderr
@@ -103,11 +105,12 @@ func details(attrs map[string]string) string {
 	return strings.Join(out, ",")
 }
 
-func logTarget(r *container.Record) logs.Target {
-	t := logs.Target{Driver: logs.DriverJSONFile, Path: r.LogPath, MaxFile: 1}
-	if n, err := strconv.Atoi(r.HostConfig.LogConfig.Config["max-file"]); err == nil {
-		t.MaxFile = n
+// logFiles tells where the log of a container is; ok is false if none can be read.
+func logFiles(r *container.Record, dir string) (t logs.Target, ok bool) {
+	cfg := driver.Config{Type: r.HostConfig.LogConfig.Type, Options: r.HostConfig.LogConfig.Config}
+	if !cfg.Readable() {
+		return t, false
 	}
-	t.Compress = r.HostConfig.LogConfig.Config["compress"] == "true"
-	return t
+	t, err := driver.Files(cfg, dir, r.ID)
+	return t, err == nil // the options were checked at creation
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/logs"
+	"github.com/wherry-engine/wherry/internal/logs/driver"
 	"github.com/wherry-engine/wherry/internal/supervise"
 )
 
@@ -72,13 +73,18 @@ func (m *Manager) attachWithPast(ctx context.Context, c *container.Container, o 
 	if err := canAttach(&r, r.ID); err != nil {
 		return err
 	}
+	cfg := driver.Config{Type: r.HostConfig.LogConfig.Type, Options: r.HostConfig.LogConfig.Config}
+	files, err := driver.Files(cfg, c.Dir(), r.ID)
+	if err != nil {
+		return err
+	}
 	conn, readAhead, err := hijack(r.Config.Tty)
 	if err != nil {
 		return err
 	}
-	if r.LogPath != "" {
+	if cfg.Readable() {
 		w := newStreams(conn, o.Mux && !r.Config.Tty)
-		err := logs.Read(ctx, logs.Target{Driver: logs.DriverJSONFile, Path: r.LogPath}, logs.ReadOptions{Tail: -1}, func(e logs.Entry) error {
+		err = logs.Read(ctx, files, logs.ReadOptions{Tail: -1}, func(e logs.Entry) error {
 			if e.Stream == logs.Stdout.String() && o.Stdout || e.Stream == logs.Stderr.String() && o.Stderr {
 				return w.write(e.Stream, e.Line)
 			}

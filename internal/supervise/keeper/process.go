@@ -37,16 +37,27 @@ type process struct {
 	release          func() error
 
 	target  logs.Target
-	log     *logs.Writer // nil without log, and when all is written
-	logErr  time.Time    // when a LogError was sent last
-	stdin   *input       // nil without, and when it is closed
-	outputs [2]output    // stdout or terminal, stderr
+	log     logWriter // nil without log, and when all is written
+	logErr  time.Time // when a LogError was sent last
+	stdin   *input    // nil without, and when it is closed
+	outputs [2]output // stdout or terminal, stderr
 	clients []*client
 
 	exit     *wire.Exit // set when it has exited
 	limit    *timer     // drainLimit
 	reported bool       // the exit was told, or is kept to be told
 	saved    bool       // the exit is in the directory
+}
+
+// logWriter is a logs.Writer, or a logs.Buffered for a process that must not
+// wait for its log.
+type logWriter interface {
+	Copy(s logs.Stream, data []byte, at time.Time) error
+	End(s logs.Stream, at time.Time) error
+	Pending(s logs.Stream) (text []byte, more bool, at time.Time)
+	Resume(s logs.Stream, text []byte, more bool, at time.Time)
+	Dropped() uint64
+	Close() error
 }
 
 // starting is a process that StartFunc is at work on.
@@ -350,12 +361,21 @@ func (p *process) openLog() {
 	if p.target.Driver == logs.DriverNone {
 		return
 	}
-	w, err := logs.NewWriter(p.target, &p.k.scratch)
+	var err error
+	if p.target.Buffer > 0 {
+		var w *logs.Buffered
+		if w, err = logs.NewBuffered(p.target); err == nil {
+			p.log = w
+		}
+	} else {
+		var w *logs.Writer
+		if w, err = logs.NewWriter(p.target, &p.k.scratch); err == nil {
+			p.log = w
+		}
+	}
 	if err != nil {
 		p.logFailed(err, 0)
-		return
 	}
-	p.log = w
 }
 
 func (p *process) closeLog() {

@@ -249,16 +249,18 @@ func (p *process) goOn(c *control, id uint32) {
 	k := p.k
 	release := p.release
 	p.release = nil
+	k.starting[p.key] = struct{}{} // it may start programs that only it reaps
 	go func() {
 		err := release()
 		k.loop.post(func() {
 			k.held--
+			delete(k.starting, p.key)
+			defer k.afterStart()
 			if err != nil {
 				c.fail(id, err)
 			} else {
 				c.done(id, nil)
 			}
-			k.mayUpgrade()
 		})
 	}()
 }

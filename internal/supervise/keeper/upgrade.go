@@ -60,6 +60,7 @@ type clientState struct {
 func (s *state) Fields(c *wire.Coder) {
 	version := uint8(wire.StateVersion)
 	c.U8(&version)
+	c.State = version
 	for _, n := range []*int{&s.lock, &s.listen, &s.init, &s.engine} {
 		c.Int(n)
 	}
@@ -254,7 +255,7 @@ func (k *Keeper) resume(fd int) error {
 	if err != nil {
 		return err
 	}
-	if len(b) == 0 || b[0] != wire.StateVersion {
+	if len(b) == 0 || b[0] == 0 || b[0] > wire.StateVersion {
 		return errors.New("state of another version")
 	}
 	s := &state{}

@@ -15,6 +15,9 @@ type Coder struct {
 	b       []byte
 	reading bool
 	bad     bool
+
+	// State is the StateVersion of what is carried; 0 outside of an upgrade.
+	State uint8
 }
 
 // Message is something that a Coder can carry.

@@ -12,11 +12,11 @@ import (
 // Version is that of the messages below. Hello, Welcome, Failure and Upgrade
 // never change their form, so that a newer engine can always talk an older
 // keeper into becoming the newer one.
-const Version = 2
+const Version = 3
 
 // StateVersion is that of what a keeper hands on to the program that it becomes,
-// which must understand this version.
-const StateVersion = 1
+// which must understand this version and those before it. 2: logs have Buffer.
+const StateVersion = 2
 
 // Types of frames. Requests are answered by a frame of type Done or Failed
 // with the same id; the others stand for themselves and have id 0.
@@ -168,6 +168,13 @@ func (s *Start) Fields(c *Coder) {
 }
 
 func codePlan(c *Coder, p *sandbox.Plan) {
+	Maybe(c, &p.Runtime, func(r *sandbox.Command) {
+		for _, s := range []*string{&r.Path, &r.Dir, &r.PIDFile, &r.Console} {
+			c.Str(s)
+		}
+		List(c, &r.Create, 4, c.Str)
+		List(c, &r.Start, 4, c.Str)
+	})
 	flags, target := int64(p.CloneFlags), int64(p.TargetFlags)
 	c.I64(&flags)
 	c.I64(&target)
@@ -202,6 +209,9 @@ func codeLog(c *Coder, t *logs.Target) {
 	c.Int(&t.MaxFile)
 	c.Bool(&t.Compress)
 	c.StrMap(&t.Attrs)
+	if c.State != 1 {
+		c.I64(&t.Buffer)
+	}
 }
 
 // Exit is the end of a process.
