@@ -21,6 +21,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/wherry-engine/wherry/internal/config"
+	"github.com/wherry-engine/wherry/internal/httpapi/listen"
 	"github.com/wherry-engine/wherry/internal/query"
 	"github.com/wherry-engine/wherry/internal/session"
 )
@@ -31,7 +32,7 @@ func serve(t *testing.T, s *Server) string {
 	path := filepath.Join(t.TempDir(), "s")
 	c := config.New(func(string) string { return "" })
 	c.Hosts = []string{"unix://" + path}
-	ls, err := Listen(c)
+	ls, err := listen.Open(c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,7 @@
-package httpapi
+// Package listen owns the sockets that the API is answered on: unix sockets
+// with their owner and mode, tcp with and without TLS, and those that systemd
+// passes on.
+package listen
 
 import (
 	"crypto/tls"
@@ -19,10 +22,10 @@ import (
 	"github.com/wherry-engine/wherry/internal/config"
 )
 
-// Listen opens everything that the configuration names, or nothing. A unix
+// Open opens everything that the configuration names, or nothing. A unix
 // socket is never reachable with more rights than it will have, and one that
 // somebody answers on is left alone.
-func Listen(c *config.Config) ([]net.Listener, error) {
+func Open(c *config.Config) ([]net.Listener, error) {
 	var all []net.Listener
 	fail := func(err error) ([]net.Listener, error) {
 		for _, l := range all {
