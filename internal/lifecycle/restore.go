@@ -16,10 +16,14 @@ import (
 	"github.com/wherry-engine/wherry/internal/supervise"
 )
 
+// restorer does what is only done once, when the engine starts.
+type restorer struct{ *Engine }
+
 // Restore brings the records and the keeper's processes together after a start
 // of the engine: what still runs is adopted, what ended meanwhile is recorded,
 // what a restart policy wants is started. orphan is told of execs.
 func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) error {
+	r := restorer{e}
 	processes, err := e.keeper.List(ctx)
 	if err != nil {
 		return fmt.Errorf("ask the keeper what runs: %w", err)
@@ -37,7 +41,7 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 		case p.Key.Exec != "":
 			exec(p)
 		case err != nil:
-			e.orphan(ctx, p)
+			r.orphan(ctx, p)
 		default:
 			running[p.Key.Container] = p
 		}
@@ -55,9 +59,9 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 		}
 		switch {
 		case known && p.Exited == nil:
-			e.adopt(ctx, c, p)
+			r.adopt(ctx, c, p)
 		case known:
-			e.adoptExited(c, p)
+			r.adoptExited(c, p)
 		case c.State.Running && !c.State.Restarting:
 			// The host was restarted, or everything was killed at once.
 			c.Op.Lock()
@@ -69,7 +73,7 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 			c.Op.Unlock()
 		}
 	}
-	warn("remove control groups of an earlier engine", "", e.sweepGroups())
+	warn("remove control groups of an earlier engine", "", r.sweepGroups())
 	for _, c := range e.store.All() {
 		if wantedAtBoot(c) {
 			e.later(func() {
@@ -89,7 +93,7 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 
 // sweepGroups removes the groups that a crash left of starts that came to
 // nothing. A group with a process in it is somebody's and stays.
-func (e *Engine) sweepGroups() error {
+func (e restorer) sweepGroups() error {
 	if e.cgroups.Driver() == cgroup.Systemd {
 		return nil // systemd ends a scope with its last process
 	}
@@ -114,7 +118,7 @@ func (e *Engine) sweepGroups() error {
 }
 
 // adopt takes over a container whose process runs.
-func (e *Engine) adopt(ctx context.Context, c *container.Container, p supervise.Process) {
+func (e restorer) adopt(ctx context.Context, c *container.Container, p supervise.Process) {
 	if r := c.Snapshot(); len(r.Networks) > 0 { // unlocked: the network asks for the container's name
 		warn("adopt network", c.ID, e.networks.Adopt(c.ID, r.Networks, p.PID))
 		warn("adopt ports", c.ID, e.networks.AdoptPorts(c.ID, r.Ports))
@@ -136,7 +140,7 @@ func (e *Engine) adopt(ctx context.Context, c *container.Container, p supervise.
 }
 
 // adoptExited records an exit that happened while no engine ran.
-func (e *Engine) adoptExited(c *container.Container, p supervise.Process) {
+func (e restorer) adoptExited(c *container.Container, p supervise.Process) {
 	c.Op.Lock()
 	defer c.Op.Unlock()
 	c.Lock()
@@ -154,7 +158,7 @@ func (e *Engine) adoptExited(c *container.Container, p supervise.Process) {
 
 // orphan ends a process that no record belongs to: a creation that a crash
 // interrupted before the record was written, or a removal after it was gone.
-func (e *Engine) orphan(ctx context.Context, p supervise.Process) {
+func (e restorer) orphan(ctx context.Context, p supervise.Process) {
 	if p.Exited == nil {
 		warn("end orphan", p.Key.Container, e.keeper.Signal(ctx, p.Key, 9))
 		return // its exit is forgotten when it arrives
