@@ -8,6 +8,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/linux/caps"
 	"github.com/wherry-engine/wherry/internal/linux/mount"
+	"github.com/wherry-engine/wherry/internal/runtime/identity"
 	"github.com/wherry-engine/wherry/internal/runtime/initproto"
 )
 
@@ -27,11 +28,11 @@ func (s *state) become(p *initproto.Process) *initproto.Failure {
 	if f := setLimits(p.Rlimits); f != nil {
 		return f
 	}
-	id, f := users{s.root}.identity(p)
+	id, f := identity.Of(s.root, p)
 	if f != nil {
 		return f
 	}
-	env := withHome(p.Env, id.home)
+	env := identity.WithHome(p.Env, id.Home)
 	if f := s.label.set(p); f != nil {
 		return f
 	}
@@ -40,7 +41,7 @@ func (s *state) become(p *initproto.Process) *initproto.Failure {
 			return fail("no_new_privs", err)
 		}
 	}
-	fixStreams(id.uid)
+	fixStreams(id.UID)
 	if f := s.drop(p, id); f != nil {
 		return f
 	}
@@ -79,7 +80,7 @@ func fixStreams(uid uint32) {
 
 // drop changes to the identity and its capabilities, and enters the working
 // directory. Until exec CAP_SYS_ADMIN is kept when the seccomp filter needs it.
-func (s *state) drop(p *initproto.Process, id identity) *initproto.Failure {
+func (s *state) drop(p *initproto.Process, id identity.Identity) *initproto.Failure {
 	cwd, cwdErr := mount.OpenIn(s.root, p.Cwd, unix.O_PATH|unix.O_DIRECTORY)
 	if cwdErr == nil {
 		cwdErr = unix.Fchdir(cwd)
@@ -94,17 +95,17 @@ func (s *state) drop(p *initproto.Process, id identity) *initproto.Failure {
 	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
 		return fail("keep capabilities", err)
 	}
-	groups := make([]int, len(id.groups))
-	for i, g := range id.groups {
+	groups := make([]int, len(id.Groups))
+	for i, g := range id.Groups {
 		groups[i] = int(g)
 	}
 	if err := unix.Setgroups(groups); err != nil {
 		return fail("setgroups", err)
 	}
-	if err := unix.Setresgid(int(id.gid), int(id.gid), int(id.gid)); err != nil {
+	if err := unix.Setresgid(int(id.GID), int(id.GID), int(id.GID)); err != nil {
 		return fail("setgid", err)
 	}
-	if err := unix.Setresuid(int(id.uid), int(id.uid), int(id.uid)); err != nil {
+	if err := unix.Setresuid(int(id.UID), int(id.UID), int(id.UID)); err != nil {
 		return fail("setuid", err)
 	}
 	// What cannot be had (a parent without it) is left out, as the bounding set does.

@@ -67,8 +67,8 @@ var options = []option{
 	{flag: "default-ipc-mode", key: "default-ipc-mode", reload: true, say: `Default mode for containers ipc ("shareable" | "private")`, bind: func(c *Config) value {
 		return choice(&c.IpcMode, "default IPC mode", "shareable", "private")
 	}},
-	{flag: "add-runtime", key: "runtimes", class: refused, reload: true, say: "Register an additional OCI compatible runtime", bind: func(c *Config) value { return runtimes(&c.Runtimes) }},
-	{flag: "default-runtime", key: "default-runtime", class: refused, harmless: DefaultRuntime, reload: true, say: "Default OCI runtime for containers", bind: func(c *Config) value { return text(&c.DefaultRuntime) }},
+	{flag: "add-runtime", key: "runtimes", reload: true, say: "Register an additional OCI compatible runtime", bind: func(c *Config) value { return runtimes(&c.Runtimes) }},
+	{flag: "default-runtime", key: "default-runtime", reload: true, say: "Default OCI runtime for containers", bind: func(c *Config) value { return text(&c.DefaultRuntime) }},
 	{flag: "default-ulimit", key: "default-ulimits", say: "Default ulimits for containers", bind: func(c *Config) value { return ulimits(&c.Ulimits) }},
 	{flag: "default-shm-size", key: "default-shm-size", reload: true, say: "Default shm size for containers", bind: func(c *Config) value { return memory(&c.ShmSize) }},
 	{flag: "init", key: "init", say: "Run an init in the container to forward signals and reap processes", bind: func(c *Config) value { return boolean(&c.Init) }},

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/moby/moby/api/types/system"
@@ -22,6 +23,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/network/ipam"
 	"github.com/wherry-engine/wherry/internal/query"
+	"github.com/wherry-engine/wherry/internal/runtime/foreign"
 )
 
 // cgroupParent is where the groups of containers lie.
@@ -50,6 +52,15 @@ func lifecycleConfig(c *config.Config) (lifecycle.Config, error) {
 		DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, CgroupParent: cgroupParent(c), Live: live(c),
 		Ulimits: c.Ulimits, Init: c.Init, InitPath: initPath(c), NoNewPrivileges: c.NoNewPrivileges, LogDriver: c.LogDriver, LogOptions: c.LogOpts,
 		DNS: c.DNS.Servers, DNSSearch: c.DNS.Search, DNSOptions: c.DNS.Options, HostGatewayIPs: c.DNS.HostGateway,
+	}
+	lc.Runtimes = foreign.Set{Dir: filepath.Join(c.ExecRoot, "runtimes"), Systemd: c.CgroupDriver == "systemd", Programs: map[string]foreign.Program{}}
+	for name, r := range c.Runtimes {
+		lc.Runtimes.Programs[name] = foreign.Program{Path: r.Path, Args: r.Args}
+	}
+	if lc.DefaultRuntime = c.DefaultRuntime; c.DefaultRuntime == config.DefaultRuntime {
+		lc.DefaultRuntime = lifecycle.DefaultRuntime
+	} else if _, ok := lc.Runtimes.Find(c.DefaultRuntime); !ok {
+		return lc, fmt.Errorf("default runtime %q: no such program is installed", c.DefaultRuntime)
 	}
 	remap, err := idmap.Load(c.UsernsRemap, "/etc")
 	if err != nil {
@@ -114,7 +125,16 @@ func (s *System) host() (query.Host, error) {
 		DataRoot: c.DataRoot, Labels: c.Labels, LogDriver: c.LogDriver, InitBinary: "docker-init", LiveRestore: c.LiveRestore, Debug: c.Debug,
 		HTTPProxy: c.Registry.HTTPProxy, HTTPSProxy: c.Registry.HTTPSProxy, NoProxy: c.Registry.NoProxy, Mirrors: c.Registry.Mirrors, Insecure: c.Registry.Insecure,
 		SecurityOptions: []string{"name=seccomp,profile=" + seccompName(c)}, StorageDriver: s.images.Snapshots().Driver(),
-		EventListeners: s.events.Listeners, NetworkWarnings: s.networks.Warnings,
+		EventListeners: s.events.Listeners, DefaultRuntime: c.DefaultRuntime,
+		Runtimes: map[string]system.RuntimeWithStatus{config.DefaultRuntime: {Runtime: system.Runtime{Path: "wherry-init"}}}, NetworkWarnings: s.networks.Warnings,
+	}
+	for name, r := range c.Runtimes {
+		h.Runtimes[name] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: r.Path, Args: r.Args}}
+	}
+	if _, ok := h.Runtimes["runc"]; !ok {
+		if path, err := exec.LookPath("runc"); err == nil {
+			h.Runtimes["runc"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: path}}
+		}
 	}
 	if s.cgroups.Version() == 2 {
 		h.SecurityOptions = append(h.SecurityOptions, "name=cgroupns")

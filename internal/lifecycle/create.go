@@ -188,10 +188,10 @@ func (mk *maker) applyDefaults(h *apicontainer.HostConfig) {
 		h.PidsLimit = nil // both 0 and -1 say "no limit"
 	}
 	if !h.Privileged && len(h.MaskedPaths) == 0 && h.MaskedPaths == nil {
-		h.MaskedPaths = maskedPaths()
+		h.MaskedPaths = spec.MaskedPaths()
 	}
 	if !h.Privileged && h.ReadonlyPaths == nil {
-		h.ReadonlyPaths = readonlyPaths()
+		h.ReadonlyPaths = spec.ReadonlyPaths()
 	}
 	l := driver.Merge(driver.Config{Type: h.LogConfig.Type, Options: h.LogConfig.Config}, driver.Config{Type: mk.cfg.LogDriver, Options: mk.cfg.LogOptions})
 	h.LogConfig.Type, h.LogConfig.Config = l.Type, l.Options

@@ -87,16 +87,3 @@ func (mk *maker) applySecurity(c *container.Container) error {
 	c.AppArmorProfile = s.apparmor
 	return nil
 }
-
-// maskedPaths are hidden from every container that is not privileged, and
-// readonlyPaths cannot be written there: docker's lists.
-func maskedPaths() []string {
-	return []string{
-		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
-		"/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
-	}
-}
-
-func readonlyPaths() []string {
-	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
-}

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -10,8 +11,10 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/wherry-engine/wherry/internal/container"
+	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 	"github.com/wherry-engine/wherry/internal/runtime/compile"
+	"github.com/wherry-engine/wherry/internal/runtime/foreign"
 	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
 	"github.com/wherry-engine/wherry/internal/runtime/spec"
 	"github.com/wherry-engine/wherry/internal/snapshot"
@@ -89,7 +92,7 @@ func (l *launcher) namespaces(c *container.Record, n *networking) (map[specs.Lin
 	case n.held:
 		ns[specs.NetworkNamespace] = spec.NS{Kind: spec.New}
 	default:
-		ns[specs.NetworkNamespace] = spec.NS{Kind: spec.Extra, Index: 0}
+		ns[specs.NetworkNamespace] = spec.NS{Kind: spec.Extra, Index: 0, Path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.ns.Fd())}
 	}
 	return ns, nil
 }
@@ -191,35 +194,41 @@ func (l *launcher) filter(p *specs.LinuxSeccomp) (*compile.Seccomp, error) {
 }
 
 // compileExec turns an exec request into a plan that enters the container.
-func (l *launcher) compileExec(c *container.Record, dir string, r *apicontainer.ExecCreateRequest) (*sandbox.Plan, error) {
+// done takes back what only the start of it needs.
+func (l *launcher) compileExec(c *container.Record, dir string, r *apicontainer.ExecCreateRequest) (plan *sandbox.Plan, done func(), err error) {
 	in, err := l.specInput(c, dir, nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// The process decides which user namespace it is in, not today's configuration.
-	if in.UIDMaps, in.GIDMaps, err = mappingsOf(c.State.Pid); err != nil {
-		return nil, err
+	if in.UIDMaps, in.GIDMaps, err = spec.MappingsOf(c.State.Pid); err != nil {
+		return nil, nil, err
 	}
 	main, _, err := spec.Build(in)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	p, err := spec.BuildExec(main, r)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	user := r.User
+	if user == "" {
+		user = c.Config.User
+	}
+	if rt := l.foreign(c.HostConfig); rt != nil {
+		return rt.Exec(c.ID, id.New(), p, c.State.Pid, foreign.User{Name: user, Groups: c.HostConfig.GroupAdd})
 	}
 	g, err := l.cgroups.Open(c.CgroupPath)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	o := compile.ExecOptions{PID: c.State.Pid, Main: main, CgroupDir: g.Dir(), CgroupTasks: g.Tasks(), Lookup: true, User: r.User, Groups: c.HostConfig.GroupAdd}
-	if o.User == "" {
-		o.User = c.Config.User
-	}
+	o := compile.ExecOptions{PID: c.State.Pid, Main: main, CgroupDir: g.Dir(), CgroupTasks: g.Tasks(), Lookup: true, User: user, Groups: c.HostConfig.GroupAdd}
 	if !r.Privileged {
 		if o.Seccomp, err = l.filter(main.Linux.Seccomp); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return compile.Exec(p, o)
+	plan, err = compile.Exec(p, o)
+	return plan, func() {}, err
 }

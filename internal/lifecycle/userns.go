@@ -51,35 +51,5 @@ func (p *parts) giveToRoot(h *apicontainer.HostConfig, path string) error {
 	if !p.remapped(h) {
 		return nil
 	}
-	return os.Chown(path, rootOf(p.cfg.UIDMaps), rootOf(p.cfg.GIDMaps))
-}
-
-func rootOf(maps []specs.LinuxIDMapping) int {
-	for _, m := range maps {
-		if m.ContainerID == 0 {
-			return int(m.HostID)
-		}
-	}
-	return -1
-}
-
-// mappingsOf reads the mappings of a process that is in another user namespace
-// than the engine.
-func mappingsOf(pid int) (uids, gids []specs.LinuxIDMapping, err error) {
-	if own, err := ns.Own(pid, "user"); err != nil || own {
-		return nil, nil, err
-	}
-	if uids, err = mappings(pid, "uid_map"); err == nil {
-		gids, err = mappings(pid, "gid_map")
-	}
-	return uids, gids, err
-}
-
-func mappings(pid int, file string) ([]specs.LinuxIDMapping, error) {
-	ranges, err := ns.Mappings(pid, file)
-	var out []specs.LinuxIDMapping
-	for _, r := range ranges {
-		out = append(out, specs.LinuxIDMapping{ContainerID: r[0], HostID: r[1], Size: r[2]})
-	}
-	return out, err
+	return os.Chown(path, spec.RootOf(p.cfg.UIDMaps), spec.RootOf(p.cfg.GIDMaps))
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"path"
 	"runtime"
-	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -57,8 +56,6 @@ func validate(cfg *container.Config, h *container.HostConfig, f cgroup.Features)
 		return nil, invalid("SHM size can not be less than 0")
 	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
 		return nil, invalid("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
-	case h.Runtime != "" && h.Runtime != DefaultRuntime:
-		return nil, invalid("unknown or invalid runtime name: %s", h.Runtime)
 	}
 	for k := range h.Annotations {
 		if k == "" {
@@ -184,11 +181,11 @@ func validateSet(what, wanted, available string) error {
 	if wanted == "" {
 		return nil
 	}
-	want, err := parseSet(wanted)
+	want, err := cgroup.ParseSet(wanted)
 	if err != nil {
 		return invalid("Invalid value %s for cpuset %s", wanted, map[string]string{"CPUs": "cpus", "memory nodes": "mems"}[what])
 	}
-	have, err := parseSet(available)
+	have, err := cgroup.ParseSet(available)
 	if err != nil {
 		return err
 	}
@@ -198,28 +195,4 @@ func validateSet(what, wanted, available string) error {
 		}
 	}
 	return nil
-}
-
-func parseSet(list string) (map[int]bool, error) {
-	set := map[int]bool{}
-	for _, part := range strings.Split(strings.TrimSpace(list), ",") {
-		from, to, isRange := strings.Cut(part, "-")
-		a, err := strconv.Atoi(strings.TrimSpace(from))
-		if err != nil {
-			return nil, err
-		}
-		b := a
-		if isRange {
-			if b, err = strconv.Atoi(strings.TrimSpace(to)); err != nil {
-				return nil, err
-			}
-		}
-		if a < 0 || b < a || b > 8192 { // the kernel's largest NR_CPUS
-			return nil, fmt.Errorf("%q is not a range", part)
-		}
-		for ; a <= b; a++ {
-			set[a] = true
-		}
-	}
-	return set, nil
 }

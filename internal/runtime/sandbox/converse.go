@@ -131,8 +131,10 @@ func closeFDs(fds []int) {
 }
 
 func (p *Process) over() error {
-	unix.Close(p.control)
-	p.control = -1
+	if p.control >= 0 {
+		unix.Close(p.control)
+		p.control = -1
+	}
 	return nil
 }
 

@@ -255,7 +255,7 @@ func (b *box) exec(running *process, cfg *container.ExecCreateRequest) (result, 
 	if user == "" {
 		user = b.in.Config.User
 	}
-	plan, err := compile.Exec(p, compile.ExecOptions{PID: running.PID, Main: s, Seccomp: filter(b.t, p.Capabilities.Bounding), Lookup: true, User: user})
+	plan, err := compile.Exec(p, compile.ExecOptions{PID: running.PID, Main: s, CgroupDir: b.opt.CgroupDir, Seccomp: filter(b.t, p.Capabilities.Bounding), Lookup: true, User: user})
 	must(b.t, err)
 	return finish(b.t, plan, "", nil)
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/runtime/compile"
@@ -101,5 +102,47 @@ func TestLargeProgram(t *testing.T) {
 	}
 	if got := b.output(); !strings.HasPrefix(got, "1000") {
 		t.Fatalf("got %q", got)
+	}
+}
+
+// A v2 group: the process is born in it, sees it as the root of its hierarchy,
+// and an exec is born in it, too.
+func TestCgroup2(t *testing.T) {
+	requireRoot(t)
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.procs"); err != nil {
+		if strings.Contains(os.Getenv("WHERRY_REQUIRE"), "cgroup2") {
+			t.Fatal(err)
+		}
+		t.Skip("no cgroup v2: ", err)
+	}
+	for name, change := range map[string]func(*box){"plain": func(*box) {}, "user namespace": remap} {
+		t.Run(name, func(t *testing.T) {
+			dir := "/sys/fs/cgroup/wherry-sandbox-test-" + itoa(os.Getpid())
+			must(t, os.Mkdir(dir, 0o755))
+			t.Cleanup(func() { _ = os.Remove(dir) })
+			in := func(private bool) func(*box) {
+				return func(b *box) {
+					change(b)
+					b.opt.CgroupDir, b.opt.Cgroup2, b.in.Cgroup2 = dir, true, true
+					if private {
+						b.in.Namespaces[specs.CgroupNamespace] = spec.NS{}
+					}
+				}
+			}
+			const look = "cat /proc/self/cgroup; ls /sys/fs/cgroup/cgroup.type; mkdir /sys/fs/cgroup/x 2>/dev/null && echo rw || echo ro"
+			r := script(t, look, in(true))
+			if r.out != "0::/\n/sys/fs/cgroup/cgroup.type\nro\n" {
+				t.Errorf("private: %q %q", r.out, r.err)
+			}
+			r = script(t, "cat /proc/self/cgroup; ls -d /sys/fs/cgroup/"+filepath.Base(dir), in(false))
+			if r.out != "0::/"+filepath.Base(dir)+"\n/sys/fs/cgroup/"+filepath.Base(dir)+"\n" {
+				t.Errorf("the host's: %q %q", r.out, r.err)
+			}
+			b, running := sleeper(t, in(true))
+			r, err := b.exec(running, &container.ExecCreateRequest{Cmd: []string{"cat", "/proc/self/cgroup"}})
+			if err != nil || r.out != "0::/\n" {
+				t.Errorf("exec: %q %q %v", r.out, r.err, err)
+			}
+		})
 	}
 }

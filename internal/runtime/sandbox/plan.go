@@ -13,6 +13,10 @@ import (
 // Plan is one process to start, all policy already decided. It is plain data,
 // so that it can travel between processes.
 type Plan struct {
+	// Runtime, when set, makes the process; of all other fields only Terminal,
+	// Rows, Cols and Hold matter then.
+	Runtime *Command
+
 	CloneFlags uintptr // CLONE_NEWNS|CLONE_NEWPID|...: made fresh by the fork
 
 	// PIDNamespace is the namespace to be born in, as a path such as

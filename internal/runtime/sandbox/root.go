@@ -97,6 +97,22 @@ func mountTree(p *Plan, userns int) (int, error) {
 	return r.tree, r.err
 }
 
+// MountRoot mounts an overlay at target, for a runtime that wants its root as
+// a directory of the host.
+func MountRoot(o *mount.Overlay, target string) error {
+	tree, err := mountTree(&Plan{Root: o}, -1)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	at, err := unix.Open(target, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	return mount.Attach(tree, at)
+}
+
 func assemble(p *Plan, userns int) (int, error) {
 	o := p.Root
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {

@@ -20,7 +20,8 @@ type Process struct {
 	PIDFD    *os.File
 	Terminal *os.File // master of the pty, with Plan.Terminal
 
-	control    int // our end of the conversation, -1 when it is over
+	resume     func() error // lets a process of another runtime run
+	control    int          // our end of the conversation, -1 when it is over
 	rows, cols uint16
 }
 
@@ -29,6 +30,9 @@ type Process struct {
 // init is the file InitFile returned. extra are descriptors the program refers
 // to by index. The caller owns all files it passed.
 func Start(init *os.File, p *Plan, io Stdio, extra []*os.File) (*Process, error) {
+	if p.Runtime != nil {
+		return startCommand(p, io)
+	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, stepError("control socket", err)
@@ -157,6 +161,12 @@ func passed(p *Plan, extra []*os.File) int {
 // Release lets a held process go on to exec; same errors as Start. After an
 // error the process is gone and PIDFD is closed.
 func (p *Process) Release() error {
+	if p.resume != nil {
+		if err := p.resume(); err != nil {
+			return p.abandon(err)
+		}
+		return nil
+	}
 	if p.control < 0 {
 		return &StartError{Step: "release", Message: "process is not held"}
 	}

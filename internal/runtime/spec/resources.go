@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -157,7 +156,7 @@ func blockDevice(path string) (major, minor int64, err error) {
 func (b *builder) paths() error {
 	h, l := b.in.HostConfig, b.spec.Linux
 	if !h.Privileged {
-		l.MaskedPaths, l.ReadonlyPaths = maskedPaths(), slices.Clone(readonlyPaths)
+		l.MaskedPaths, l.ReadonlyPaths = MaskedPaths(), ReadonlyPaths()
 	}
 	// Given but empty means none: systempaths=unconfined.
 	if h.MaskedPaths != nil {
@@ -169,10 +168,13 @@ func (b *builder) paths() error {
 	return nil
 }
 
-var readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+// ReadonlyPaths is docker's list.
+func ReadonlyPaths() []string {
+	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+}
 
-// maskedPaths is docker's list; the thermal counters are there per processor.
-func maskedPaths() []string {
+// MaskedPaths is docker's list; the thermal counters are there per processor.
+func MaskedPaths() []string {
 	list := []string{
 		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
 		"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",

@@ -1,6 +1,10 @@
-package main
+// Package identity owns docker's USER: who a user string means inside of a
+// root directory, by that directory's own passwd and group. It reads nothing
+// but small regular files there, and links neither os nor fmt.
+package identity
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 
@@ -16,19 +20,20 @@ const maxDatabase = 1 << 20
 
 const maxID = 1<<31 - 1
 
-// identity is who the user's process is.
-type identity struct {
-	uid, gid uint32
-	groups   []uint32
-	home     string
+// Identity is who the user's process is.
+type Identity struct {
+	UID, GID uint32
+	Groups   []uint32
+	Home     string
 }
 
 // users are the databases of the root that the descriptor is open on.
 type users struct{ root int }
 
-// identity looks up the user in the root's own databases.
-func (s users) identity(p *initproto.Process) (identity, *initproto.Failure) {
-	id := identity{uid: p.UID, gid: p.GID, groups: p.GIDs, home: "/"}
+// Of looks up p's user and groups in the databases below the directory root.
+func Of(root int, p *initproto.Process) (Identity, *initproto.Failure) {
+	s := users{root}
+	id := Identity{UID: p.UID, GID: p.GID, Groups: p.GIDs, Home: "/"}
 	needGroups := len(p.Groups) > 0 || p.Lookup && p.User != ""
 	passwd, f := s.database("/etc/passwd")
 	if f != nil {
@@ -42,7 +47,7 @@ func (s users) identity(p *initproto.Process) (identity, *initproto.Failure) {
 	}
 	if !p.Lookup {
 		if u, ok := findUser(passwd, strconv.Itoa(int(p.UID))); ok {
-			id.home = u.home
+			id.Home = u.home
 		}
 	} else if f = id.lookup(p.User, passwd, group); f != nil {
 		return id, f
@@ -52,11 +57,11 @@ func (s users) identity(p *initproto.Process) (identity, *initproto.Failure) {
 		if !ok {
 			return id, text("unable to find group " + name + ": no matching entries in group file")
 		}
-		id.groups = append(id.groups, gid)
+		id.Groups = append(id.Groups, gid)
 	}
-	id.groups = unique(id.groups)
-	if id.home == "" {
-		id.home = "/"
+	id.Groups = unique(id.Groups)
+	if id.Home == "" {
+		id.Home = "/"
 	}
 	return id, nil
 }
@@ -65,8 +70,17 @@ func text(message string) *initproto.Failure {
 	return &initproto.Failure{Step: "user", Message: message, Errno: uint32(unix.EINVAL)}
 }
 
+func failed(step string, err error) *initproto.Failure {
+	f := &initproto.Failure{Step: step, Message: step + ": " + err.Error()}
+	var e unix.Errno
+	if errors.As(err, &e) {
+		f.Errno = uint32(e)
+	}
+	return f
+}
+
 // lookup reads "user", "user:group", ":group" or numbers as docker does.
-func (id *identity) lookup(spec, passwd, group string) *initproto.Failure {
+func (id *Identity) lookup(spec, passwd, group string) *initproto.Failure {
 	name, groupName, _ := strings.Cut(spec, ":")
 	wanted := name
 	if wanted == "" {
@@ -75,18 +89,18 @@ func (id *identity) lookup(spec, passwd, group string) *initproto.Failure {
 	u, found := findUser(passwd, wanted)
 	switch {
 	case found:
-		id.uid, id.gid, id.home = u.uid, u.gid, u.home
+		id.UID, id.GID, id.Home = u.uid, u.gid, u.home
 	case name == "":
-		id.uid, id.gid = 0, 0
+		id.UID, id.GID = 0, 0
 	default:
 		uid, f := number(name, "unable to find user "+name+": no matching entries in passwd file")
 		if f != nil {
 			return f
 		}
-		id.uid, id.gid = uid, 0
+		id.UID, id.GID = uid, 0
 		u.name = name
 	}
-	id.groups = nil
+	id.Groups = nil
 	if groupName != "" {
 		gid, ok := groupID(group, groupName)
 		if !ok {
@@ -95,11 +109,11 @@ func (id *identity) lookup(spec, passwd, group string) *initproto.Failure {
 				return f
 			}
 		}
-		id.gid = gid
-		id.groups = []uint32{gid}
+		id.GID = gid
+		id.Groups = []uint32{gid}
 		return nil
 	}
-	id.groups = append([]uint32{id.gid}, memberships(group, u.name)...)
+	id.Groups = append([]uint32{id.GID}, memberships(group, u.name)...)
 	return nil
 }
 
@@ -211,10 +225,10 @@ func unique(list []uint32) []uint32 {
 func (s users) database(path string) (string, *initproto.Failure) {
 	look, err := mount.OpenIn(s.root, path, unix.O_PATH)
 	if err != nil {
-		if missing(err) {
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 			return "", nil
 		}
-		return "", fail("user database", err)
+		return "", failed("user database", err)
 	}
 	ok := regular(look)
 	unix.Close(look)
@@ -223,12 +237,12 @@ func (s users) database(path string) (string, *initproto.Failure) {
 	}
 	fd, err := mount.OpenIn(s.root, path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
-		return "", fail("user database", err)
+		return "", failed("user database", err)
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return "", fail("user database", err)
+		return "", failed("user database", err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return "", text(path + " is not a regular file")
@@ -240,9 +254,12 @@ func (s users) database(path string) (string, *initproto.Failure) {
 	buf := make([]byte, st.Size+1)
 	n := 0
 	for n < len(buf) {
-		m, err := read(fd, buf[n:])
+		m, err := unix.Read(fd, buf[n:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
 		if err != nil {
-			return "", fail("read "+path, err)
+			return "", failed("read "+path, err)
 		}
 		if m == 0 {
 			break
@@ -257,8 +274,8 @@ func regular(fd int) bool {
 	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
 }
 
-// withHome adds HOME unless the environment has one.
-func withHome(env []string, home string) []string {
+// WithHome adds HOME unless the environment has one.
+func WithHome(env []string, home string) []string {
 	for i, v := range env {
 		if v == "HOME=" {
 			env[i] = "HOME=" + home

@@ -1,0 +1,54 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	apicontainer "github.com/moby/moby/api/types/container"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/wherry-engine/wherry/internal/container"
+	"github.com/wherry-engine/wherry/internal/runtime/foreign"
+	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
+	"github.com/wherry-engine/wherry/internal/runtime/spec"
+	"github.com/wherry-engine/wherry/internal/undo"
+)
+
+// foreign gives the runtime of a container that is not the engine's own, or nil.
+func (p *parts) foreign(h *apicontainer.HostConfig) *foreign.Runtime {
+	r, _ := p.cfg.Runtimes.Find(h.Runtime)
+	return r
+}
+
+// validateRuntime checks the name.
+func (p *parts) validateRuntime(h *apicontainer.HostConfig) error {
+	switch {
+	case h.Runtime == DefaultRuntime:
+		return nil
+	case p.foreign(h) == nil:
+		return invalid("unknown or invalid runtime name: %s", h.Runtime)
+	case p.remapped(h):
+		return errdefs.ErrNotImplemented.WithMessage("user namespaces are served by the engine's own runtime: run this container with --userns=host, or without --runtime " + h.Runtime)
+	}
+	return nil
+}
+
+// plan turns the specification into what the keeper starts: a plan of the
+// engine's own with the control group ready, or one for another runtime, which
+// makes the group itself.
+func (l *launcher) plan(in *spec.Input, s *specs.Spec, c *container.Container, n *networking, u *undo.Stack) (*sandbox.Plan, error) {
+	if r := l.foreign(c.HostConfig); r != nil {
+		u.Add(func() { warn("take back bundle", c.ID, r.Delete(context.Background(), c.ID)) })
+		return r.Create(c.ID, s, foreign.Root(in.Rootfs), foreign.User{Name: in.Config.User, Groups: in.HostConfig.GroupAdd}, n.held)
+	}
+	group, warnings, err := l.cgroups.Create(c.CgroupPath, s.Linux.Resources)
+	if err != nil {
+		return nil, err
+	}
+	u.Add(func() { warn("take back control group", c.ID, group.Remove()) })
+	for _, w := range warnings {
+		warn("limits", c.ID, fmt.Errorf("%s", w))
+	}
+	return l.compile(in, s, group, n)
+}
