@@ -1,6 +1,11 @@
 package httpapi
 
-import "github.com/containerd/errdefs"
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/containerd/errdefs"
+)
 
 // unservedRoutes are the rest of the Engine API: known, and refused by name,
 // so that a client sees the difference between a wrong address and a missing
@@ -30,9 +35,13 @@ func unservedRoutes() []route {
 		{method: post, path: "/networks/{name}/connect", handle: no("network connect")},
 		{method: post, path: "/networks/{name}/disconnect", handle: no("network disconnect")},
 		{method: remove, path: "/networks/{name}", handle: no("network rm")},
-		{method: get, path: "/plugins", handle: no("plugin")},
+		// There are no plugins, which is an answer; clients look for one of a
+		// name that is no container and no image either.
+		{method: get, path: "/plugins", handle: func(c *call) error { return c.reply(http.StatusOK, []struct{}{}) }},
 		{method: get, path: "/plugins/privileges", handle: no("plugin")},
-		{method: get, path: "/plugins/{name}/json", handle: no("plugin")},
+		{method: get, path: "/plugins/{name}/json", handle: func(c *call) error {
+			return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("plugin %q not found", c.name))
+		}},
 		{method: post, path: "/plugins/pull", handle: no("plugin")},
 		{method: post, path: "/plugins/create", handle: no("plugin")},
 		{method: post, path: "/plugins/{name}/enable", handle: no("plugin")},

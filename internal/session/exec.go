@@ -176,9 +176,6 @@ func (m *Manager) ExecStart(ctx context.Context, execID string, o ExecStartOptio
 	started, code, err := m.starter.StartExec(ctx, c, x.request, rows, cols, req)
 	if err != nil {
 		m.ended(x, code)
-		if code != 128 { // else it is about the user or the container, and says so
-			err = fmt.Errorf("OCI runtime exec failed: exec failed: %w", err)
-		}
 		return fail(err)
 	}
 	m.mu.Lock()
