@@ -81,7 +81,7 @@ func (f *Files) Get(ctx context.Context, ref, p string, open func(*apicontainer.
 	if name == "/" {
 		name = "" // the entries are "/" and "/etc", as docker's
 	}
-	t := newPacker(ctx, open(st))
+	t := newPacker(ctx, open(st), v.ids)
 	t.mounts = v.mounts
 	at := v.target(abs)
 	if at == "/" {
@@ -116,7 +116,7 @@ func (f *Files) Put(ctx context.Context, ref, p string, o PutOptions, body io.Re
 		return err
 	}
 	defer v.close()
-	u := &unpacker{ctx: ctx, root: v.root, dest: absolute(p), noOverwrite: o.NoOverwriteDirNonDir}
+	u := &unpacker{ctx: ctx, root: v.root, dest: absolute(p), ids: v.ids, noOverwrite: o.NoOverwriteDirNonDir}
 	onRoot, err := v.checkDestination(u.dest)
 	if err != nil {
 		return clearer(err, ref, p)

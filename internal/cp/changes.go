@@ -83,7 +83,12 @@ func (f *Files) compare(ctx context.Context, c *container.Container, v *view) ([
 			}
 			defer unix.Close(low)
 		}
-		_, _, err = k.dir("", v.root, low, true)
+		up, err := openDir(w.Dir)
+		if err != nil {
+			return nil, err
+		}
+		defer unix.Close(up)
+		_, _, err = k.dir("", up, low, true)
 		return k.list, err
 	}
 	low, err := openLower(w.Lower)
@@ -281,7 +286,7 @@ func (k *comparison) subdir(p string, kind apicontainer.ChangeType, now, was *fi
 	case kind == apicontainer.ChangeAdd && empty && madeDirs[p]:
 		k.list = k.list[:start]
 		return 0, true, nil
-	case low >= 0 && visible == 0 && sameDir(&now.st, &was.st, engine):
+	case low >= 0 && visible == 0 && sameDir(&now.st, &was.st, engine || k.copied):
 		if empty {
 			k.list = k.list[:start]
 			return 0, engine, nil
@@ -305,9 +310,9 @@ func sameFile(a, b *file) bool {
 }
 
 // sameDir compares two directories themselves. Where the engine has made
-// something, the time says nothing.
-func sameDir(a, b *unix.Stat_t, engine bool) bool {
-	return a.Mode == b.Mode && a.Uid == b.Uid && a.Gid == b.Gid && (engine || a.Mtim == b.Mtim)
+// something or the whole, the time says nothing.
+func sameDir(a, b *unix.Stat_t, made bool) bool {
+	return a.Mode == b.Mode && a.Uid == b.Uid && a.Gid == b.Gid && (made || a.Mtim == b.Mtim)
 }
 
 // What the engine makes in a container's root so that it can mount over it.

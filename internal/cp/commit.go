@@ -87,7 +87,7 @@ func (f *Files) Commit(ctx context.Context, ref string, o CommitOptions) (digest
 
 // layer writes the changes as an image's layer.
 func (v *view) layer(ctx context.Context, list []difference, w io.Writer) error {
-	p := newPacker(ctx, w)
+	p := newPacker(ctx, w, v.ids)
 	for _, one := range list {
 		name := strings.TrimPrefix(one.path, "/")
 		// A file with the name of a whiteout would remove others from the image.

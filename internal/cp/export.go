@@ -27,7 +27,7 @@ func (f *Files) Export(ctx context.Context, ref string, open func() io.Writer) e
 		return err
 	}
 	defer v.close()
-	p := newPacker(ctx, open())
+	p := newPacker(ctx, open(), v.ids)
 	if err := p.children(v.root, "", ""); err != nil {
 		return fmt.Errorf("export container %s: %w", ref, err)
 	}

@@ -122,7 +122,7 @@ func TestCVE_2018_15664_Read(t *testing.T) {
 					if err != nil {
 						continue
 					}
-					k := newPacker(t.Context(), &b)
+					k := newPacker(t.Context(), &b, ids{})
 					err = k.tree(fd, "x", path)
 					unix.Close(fd)
 					if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ELOOP) && !errors.Is(err, unix.ENOTDIR) {

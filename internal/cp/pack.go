@@ -23,7 +23,7 @@ const capability = "security.capability"
 type packer struct {
 	ctx    context.Context
 	tw     *tar.Writer
-	at     string   // where in the container the entry "" would lie
+	ids    ids
 	mounts []string // what may be entered though it is another mount
 	links  map[inode]string
 	buf    []byte
@@ -31,8 +31,8 @@ type packer struct {
 
 type inode struct{ dev, ino uint64 }
 
-func newPacker(ctx context.Context, w io.Writer) *packer {
-	return &packer{ctx: ctx, tw: tar.NewWriter(w), links: map[inode]string{}, buf: make([]byte, 128<<10)}
+func newPacker(ctx context.Context, w io.Writer, m ids) *packer {
+	return &packer{ctx: ctx, ids: m, tw: tar.NewWriter(w), links: map[inode]string{}, buf: make([]byte, 128<<10)}
 }
 
 // tree writes what fd is and everything below it under the name given; at is
@@ -107,7 +107,8 @@ func (p *packer) entry(fd int, name string) (dir bool, err error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return false, err
 	}
-	h := &tar.Header{Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
+	uid, gid := p.ids.inside(st.Uid, st.Gid)
+	h := &tar.Header{Name: name, Mode: int64(st.Mode & 0o7777), Uid: uid, Gid: gid,
 		ModTime: time.Unix(st.Mtim.Sec, 0), Format: tar.FormatPAX}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:

@@ -22,6 +22,7 @@ type unpacker struct {
 	root        int
 	dest        string // an absolute path in the container
 	noOverwrite bool
+	ids         ids
 	owner       *owner // nil: as the archive says
 	dirs        []dirTime
 
@@ -89,6 +90,7 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 	if u.owner != nil {
 		h.Uid, h.Gid = u.owner.uid, u.owner.gid
 	}
+	h.Uid, h.Gid = u.ids.outside(h.Uid, h.Gid)
 	fd, err := u.create(parent, base, h, r, there)
 	if err != nil {
 		return named(err, full)

@@ -20,6 +20,7 @@ import (
 // view is a container's root directory for one request.
 type view struct {
 	root   int      // O_PATH; closed by close
+	ids    ids      // how owners read, while it runs
 	mounts []string // where the user has mounted something; the engine's own mounts are not among them
 	done   []func()
 }
@@ -110,6 +111,9 @@ func (f *Files) enter(c *container.Container, r *container.Record, p purpose) (*
 		return nil, errEnded
 	}
 	v := &view{root: -1, mounts: destinations(r)}
+	if v.ids, err = idsOf(r.State.Pid); err != nil {
+		return nil, errEnded
+	}
 	err = ns.Aside(func() (err error) {
 		if err = unix.Unshare(unix.CLONE_FS); err != nil {
 			return fmt.Errorf("unshare: %w", err)
