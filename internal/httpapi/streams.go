@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -223,6 +224,16 @@ func (h streamHandlers) logs(c *call) error {
 		}
 	}
 	opened, plain := false, false
+	// Lines are short and many: they leave in large pieces, and whatever there
+	// is as soon as no more is there.
+	out := bufio.NewWriterSize(c.w, 64<<10)
+	o.Idle = func() error {
+		if err := out.Flush(); err != nil {
+			return err
+		}
+		c.w.flush()
+		return nil
+	}
 	err = h.Views.Logs(c.ctx(), c.name, o, func(tty bool) (io.Writer, io.Writer) {
 		opened = true
 		kind := types.MediaTypeRawStream
@@ -232,19 +243,18 @@ func (h streamHandlers) logs(c *call) error {
 		c.w.Header().Set("Content-Type", kind)
 		c.w.WriteHeader(http.StatusOK)
 		c.w.flush()
-		var out io.Writer = c.w
-		if o.Follow {
-			out = flushing{c.w}
-		}
 		if plain = tty; tty {
 			return out, out
 		}
 		return frame.Writers(out)
 	})
-	if err == nil || !opened {
+	if !opened {
 		return err
 	}
-	if c.ctx().Err() == nil && !errors.Is(err, context.Canceled) {
+	if flushed := out.Flush(); err == nil && flushed == nil {
+		return nil
+	}
+	if c.ctx().Err() == nil && err != nil && !errors.Is(err, context.Canceled) {
 		// In the stream, as dockerd: the status is sent.
 		message := []byte(fmt.Sprintf("Error grabbing logs: %v\n", err))
 		if !plain {
@@ -274,17 +284,6 @@ func (h streamHandlers) stats(c *call) error {
 		return nil // the client left a stream
 	}
 	return err
-}
-
-// flushing sends every write on at once.
-type flushing struct{ w *responseWriter }
-
-func (f flushing) Write(p []byte) (int, error) {
-	n, err := f.w.Write(p)
-	if err == nil {
-		f.w.flush()
-	}
-	return n, err
 }
 
 // errorFrame is a message of the engine in a framed stream: stream 3, which

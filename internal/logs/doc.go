@@ -89,6 +89,8 @@ type ReadOptions struct {
 	// Done, with Follow, is closed once nothing more will be written. What was
 	// written before that is still delivered; then Read returns nil.
 	Done <-chan struct{}
+	// Idle, if set, is called with Follow when all that is there was delivered.
+	Idle func() error
 	// Positions asks for Entry.Next and starts behind From. When the lines
 	// behind From were rotated away, Lost is called and the oldest line that is
 	// left comes first.

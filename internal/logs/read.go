@@ -186,6 +186,11 @@ func (r *reader) follow(ctx context.Context, w *watch) error {
 		if ending {
 			return nil
 		}
+		if r.o.Idle != nil {
+			if err := r.o.Idle(); err != nil {
+				return err
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

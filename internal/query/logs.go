@@ -23,7 +23,8 @@ import (
 type LogsOptions struct {
 	Stdout, Stderr, Follow, Timestamps, Details bool
 	Since, Until                                time.Time
-	Tail                                        string // a number, or "all" or ""
+	Tail                                        string       // a number, or "all" or ""
+	Idle                                        func() error // called when there is nothing more to write for now
 }
 
 const timestamp = "2006-01-02T15:04:05.000000000Z07:00"
@@ -49,7 +50,7 @@ func (v *View) Logs(ctx context.Context, ref string, o LogsOptions, open func(tt
 	if !ok {
 		return errdefs.ErrNotImplemented.WithMessage("configured logging driver does not support reading")
 	}
-	ro := logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail, Follow: o.Follow && r.State.Running}
+	ro := logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail, Follow: o.Follow && r.State.Running, Idle: o.Idle}
 	if ro.Follow {
 		done, giveUp := c.Wait(apicontainer.WaitConditionNotRunning)
 		defer giveUp()
