@@ -39,15 +39,16 @@ func run(args []string) error {
 	case c.Version:
 		fmt.Printf("Wherry version %s, build %s\n", version, commit)
 		return nil
-	case c.Validate:
-		fmt.Fprintln(os.Stderr, "configuration OK") // where dockerd says it
-		return nil
-	case os.Geteuid() != 0:
+	case os.Geteuid() != 0 && !c.Validate:
 		return errors.New("wherryd needs to be started with root privileges")
 	}
 	level := logTo(os.Stderr, c)
 	for _, w := range c.Warnings {
 		slog.Warn(w)
+	}
+	if c.Validate {
+		fmt.Fprintln(os.Stderr, "configuration OK") // where dockerd says it
+		return nil
 	}
 	unix.Umask(0o022)
 	if err := applyProcess(c); err != nil {
