@@ -36,19 +36,21 @@ func (p *parts) validateRuntime(h *apicontainer.HostConfig) error {
 
 // plan turns the specification into what the keeper starts: a plan of the
 // engine's own with the control group ready, or one for another runtime, which
-// makes the group itself.
-func (l *launcher) plan(in *spec.Input, s *specs.Spec, c *container.Container, n *networking, u *undo.Stack) (*sandbox.Plan, error) {
+// makes the group itself. joined is called when the process is in its group.
+func (l *launcher) plan(in *spec.Input, s *specs.Spec, c *container.Container, n *networking, u *undo.Stack) (p *sandbox.Plan, joined func(), err error) {
 	if r := l.foreign(c.HostConfig); r != nil {
 		u.Add(func() { warn("take back bundle", c.ID, r.Delete(context.Background(), c.ID)) })
-		return r.Create(c.ID, s, foreign.Root(in.Rootfs), foreign.User{Name: in.Config.User, Groups: in.HostConfig.GroupAdd}, n.held)
+		p, err = r.Create(c.ID, s, foreign.Root(in.Rootfs), foreign.User{Name: in.Config.User, Groups: in.HostConfig.GroupAdd}, n.held)
+		return p, func() {}, err
 	}
 	group, warnings, err := l.cgroups.Create(c.CgroupPath, s.Linux.Resources)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	u.Add(func() { warn("take back control group", c.ID, group.Remove()) })
 	for _, w := range warnings {
 		warn("limits", c.ID, fmt.Errorf("%s", w))
 	}
-	return l.compile(in, s, group, n)
+	p, err = l.compile(in, s, group, n)
+	return p, group.Settle, err
 }

@@ -223,7 +223,7 @@ func (l *launcher) compileExec(c *container.Record, dir string, r *apicontainer.
 	if err != nil {
 		return nil, nil, err
 	}
-	o := compile.ExecOptions{PID: c.State.Pid, Main: main, CgroupDir: g.Dir(), CgroupTasks: g.Tasks(), Lookup: true, User: user, Groups: c.HostConfig.GroupAdd}
+	o := compile.ExecOptions{PID: c.State.Pid, Main: main, CgroupDir: g.DirBeside(c.State.Pid), CgroupTasks: g.Tasks(), Lookup: true, User: user, Groups: c.HostConfig.GroupAdd}
 	if !r.Privileged {
 		if o.Seccomp, err = l.filter(main.Linux.Seccomp); err != nil {
 			return nil, nil, err

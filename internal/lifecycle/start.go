@@ -118,7 +118,7 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 	for _, w := range warnings {
 		warn("start", c.ID, errors.New(w))
 	}
-	plan, err := l.plan(in, s, c, net, u)
+	plan, joined, err := l.plan(in, s, c, net, u)
 	if err != nil {
 		return nil, err
 	}
@@ -136,8 +136,12 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 		}
 	}()
 	started, err := l.keeper.Start(ctx, req)
-	if err != nil || !plan.Hold {
-		return started, l.foreign(c.HostConfig).Failure(c.ID, "create", err)
+	if err != nil {
+		return nil, l.foreign(c.HostConfig).Failure(c.ID, "create", err)
+	}
+	joined()
+	if !plan.Hold {
+		return started, nil
 	}
 	return started, l.release(ctx, c, net, started.PID, u)
 }
