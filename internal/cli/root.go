@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/wherry-engine/wherry/internal/cli/account"
 	"github.com/wherry-engine/wherry/internal/cli/container"
 	"github.com/wherry-engine/wherry/internal/cli/files"
 	"github.com/wherry-engine/wherry/internal/cli/image"
@@ -27,7 +28,7 @@ type verb struct {
 // common verbs come first in help, in this order.
 var common = []verb{
 	{"run", container.NewRun}, {"exec", container.NewExec}, {"ps", container.NewPs},
-	{"pull", image.NewPull}, {"images", image.NewImages}, {"version", system.NewVersion}, {"info", system.NewInfo},
+	{"pull", image.NewPull}, {"push", image.NewPush}, {"login", account.NewLogin}, {"logout", account.NewLogout}, {"search", image.NewSearch}, {"images", image.NewImages}, {"version", system.NewVersion}, {"info", system.NewInfo},
 }
 
 // plain verbs are the rest.

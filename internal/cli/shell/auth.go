@@ -13,8 +13,8 @@ import (
 	"github.com/moby/moby/api/types/registry"
 )
 
-// dockerHubKey is the name under which docker's CLI stores Docker Hub logins.
-const dockerHubKey = "https://index.docker.io/v1/"
+// DockerHub is the name under which docker's CLI stores Docker Hub logins.
+const DockerHub = "https://index.docker.io/v1/"
 
 // RegistryAuth returns the X-Registry-Auth value for pulling image: what
 // `login` stored in the file or in a credential helper, else anonymous.
@@ -25,7 +25,7 @@ func (s *Shell) RegistryAuth(ctx context.Context, image string) (string, error) 
 	}
 	key := reference.Domain(named)
 	if key == "docker.io" {
-		key = dockerHubKey
+		key = DockerHub
 	}
 	auth, err := s.Config().credentials(ctx, key)
 	if err != nil {

@@ -1,0 +1,116 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/jsonstream"
+	"github.com/moby/moby/client"
+	"github.com/moby/moby/client/pkg/jsonmessage"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"github.com/wherry-engine/wherry/internal/cli/shell"
+)
+
+// NewPush is `push`.
+func NewPush(sh *shell.Shell) *cobra.Command {
+	var allTags, quiet, untrusted bool
+	var platform string
+	cmd := &cobra.Command{
+		Use:         "push [OPTIONS] NAME[:TAG]",
+		Short:       "Upload an image to a registry",
+		Args:        shell.ExactArgs(1),
+		Annotations: shell.Aliases("image push", "push"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !untrusted {
+				return errors.New("content trust is not supported by this client")
+			}
+			ref, err := reference.ParseNormalizedNamed(args[0])
+			switch {
+			case err != nil:
+				return err
+			case allTags && !reference.IsNameOnly(ref):
+				return errors.New("tag can't be used with --all-tags/-a")
+			case !allTags && reference.IsNameOnly(ref):
+				ref = reference.TagNameOnly(ref)
+				if t, ok := ref.(reference.Tagged); ok && !quiet {
+					fmt.Fprintln(sh.Out, "Using default tag:", t.Tag())
+				}
+			}
+			o := client.ImagePushOptions{All: allTags}
+			p, err := parsePlatforms(platform)
+			if err != nil {
+				return err
+			}
+			if len(p) > 0 {
+				o.Platform = &p[0]
+			}
+			return push(cmd.Context(), sh, ref, o, quiet)
+		},
+		ValidArgsFunction: shell.Complete(sh, 1, Names),
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&allTags, "all-tags", "a", false, "Push all tags of an image to the repository")
+	f.BoolVarP(&quiet, "quiet", "q", false, "Suppress verbose output")
+	f.BoolVar(&untrusted, "disable-content-trust", true, "Skip image signing")
+	f.StringVar(&platform, "platform", "", `Push this platform's manifest alone, as "os[/arch[/variant]]" (e.g., "linux/amd64")`)
+	return cmd
+}
+
+func push(ctx context.Context, sh *shell.Shell, ref reference.Named, o client.ImagePushOptions, quiet bool) error {
+	auth, err := sh.RegistryAuth(ctx, ref.String())
+	if err != nil {
+		return err
+	}
+	o.RegistryAuth = auth
+	api, err := sh.API()
+	if err != nil {
+		return err
+	}
+	r, err := api.ImagePush(ctx, reference.FamiliarString(ref), o)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	out := sh.Out
+	if quiet {
+		out = shell.NewOut(io.Discard)
+	}
+	var notes []string
+	err = jsonmessage.DisplayStream(r, out.Raw(), jsonmessage.WithAuxCallback(func(m jsonstream.Message) {
+		if n := note(m.Aux); n != "" {
+			notes = append(notes, n)
+		}
+	}))
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if err != nil {
+		return err
+	}
+	for _, n := range notes {
+		fmt.Fprintln(sh.Err, "\n"+n)
+	}
+	if quiet {
+		sh.Println(ref.String())
+	}
+	return nil
+}
+
+// note words what the engine says beside the progress, if a person should know it.
+func note(aux *json.RawMessage) string {
+	var v struct {
+		Instead  bool               `json:"manifestPushedInsteadOfIndex"`
+		Original ocispec.Descriptor `json:"originalIndex"`
+		Selected ocispec.Descriptor `json:"selectedManifest"`
+	}
+	if aux == nil || json.Unmarshal(*aux, &v) != nil || !v.Instead {
+		return ""
+	}
+	return fmt.Sprintf("Not all multiplatform-content is present and only the available single-platform image was pushed\n%s -> %s", v.Original.Digest, v.Selected.Digest)
+}
