@@ -159,7 +159,7 @@ func StartExitCode(err error) int {
 	}
 	text := f.Error()
 	switch {
-	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"):
+	case strings.Contains(text, "not found in $PATH"), strings.Contains(text, "no such file or directory"):
 		return 127
 	case f.Errno == syscall.EACCES, f.Errno == syscall.EISDIR, f.Errno == syscall.ENOEXEC, strings.Contains(text, "permission denied"), strings.Contains(text, "is a directory"):
 		return 126

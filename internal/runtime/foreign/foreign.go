@@ -11,6 +11,7 @@
 //	state/NAME/              the runtime's own --root
 //	bundles/ID/config.json   the OCI specification
 //	bundles/ID/rootfs/       the root, mounted while the container runs
+//	bundles/ID/mounts/       what the container mounts out of other mount namespaces
 //	bundles/ID/log.json      what the runtime complains about
 //	bundles/ID/EXEC.*        of one exec, removed when it was started
 package foreign
@@ -138,6 +139,9 @@ func (r *Runtime) Create(id string, s *specs.Spec, root Root, user User, hold bo
 		return nil, fmt.Errorf("mount root: %w", err)
 	}
 	s.Root.Path = rootfs
+	if err := bring(s.Mounts, filepath.Join(dir, "mounts")); err != nil {
+		return nil, err
+	}
 	if err := resolve(rootfs, s.Process, user); err != nil {
 		return nil, err
 	}
@@ -233,9 +237,21 @@ func (r *Runtime) Delete(ctx context.Context, id string) error {
 			failed = fmt.Errorf("%s delete: %w: %s", r.name, err, bytes.TrimSpace(out))
 		}
 	}
-	if err := unix.Unmount(filepath.Join(dir, "rootfs"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		// Nothing below may be deleted while the root is mounted.
-		return errors.Join(failed, fmt.Errorf("unmount root: %w", err))
+	mounts, err := filepath.Glob(filepath.Join(dir, "mounts", "*"))
+	if err != nil {
+		return errors.Join(failed, err)
+	}
+	for _, m := range append(mounts, filepath.Join(dir, "rootfs")) {
+		if err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			// Nothing below may be deleted while something is mounted.
+			return errors.Join(failed, fmt.Errorf("unmount %s: %w", m, err))
+		}
+	}
+	s := new(specs.Spec)
+	if b, err := os.ReadFile(filepath.Join(dir, "config.json")); err == nil && json.Unmarshal(b, s) == nil && s.Linux != nil && !r.set.Systemd {
+		// In hybrid set-ups runtimes make a group in a hierarchy that the engine
+		// does not use; the parent goes with the last of them.
+		_ = unix.Rmdir(filepath.Join("/sys/fs/cgroup/unified", filepath.Dir(s.Linux.CgroupsPath)))
 	}
 	return errors.Join(failed, os.RemoveAll(dir))
 }
