@@ -131,7 +131,7 @@ func (f *Files) Put(ctx context.Context, ref, p string, o PutOptions, body io.Re
 		return err
 	}
 	defer plain.Close()
-	if err := u.unpack(plain); err != nil {
+	if err := v.ids.act(func() error { return u.unpack(plain) }); err != nil {
 		if errors.Is(err, unix.EROFS) {
 			return readOnly(onRoot)
 		}

@@ -1,6 +1,10 @@
 package cp
 
 import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
 	"github.com/wherry-engine/wherry/internal/linux/ns"
 )
 
@@ -46,3 +50,27 @@ func translate(ranges [][3]uint32, id uint32, from, to int) int {
 	}
 	return translate(ranges, 0, from, to) // the container's root
 }
+
+// act runs f so that what it makes belongs to the container's root: id-mapped
+// file systems refuse owners that they do not know.
+func (m *ids) act(f func() error) error {
+	if len(m.uids) == 0 {
+		return f()
+	}
+	uid, gid := m.outside(0, 0)
+	return ns.Aside(func() error {
+		// The capabilities of this thread are to stay when its user changes.
+		if err := unix.Prctl(unix.PR_SET_SECUREBITS, secbitNoSetuidFixup, 0, 0, 0); err != nil {
+			return fmt.Errorf("set securebits: %w", err)
+		}
+		if err := unix.Setfsgid(gid); err != nil {
+			return fmt.Errorf("act as group %d: %w", gid, err)
+		}
+		if err := unix.Setfsuid(uid); err != nil {
+			return fmt.Errorf("act as user %d: %w", uid, err)
+		}
+		return f()
+	})
+}
+
+const secbitNoSetuidFixup = 1 << 2
