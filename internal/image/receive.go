@@ -156,4 +156,6 @@ func (x Exchange) Pieces(ctx context.Context, img *Image) (list []Piece, missing
 }
 
 // Resolve finds an image by reference, as Store.Resolve.
-func (x Exchange) Resolve(ctx context.Context, ref string) (*Image, error) { return x.s.Resolve(ctx, ref) }
+func (x Exchange) Resolve(ctx context.Context, ref string) (*Image, error) {
+	return x.s.Resolve(ctx, ref)
+}
