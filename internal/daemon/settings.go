@@ -62,6 +62,7 @@ func lifecycleConfig(c *config.Config) (lifecycle.Config, error) {
 	} else if _, ok := lc.Runtimes.Find(c.DefaultRuntime); !ok {
 		return lc, fmt.Errorf("default runtime %q: no such program is installed", c.DefaultRuntime)
 	}
+	lc.AppArmor, _ = appArmor() // why not is a warning of info
 	remap, err := idmap.Load(c.UsernsRemap, "/etc")
 	if err != nil {
 		return lc, err
@@ -135,6 +136,12 @@ func (s *System) host() (query.Host, error) {
 		if path, err := exec.LookPath("runc"); err == nil {
 			h.Runtimes["runc"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: path}}
 		}
+	}
+	switch profile, err := appArmor(); {
+	case err != nil:
+		h.Warnings = append(h.Warnings, "WARNING: AppArmor is enabled, but containers run unconfined: "+err.Error())
+	case profile != "":
+		h.SecurityOptions = append([]string{"name=apparmor"}, h.SecurityOptions...)
 	}
 	if s.cgroups.Version() == 2 {
 		h.SecurityOptions = append(h.SecurityOptions, "name=cgroupns")

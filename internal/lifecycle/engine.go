@@ -37,6 +37,7 @@ type Config struct {
 	DataRoot, ExecRoot string
 	CgroupParent       string      // "" means /wherry, or system.slice with the systemd driver
 	Runtimes           foreign.Set // other runtimes than the engine's own
+	AppArmor           string      // profile when the user names none; "" without AppArmor
 	DefaultRuntime     string
 	Ulimits            map[string]*apicontainer.Ulimit
 	Init               bool

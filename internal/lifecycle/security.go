@@ -85,5 +85,11 @@ func (mk *maker) applySecurity(c *container.Container) error {
 		}
 	}
 	c.AppArmorProfile = s.apparmor
+	if s.apparmor == "" && mk.cfg.AppArmor != "" {
+		c.AppArmorProfile = mk.cfg.AppArmor
+		if c.HostConfig.Privileged {
+			c.AppArmorProfile = "unconfined"
+		}
+	}
 	return nil
 }

@@ -132,7 +132,7 @@ func (l *launcher) specInput(c *container.Record, dir string, n *networking) (*s
 		Rootfs: spec.Rootfs{Lower: w.Lower, Upper: w.Upper, Work: w.Work, Options: w.MountOptions(), Dir: w.Dir},
 		Mounts: mountsOf(c), Files: spec.Files{ResolvConf: dir + "/resolv.conf", Hosts: dir + "/hosts", Hostname: dir + "/hostname"},
 		Namespaces: ns, CgroupPath: c.CgroupPath, Cgroup2: l.cgroups.Version() == 2,
-		Init: l.cfg.Init, InitPath: l.cfg.InitPath, DefaultUlimits: l.cfg.Ulimits,
+		Init: l.cfg.Init, InitPath: l.cfg.InitPath, AppArmor: l.cfg.AppArmor, DefaultUlimits: l.cfg.Ulimits,
 	}
 	if c.HostConfig.Init != nil {
 		in.Init = *c.HostConfig.Init

@@ -49,7 +49,7 @@ func eachRuntime(t *testing.T, fn func(t *testing.T, b *box)) {
 				t.Skip("crun refuses this machine's hybrid control groups")
 			}
 			dir := t.TempDir()
-			for _, d := range []string{"lower/bin", "lower/etc", "lower/proc", "lower/tmp", "upper", "work"} {
+			for _, d := range []string{"lower/bin", "lower/etc", "lower/proc", "lower/sys", "lower/dev", "lower/tmp", "upper", "work"} {
 				must(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
 			}
 			must(t, os.WriteFile(filepath.Join(dir, "lower/bin/busybox"), busybox, 0o755))

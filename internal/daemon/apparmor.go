@@ -1,0 +1,19 @@
+package daemon
+
+import "github.com/wherry-engine/wherry/internal/linux/apparmor"
+
+// appArmorProfile is the profile of containers whose user names none; dockerd's
+// name, so that both engines of a machine share it.
+const appArmorProfile = "docker-default"
+
+// appArmor gives that profile where the kernel has AppArmor, "" where it does
+// not. The error says why containers run unconfined nevertheless.
+func appArmor() (string, error) {
+	if !apparmor.Enabled() {
+		return "", nil
+	}
+	if err := apparmor.Ensure(appArmorProfile, apparmor.Profile(appArmorProfile)); err != nil {
+		return "", err
+	}
+	return appArmorProfile, nil
+}
