@@ -88,7 +88,7 @@ func (f *Files) Get(ctx context.Context, ref, p string, open func(*apicontainer.
 		at = ""
 	}
 	if err := t.tree(fd, name, at); err != nil {
-		return err
+		return system(err)
 	}
 	if err := t.close(); err != nil {
 		return err
@@ -135,7 +135,7 @@ func (f *Files) Put(ctx context.Context, ref, p string, o PutOptions, body io.Re
 		if errors.Is(err, unix.EROFS) {
 			return readOnly(onRoot)
 		}
-		return err
+		return system(err)
 	}
 	f.publish(c, events.ActionExtractToDir, nil)
 	return nil

@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -75,6 +76,18 @@ func clearer(err error, ref, path string) error {
 		return missing(ref, path)
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENAMETOOLONG):
 		return invalid("%s: %v", path, errors.Unwrap(err))
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EXDEV):
+		return errdefs.ErrPermissionDenied.WithMessage(err.Error())
+	}
+	return system(err)
+}
+
+// system marks what the kernel refused for reasons of its own, such as a full
+// disk: it is no fault of the request, and none of the engine either.
+func system(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errdefs.ErrInternal.WithMessage(err.Error())
 	}
 	return err
 }

@@ -29,7 +29,7 @@ func (f *Files) Export(ctx context.Context, ref string, open func() io.Writer) e
 	defer v.close()
 	p := newPacker(ctx, open(), v.ids)
 	if err := p.children(v.root, "", ""); err != nil {
-		return fmt.Errorf("export container %s: %w", ref, err)
+		return system(fmt.Errorf("export container %s: %w", ref, err))
 	}
 	if err := p.close(); err != nil {
 		return err
