@@ -81,9 +81,17 @@ var conditions = map[string]func() bool{
 	"dockerd":  func() bool { return exists("/usr/sbin/dockerd") },
 	"docker20": func() bool { return dockerVersion(oldDocker, "20.") },
 	"docker28": func() bool { return dockerVersion(newDocker, "28.") || dockerVersion(newDocker, "29.") },
-	"python":   func() bool { return exists("/usr/lib/python3/dist-packages/docker/__init__.py") },
+	"runc":     func() bool { _, err := exec.LookPath("runc"); return err == nil },
+	// What userns-remap=default needs of the machine.
+	"subuid": func() bool { return listed("/etc/subuid", "dockremap") && listed("/etc/subgid", "dockremap") },
+	"python": func() bool { return exists("/usr/lib/python3/dist-packages/docker/__init__.py") },
 	// A mirror that apt is set up with is reachable, so containers can be, too.
 	"net": func() bool { return exec.Command("apt-get", "update", "-q").Run() == nil },
+}
+
+func listed(file, name string) bool {
+	b, err := os.ReadFile(file)
+	return err == nil && strings.Contains("\n"+string(b), "\n"+name+":")
 }
 
 // Promised says whether WHERRY_REQUIRE lists the condition.
