@@ -1,0 +1,221 @@
+package transfer
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/moby/moby/api/types/registry"
+)
+
+const secret = "hunter2-secret"
+
+func authHeader(user, password string) string {
+	return base64.URLEncoding.EncodeToString([]byte(fmt.Sprintf(`{"username":%q,"password":%q}`, user, password)))
+}
+
+// spy is a server that must not see anything secret.
+func spy(t *testing.T, next http.Handler) *httptest.Server {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		dump := fmt.Sprint(r.URL, r.Header)
+		if strings.Contains(dump, secret) || strings.Contains(dump, "the-token") || r.Header.Get("Authorization") != "" || r.Header.Get("Cookie") != "" {
+			t.Errorf("a secret went to another server: %s", dump)
+		}
+		if next != nil {
+			next.ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// guarded lets a fake ask for a bearer token, which it gives out itself.
+func guarded(f *fake, then func(w http.ResponseWriter, r *http.Request) bool) {
+	f.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/token" {
+			user, pass, _ := r.BasicAuth()
+			if user != "" && (user != "me" || pass != secret) {
+				sayError(w, 401, "UNAUTHORIZED", "incorrect username or password")
+				return true
+			}
+			fmt.Fprintf(w, `{"token":"the-token","expires_in":300}`)
+			return true
+		}
+		if r.Header.Get("Authorization") != "Bearer the-token" {
+			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/token",service="fake",scope="repository:x:pull"`, f.URL))
+			sayError(w, 401, "UNAUTHORIZED", "authentication required")
+			return true
+		}
+		return then != nil && then(w, r)
+	}
+}
+
+func TestBearer(t *testing.T) {
+	f, b := newFake(t), newBench(t, Config{})
+	f.image("x", "latest", picture{layers: []int{100, 100}})
+	guarded(f, nil)
+	if _, err := b.pullAs(f.host()+"/x:latest", "", authHeader("me", secret)); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(f.requests("/token")); n != 1 {
+		t.Errorf("%d tokens asked for", n)
+	}
+	if q := f.requests("/token")[0].URL.Query(); q.Get("scope") != "repository:x:pull" || q.Get("service") != "fake" || q.Get("account") != "me" {
+		t.Errorf("asked with %v", q)
+	}
+	_, err := b.pullAs(f.host()+"/x:latest", "", authHeader("me", "wrong"))
+	if err == nil || !strings.Contains(err.Error(), "unauthorized: incorrect username or password") {
+		t.Error(err)
+	}
+}
+
+// TestCVE_2020_15157: no redirect of a blob takes the token along.
+func TestCVE_2020_15157(t *testing.T) {
+	f, b := newFake(t), newBench(t, Config{})
+	f.image("x", "latest", picture{layers: []int{100}})
+	other := spy(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.mu.Lock()
+		body := f.blobs[strings.TrimPrefix(r.URL.Path, "/store/")]
+		f.mu.Unlock()
+		w.Write(body)
+	}))
+	guarded(f, func(w http.ResponseWriter, r *http.Request) bool {
+		_, name, ok := strings.Cut(r.URL.Path, "/blobs/")
+		if ok {
+			http.Redirect(w, r, other.URL+"/store/"+name, http.StatusTemporaryRedirect)
+		}
+		return ok
+	})
+	if _, err := b.pullAs(f.host()+"/x:latest", "", authHeader("me", secret)); err != nil {
+		t.Fatal(err)
+	}
+	b.verify(f.host() + "/x")
+}
+
+// TestChallengeOfAnother: where a redirect leads may ask for credentials as
+// often as it likes.
+func TestChallengeOfAnother(t *testing.T) {
+	f, b := newFake(t), newBench(t, Config{})
+	f.image("x", "latest", picture{layers: []int{100}})
+	var other *httptest.Server
+	other = spy(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="`+other.URL+`/token",service="evil"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	guarded(f, func(w http.ResponseWriter, r *http.Request) bool {
+		_, name, ok := strings.Cut(r.URL.Path, "/blobs/")
+		if ok {
+			http.Redirect(w, r, other.URL+"/"+name, http.StatusTemporaryRedirect)
+		}
+		return ok
+	})
+	if _, err := b.pullAs(f.host()+"/x:latest", "", authHeader("me", secret)); err == nil {
+		t.Error("no error")
+	}
+}
+
+// TestRealms: where credentials may be sent to, decided without sending any.
+func TestRealms(t *testing.T) {
+	for _, c := range []struct {
+		base, realm string
+		ok          bool
+	}{
+		{"https://r.example", "https://r.example/token", true},
+		{"https://r.example", "https://auth.example/token", true},
+		{"https://r.example", "http://r.example/token", false},
+		{"https://r.example", "http://169.254.169.254/latest", false},
+		{"https://r.example", "ftp://r.example/", false},
+		{"https://r.example", "https://u:p@r.example/", false},
+		{"https://r.example", "", false},
+		{"http://10.0.0.1:5000", "http://10.0.0.1:5001/token", true},
+		{"http://10.0.0.1:5000", "http://10.0.0.2/token", false},
+	} {
+		e := &endpoint{creds: credentials{user: "me", password: secret}}
+		var err error
+		if e.base, err = url.Parse(c.base); err != nil {
+			t.Fatal(err)
+		}
+		l := &login{e: e, asked: &challenge{"bearer", map[string]string{"realm": c.realm}}}
+		if _, err := l.realm(); (err == nil) != c.ok {
+			t.Errorf("%s asks to log in at %q: %v", c.base, c.realm, err)
+		} else if err != nil && strings.Contains(err.Error(), secret) {
+			t.Error("the error has the secret:", err)
+		}
+	}
+}
+
+func TestRedirects(t *testing.T) {
+	req := func(u string) *http.Request {
+		r, err := http.NewRequest(http.MethodGet, u, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer the-token")
+		return r
+	}
+	for _, c := range []struct {
+		from, to  string
+		ok, keeps bool
+	}{
+		{"https://r.example/a", "https://r.example/b", true, true},
+		{"https://r.example/a", "https://cdn.r.example/b", true, false},
+		{"https://r.example/a", "https://r.example:8443/b", true, false},
+		{"https://r.example/a", "http://r.example/b", false, false},
+		{"http://r.example/a", "https://r.example/b", true, false},
+		{"http://r.example/a", "file:///etc/shadow", false, false},
+	} {
+		to := req(c.to)
+		err := redirect(to, []*http.Request{req(c.from)})
+		if (err == nil) != c.ok {
+			t.Errorf("%s to %s: %v", c.from, c.to, err)
+		}
+		if err == nil && (to.Header.Get("Authorization") != "") != c.keeps {
+			t.Errorf("%s to %s: Authorization %q", c.from, c.to, to.Header.Get("Authorization"))
+		}
+	}
+}
+
+// TestMetadataService: a redirect to a link-local address is not followed.
+func TestMetadataService(t *testing.T) {
+	f, b := newFake(t), newBench(t, Config{MaxAttempts: 1})
+	f.image("x", "latest", picture{layers: []int{100}})
+	f.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			http.Redirect(w, r, "http://169.254.169.254/latest/meta-data", http.StatusFound)
+			return true
+		}
+		return false
+	}
+	_, err := b.pull(f.host() + "/x:latest")
+	if err == nil || !strings.Contains(err.Error(), "refusing to connect to the link-local address") {
+		t.Error(err)
+	}
+}
+
+func TestLogin(t *testing.T) {
+	f := newFake(t)
+	c, err := New(Options{UserAgent: "test"}, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	guarded(f, nil)
+	r, err := c.Login(t.Context(), registry.AuthConfig{Username: "me", Password: secret, ServerAddress: f.host()})
+	if err != nil || r.Status != "Login Succeeded" {
+		t.Error(r, err)
+	}
+	if _, err = c.Login(t.Context(), registry.AuthConfig{Username: "me", Password: "no", ServerAddress: f.host()}); err == nil || !strings.Contains(err.Error(), "unauthorized: incorrect username or password") {
+		t.Error(err)
+	}
+}
+
+func TestChallenges(t *testing.T) {
+	h := http.Header{"Www-Authenticate": {`Bearer realm="https://a/t?x=1,2",service="s \"q\"",scope="a:b:c,d"`, `Basic realm=plain`, `Broken`, `Digest =`}}
+	got := challenges(h)
+	if len(got) != 4 || got[0].params["realm"] != "https://a/t?x=1,2" || got[0].params["service"] != `s "q"` || got[0].params["scope"] != "a:b:c,d" || got[1].params["realm"] != "plain" {
+		t.Errorf("%v", got)
+	}
+}
