@@ -65,7 +65,12 @@ func run(args []string) error {
 	r := &reloader{args: args, level: level}
 	go handleSignals(stop, r, c.ExecRoot)
 	engine, err := daemon.New(ctx, c, daemon.Build{Version: version, Commit: commit})
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil: // it was told to end before it was ready
+		slog.Info("stopped while starting", "at", err)
+		notify("STOPPING=1")
+		return nil
+	case err != nil:
 		return fmt.Errorf("failed to start daemon: %w", err)
 	}
 	r.engine.Store(engine)

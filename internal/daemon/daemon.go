@@ -5,12 +5,14 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -304,8 +306,22 @@ func (s *System) Reload(next *config.Config) error {
 	for _, key := range reloaded {
 		slog.Info("reloaded", "key", key)
 	}
-	s.events.Publish(events.Message{Type: events.DaemonEventType, Action: events.ActionReload, Actor: events.Actor{ID: s.view.ID(), Attributes: map[string]string{"name": s.view.Name()}}})
+	now := reloadable(merged)
+	now["name"] = s.view.Name()
+	s.events.Publish(events.Message{Type: events.DaemonEventType, Action: events.ActionReload, Actor: events.Actor{ID: s.view.ID(), Attributes: now}})
 	return nil
+}
+
+// reloadable are the settings of a reload as its event tells them.
+func reloadable(c *config.Config) map[string]string {
+	labels := []byte("[]")
+	if len(c.Labels) > 0 {
+		labels, _ = json.Marshal(c.Labels) // strings can always be encoded
+	}
+	return map[string]string{
+		"debug": strconv.FormatBool(c.Debug), "labels": string(labels), "live-restore": strconv.FormatBool(c.LiveRestore),
+		"shutdown-timeout": strconv.Itoa(c.ShutdownTimeout), "default-shm-size": strconv.FormatInt(c.ShmSize, 10), "default-ipc-mode": c.IpcMode,
+	}
 }
 
 // Close ends the engine. Containers live on unless live-restore is off; with
