@@ -17,6 +17,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/cli/network"
 	"github.com/wherry-engine/wherry/internal/cli/shell"
 	"github.com/wherry-engine/wherry/internal/cli/system"
+	"github.com/wherry-engine/wherry/internal/cli/volume"
 )
 
 // verb is one command at the top level.
@@ -40,7 +41,7 @@ var plain = []verb{
 	{"restart", container.NewRestart}, {"rm", container.NewRm}, {"rmi", image.NewRmi},
 	{"save", image.NewSave}, {"start", container.NewStart}, {"stats", container.NewStats}, {"stop", container.NewStop},
 	{"tag", image.NewTag}, {"top", container.NewTop}, {"unpause", container.NewUnpause},
-	{"update", container.NewUpdate}, {"wait", container.NewWait},
+	{"update", container.NewUpdate}, {"wait", container.NewWait}, {"why", container.NewWhy},
 }
 
 // groups of verbs about one kind of object.
@@ -56,6 +57,9 @@ var groups = []verb{
 	}},
 	{"system", func(sh *shell.Shell) *cobra.Command {
 		return group("system", "Manage the engine", system.Commands(sh))
+	}},
+	{"volume", func(sh *shell.Shell) *cobra.Command {
+		return group("volume", "Manage volumes", volume.Commands(sh))
 	}},
 }
 

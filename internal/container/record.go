@@ -56,6 +56,8 @@ type Record struct {
 
 	State        State
 	RestartCount int
+	Ending       *Cause `json:",omitempty"` // asked for while it runs
+	End          *End   `json:",omitempty"`
 	// ManuallyStopped keeps the policy unless-stopped from starting it at boot.
 	ManuallyStopped bool   `json:",omitempty"`
 	CgroupPath      string `json:",omitempty"`

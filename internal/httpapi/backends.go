@@ -19,6 +19,7 @@ import (
 	"github.com/moby/moby/api/types/volume"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/wherry-engine/wherry/api"
 	"github.com/wherry-engine/wherry/internal/cp"
 	"github.com/wherry-engine/wherry/internal/filter"
 	imagestore "github.com/wherry-engine/wherry/internal/image"
@@ -69,6 +70,7 @@ type Views interface {
 	Logs(ctx context.Context, ref string, o query.LogsOptions, open func(tty bool) (stdout, stderr io.Writer)) error
 	// Stats sends samples: one, or with stream one a second until ctx ends.
 	Stats(ctx context.Context, ref string, stream, oneShot bool, send func(*container.StatsResponse) error) error
+	Why(ctx context.Context, ref string) (*api.Why, error)
 	Info(ctx context.Context) (*system.Info, error)
 	Version() *system.VersionResponse
 }
@@ -101,10 +103,15 @@ type Files interface {
 	Commit(ctx context.Context, ref string, o cp.CommitOptions) (digest.Digest, error)
 }
 
-// Networks reads the networks.
+// Networks reads and changes the networks and who is on them.
 type Networks interface {
 	List(ctx context.Context, f filter.Args) ([]network.Inspect, error)
 	Inspect(ctx context.Context, ref string) (*network.Inspect, error)
+	Create(ctx context.Context, r network.CreateRequest) (*network.CreateResponse, error)
+	Remove(ctx context.Context, ref string) error
+	Prune(ctx context.Context, f filter.Args) (network.PruneReport, error)
+	Connect(ctx context.Context, ref, container string, wish *network.EndpointSettings) error
+	Disconnect(ctx context.Context, ref, container string, force bool) error
 }
 
 // Volumes is the volume store. New makes what Delete, with force also where
@@ -115,6 +122,11 @@ type Volumes interface {
 	New(ctx context.Context, r volume.CreateRequest) (*volume.Volume, error)
 	Delete(ctx context.Context, name string, force bool) error
 	Prune(ctx context.Context, f filter.Args) (volume.PruneReport, error)
+}
+
+// Usage accounts for the engine's disk.
+type Usage interface {
+	Usage(ctx context.Context, wanted func(system.DiskUsageObject) bool) (*system.DiskUsage, error)
 }
 
 // Events is the event bus: what was kept, and a channel that is closed when
@@ -137,6 +149,7 @@ type Backends struct {
 	Files       Files
 	Networks    Networks
 	Volumes     Volumes
+	Usage       Usage
 	Events      Events
 
 	// Cgroup2 says which default older clients expect for --cgroupns.

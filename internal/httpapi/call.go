@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/wherry-engine/wherry/internal/filter"
+	"github.com/wherry-engine/wherry/internal/lifecycle"
 )
 
 // maxBody bounds a JSON request body. The largest honest one, a create with
@@ -57,8 +58,10 @@ func (w *responseWriter) flush() {
 func (c *call) ctx() context.Context { return c.Context() }
 
 // lasting is the context of work that goes on when the client goes away: a
-// container that is half stopped helps nobody.
-func (c *call) lasting() context.Context { return context.WithoutCancel(c.Context()) }
+// container that is half stopped helps nobody. It knows who asked.
+func (c *call) lasting() context.Context {
+	return lifecycle.By(context.WithoutCancel(c.Context()), c.UserAgent())
+}
 
 // arg is a query parameter, or a field of a form body.
 func (c *call) arg(key string) string { return c.query.Get(key) }

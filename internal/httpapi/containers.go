@@ -17,6 +17,7 @@ func containerRoutes(b *Backends) []route {
 		{method: get, path: "/containers/json", handle: h.list},
 		{method: get, path: "/containers/{name}/json", handle: h.inspect},
 		{method: get, path: "/containers/{name}/top", handle: h.top},
+		{method: get, path: "/containers/{name}/why", handle: h.why},
 		{method: post, path: "/containers/create", handle: h.create},
 		{method: post, path: "/containers/prune", handle: h.prune, since: 25},
 		{method: post, path: "/containers/{name}/start", handle: h.start},
@@ -227,4 +228,13 @@ func (h containerHandlers) remove(c *call) error {
 	return c.done(h.Lifecycle.Remove(c.lasting(), c.name, lifecycle.RemoveOptions{
 		Force: c.flag("force"), Volumes: c.flag("v"), Link: c.flag("link"),
 	}))
+}
+
+// why is an extension: docs/extensions.md.
+func (h containerHandlers) why(c *call) error {
+	w, err := h.Views.Why(c.ctx(), c.name)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, w)
 }

@@ -5,7 +5,6 @@
 package lifecycle
 
 import (
-	"context"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -19,6 +18,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/event"
 	"github.com/wherry-engine/wherry/internal/image"
+	"github.com/wherry-engine/wherry/internal/lifecycle/restart"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 	"github.com/wherry-engine/wherry/internal/linux/seccomp"
 	"github.com/wherry-engine/wherry/internal/logs/ship"
@@ -114,9 +114,9 @@ type parts struct {
 // Engine runs containers. Use New; its methods may be called concurrently.
 type Engine struct {
 	*parts
-	make   maker    // from a request to a record
-	launch launcher // from a record to a process
-	policy policy   // what follows an exit
+	make   maker           // from a request to a record
+	launch launcher        // from a record to a process
+	policy *restart.Policy // what follows an exit
 
 	pending sync.WaitGroup // work that goes on behind an answer
 }
@@ -128,9 +128,8 @@ func New(cfg Config, p Parts) *Engine {
 		cgroups: p.Cgroups, keeper: p.Keeper, events: p.Events, attached: p.Attached, probes: p.Probes, shipper: p.Shipper,
 	}
 	all.live.Store(&cfg.Live)
-	e := &Engine{parts: all, make: maker{all}, launch: launcher{all}, policy: policy{backoff: map[string]*backoff{}}}
-	e.policy.restarts, e.policy.cancel = context.WithCancel(context.Background())
-	e.policy.start = e.start
+	e := &Engine{parts: all, make: maker{all}, launch: launcher{all}}
+	e.policy = restart.New(e.start)
 	return e
 }
 

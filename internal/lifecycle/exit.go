@@ -3,14 +3,14 @@ package lifecycle
 import (
 	"context"
 	"strconv"
-	"sync"
+	"syscall"
 	"time"
 
-	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/container"
+	"github.com/wherry-engine/wherry/internal/linux/kmsg"
 	"github.com/wherry-engine/wherry/internal/supervise"
 )
 
@@ -32,20 +32,25 @@ func (e *Engine) Exited(x supervise.Exit) {
 		e.forget(x.Key)
 		return
 	}
-	e.exited(c, x.Code, x.At)
+	e.exited(c, endOf(x))
 }
 
 // exited does the work of Exited; Op is held.
-func (e *Engine) exited(c *container.Container, code int, at time.Time) {
+func (e *Engine) exited(c *container.Container, end container.End) {
+	code, at := end.Code, end.At
 	e.probes.Ended(c.ID)
 	e.shipper.Ended(c.ID)
-	oom := e.launch.releaseRun(c, e.later)
+	end.OOM = e.launch.releaseRun(c, e.later)
+	oom := end.OOM != nil
 	c.Lock()
 	started := c.State.StartedAt
-	again, delay := e.policy.shouldRestart(c, code, at.Sub(started))
+	again, delay := e.policy.Decide(c, code, at.Sub(started))
+	end.StartedAt = started
 	if again {
 		c.RestartCount++
+		end.Again = string(c.HostConfig.RestartPolicy.Name)
 	}
+	c.Settle(end)
 	remove := c.HostConfig.AutoRemove && !again
 	c.SetExited(code, oom, again, at)
 	c.SandboxID, c.Ports = "", nil
@@ -63,7 +68,7 @@ func (e *Engine) exited(c *container.Container, code int, at time.Time) {
 	})
 	switch {
 	case again:
-		e.policy.restartAfter(c, delay)
+		e.policy.After(c, delay)
 	case remove:
 		warn("remove after exit", c.ID, e.remove(c, true))
 	}
@@ -71,11 +76,19 @@ func (e *Engine) exited(c *container.Container, code int, at time.Time) {
 
 // releaseRun gives back what one run held: the control group (asked first
 // whether the kernel had to kill for memory) and the network.
-func (l *launcher) releaseRun(c *container.Container, later func(func())) (oom bool) {
+func (l *launcher) releaseRun(c *container.Container, later func(func())) (oom *container.OOM) {
 	if c.CgroupPath != "" {
 		if g, err := l.cgroups.Open(c.CgroupPath); err == nil {
 			n, err := g.OOMKills()
-			oom = err == nil && n > 0
+			if err == nil && n > 0 {
+				oom = &container.OOM{Kills: n, Limit: c.HostConfig.Memory}
+				if k, ok := kmsg.LastOOM(c.CgroupPath); ok {
+					oom.Process, oom.PID, oom.RSS = k.Process, k.PID, k.RSS
+					if k.Global {
+						oom.Limit = 0
+					}
+				}
+			}
 			later(func() { warn("remove control group", c.ID, g.Remove()) })
 		}
 	}
@@ -92,105 +105,20 @@ func (e *Engine) forget(k supervise.Key) {
 	e.later(func() { warn("forget exit", k.Container, e.keeper.Forget(context.Background(), k)) })
 }
 
-// The restart policy waits between two runs: 100 ms at first, twice as long
-// each time, a minute at most; a run of ten seconds starts over. As dockerd's.
-const (
-	firstDelay = 100 * time.Millisecond
-	lastDelay  = time.Minute
-	goodRun    = 10 * time.Second
-)
-
-// policy decides what follows an exit.
-type policy struct {
-	start    func(context.Context, *container.Container) error // with Op held
-	restarts context.Context                                   // ends with the engine
-	cancel   context.CancelFunc
-
-	mu      sync.Mutex
-	backoff map[string]*backoff // containers that are restarted
-	closing bool
+// endOf is what the keeper knows of an end.
+func endOf(x supervise.Exit) container.End {
+	return container.End{At: x.At, Code: x.Code, Signal: int(x.Signal), Unknown: x.Unknown}
 }
 
-// close ends all restarting.
-func (pol *policy) close() {
-	pol.mu.Lock()
-	defer pol.mu.Unlock()
-	pol.closing = true
-	for _, b := range pol.backoff {
-		if b.timer != nil {
-			b.timer.Stop()
-		}
-	}
-	pol.cancel()
+type agentKey struct{}
+
+// By names the client that a request came from, for the record of what ended a
+// container.
+func By(ctx context.Context, agent string) context.Context {
+	return context.WithValue(ctx, agentKey{}, agent)
 }
 
-type backoff struct {
-	delay time.Duration
-	timer *time.Timer
-}
-
-// shouldRestart asks the policy after a run of that length; c is locked.
-func (pol *policy) shouldRestart(c *container.Container, code int, ran time.Duration) (bool, time.Duration) {
-	pol.mu.Lock()
-	defer pol.mu.Unlock()
-	p := c.HostConfig.RestartPolicy
-	again := !pol.closing && !c.State.Removing && !c.ManuallyStopped
-	switch p.Name {
-	case apicontainer.RestartPolicyAlways, apicontainer.RestartPolicyUnlessStopped:
-	case apicontainer.RestartPolicyOnFailure:
-		again = again && code != 0 && (p.MaximumRetryCount == 0 || c.RestartCount < p.MaximumRetryCount)
-	default:
-		again = false
-	}
-	if !again {
-		delete(pol.backoff, c.ID)
-		return false, 0
-	}
-	b := pol.backoff[c.ID]
-	if b == nil || ran >= goodRun {
-		b = &backoff{}
-		pol.backoff[c.ID] = b
-	}
-	b.delay = min(max(2*b.delay, firstDelay), lastDelay)
-	return true, b.delay
-}
-
-// restartAfter starts the container again unless it is stopped meanwhile.
-func (pol *policy) restartAfter(c *container.Container, delay time.Duration) {
-	pol.mu.Lock()
-	defer pol.mu.Unlock()
-	b := pol.backoff[c.ID]
-	if b == nil || pol.closing {
-		return
-	}
-	b.timer = time.AfterFunc(delay, func() {
-		c.Op.Lock()
-		defer c.Op.Unlock()
-		c.Lock()
-		wanted := c.State.Restarting && !c.Gone()
-		c.Unlock()
-		if !wanted || pol.restarts.Err() != nil {
-			return
-		}
-		// A failed start leaves the container stopped, as in dockerd.
-		warn("restart by policy", c.ID, pol.start(pol.restarts, c))
-	})
-}
-
-// endBackoff ends the wait between two runs; the container is then stopped.
-func (pol *policy) endBackoff(c *container.Container) {
-	pol.mu.Lock()
-	if b := pol.backoff[c.ID]; b != nil {
-		if b.timer != nil {
-			b.timer.Stop()
-		}
-		delete(pol.backoff, c.ID)
-	}
-	pol.mu.Unlock()
-	c.Lock()
-	defer c.Unlock()
-	if c.State.Restarting {
-		c.SetStopped()
-		warn("save record", c.ID, c.Save(atomicfile.Cached))
-	}
+func asked(ctx context.Context, what string, signal syscall.Signal) *container.Cause {
+	by, _ := ctx.Value(agentKey{}).(string)
+	return &container.Cause{What: what, By: by, Signal: int(signal), At: time.Now().UTC()}
 }

@@ -64,9 +64,12 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 
 // end kills what runs and waits until it is gone.
 func (e *Engine) end(ctx context.Context, c *container.Container) error {
-	e.policy.endBackoff(c)
+	e.policy.Stop(c)
 	ended, giveUp := c.Wait(apicontainer.WaitConditionNotRunning)
 	defer giveUp()
+	c.Lock()
+	c.Ending = asked(ctx, container.CauseRemove, syscall.SIGKILL)
+	c.Unlock()
 	if err := e.signal(ctx, c, syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}

@@ -65,7 +65,7 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 		case c.State.Running && !c.State.Restarting:
 			// The host was restarted, or everything was killed at once.
 			c.Op.Lock()
-			e.exited(c, 255, time.Now().UTC())
+			e.exited(c, container.End{Code: 255, At: time.Now().UTC(), Unknown: "neither the engine nor its keeper was there when it ended: the host was restarted, or everything was killed at once"})
 			c.Op.Unlock()
 		case c.State.Removing || c.HostConfig.AutoRemove:
 			c.Op.Lock()
@@ -83,7 +83,7 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 				wanted := !c.Gone() && (!c.State.Running || c.State.Restarting)
 				c.Unlock()
 				if wanted {
-					warn("start by restart policy", c.ID, e.start(e.policy.restarts, c))
+					warn("start by restart policy", c.ID, e.start(e.policy.Context(), c))
 				}
 			})
 		}
@@ -153,7 +153,7 @@ func (e restorer) adoptExited(c *container.Container, p supervise.Process) {
 		c.SetRunning(p.PID, p.StartedAt)
 	}
 	c.Unlock()
-	e.exited(c, p.Exited.Code, p.Exited.At)
+	e.exited(c, endOf(*p.Exited))
 }
 
 // orphan ends a process that no record belongs to: a creation that a crash
@@ -188,7 +188,7 @@ func wantedAtBoot(c *container.Container) bool {
 // Close ends the engine's own work. Containers live on, unless the engine was
 // told to stop them with itself (live-restore: false).
 func (e *Engine) Close(ctx context.Context) {
-	e.policy.close()
+	e.policy.Close()
 	if e.live.Load().StopAtClose {
 		done := make(chan struct{})
 		n := 0
@@ -215,7 +215,7 @@ func (e *Engine) stopAtClose(ctx context.Context, c *container.Container) error 
 	c.Lock()
 	manually := c.ManuallyStopped
 	c.Unlock()
-	err := e.stop(ctx, c, "", nil)
+	err := e.stop(ctx, c, container.CauseShutdown, "", nil)
 	c.Lock()
 	defer c.Unlock()
 	c.ManuallyStopped = manually

@@ -40,7 +40,7 @@ func (e *Engine) Start(ctx context.Context, ref string) error {
 	case s.Running && !s.Restarting:
 		return errdefs.ErrNotModified.WithMessage("container is already running")
 	}
-	e.policy.endBackoff(c)
+	e.policy.Stop(c)
 	c.Lock()
 	c.RestartCount, c.ManuallyStopped = 0, false
 	c.Unlock()
@@ -67,12 +67,14 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 			err = fmt.Errorf("failed to create task for container: %w", StartFailure(err))
 		}
 		c.SetStartFailed(code, err.Error())
+		c.Ending = nil
 		warn("save record", c.ID, c.Save(atomicfile.Cached))
 		e.attached.Abandon(c.ID)
 		return err
 	}
 	u.Keep()
 	c.SetRunning(started.PID, started.At)
+	c.Ending = nil
 	e.probes.Started(c, true)
 	e.ship(&c.Record, c.Dir())
 	warn("save record", c.ID, c.Save(atomicfile.Cached))

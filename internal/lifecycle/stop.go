@@ -31,10 +31,10 @@ func (e *Engine) Stop(ctx context.Context, ref, sig string, timeout *int) error 
 	if !running {
 		return errdefs.ErrNotModified.WithMessage("container is already stopped")
 	}
-	return e.stop(ctx, c, sig, timeout)
+	return e.stop(ctx, c, container.CauseStop, sig, timeout)
 }
 
-func (e *Engine) stop(ctx context.Context, c *container.Container, sig string, timeout *int) error {
+func (e *Engine) stop(ctx context.Context, c *container.Container, why, sig string, timeout *int) error {
 	number, seconds, err := stopParameters(e.live.Load().StopTimeout, c, sig, timeout)
 	if err != nil {
 		return err
@@ -43,9 +43,11 @@ func (e *Engine) stop(ctx context.Context, c *container.Container, sig string, t
 	defer giveUp()
 	c.Lock()
 	c.ManuallyStopped = true
+	cause := asked(ctx, why, number)
+	c.Ending = cause
 	warn("save record", c.ID, c.Save(atomicfile.Cached))
 	c.Unlock()
-	e.policy.endBackoff(c)
+	e.policy.Stop(c)
 
 	if err := e.signal(ctx, c, number); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("cannot stop container: %s: %w", c.ID, err)
@@ -61,6 +63,13 @@ func (e *Engine) stop(ctx context.Context, c *container.Container, sig string, t
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-deadline:
+		c.Lock()
+		if c.Ending == cause {
+			forced := *cause
+			forced.Forced = true
+			c.Ending = &forced
+		}
+		c.Unlock()
 		if err := e.signal(ctx, c, syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("cannot stop container: %s: %w", c.ID, err)
 		}
@@ -123,12 +132,15 @@ func (e *Engine) Kill(ctx context.Context, ref, sig string) error {
 	if err != nil {
 		want = syscall.SIGTERM
 	}
+	c.Lock()
+	c.Ending = asked(ctx, container.CauseKill, number)
+	c.Unlock()
 	if number == syscall.SIGKILL || number == want {
 		c.Lock()
 		c.ManuallyStopped = true
 		warn("save record", c.ID, c.Save(atomicfile.Cached))
 		c.Unlock()
-		e.policy.endBackoff(c)
+		e.policy.Stop(c)
 		if restarting {
 			return nil
 		}
@@ -187,7 +199,7 @@ func (e *Engine) Restart(ctx context.Context, ref, sig string, timeout *int) err
 	}
 	c.Unlock()
 	if running {
-		err := e.stop(ctx, c, sig, timeout)
+		err := e.stop(ctx, c, container.CauseRestart, sig, timeout)
 		c.Lock()
 		c.HostConfig.AutoRemove = autoRemove
 		c.Unlock()

@@ -52,7 +52,7 @@ func (v *View) Logs(ctx context.Context, ref string, o LogsOptions, open func(tt
 	}
 	ro := logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail, Follow: o.Follow && r.State.Running, Idle: o.Idle}
 	if ro.Follow {
-		done, giveUp := c.Wait(apicontainer.WaitConditionNotRunning)
+		done, giveUp := c.Wait(apicontainer.WaitConditionNextExit)
 		defer giveUp()
 		ended := make(chan struct{})
 		stop := context.AfterFunc(ctx, giveUp)

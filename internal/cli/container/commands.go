@@ -55,6 +55,6 @@ func Commands(sh *shell.Shell) []*cobra.Command {
 	return []*cobra.Command{
 		NewAttach(sh), NewCreate(sh), NewExec(sh), NewInspect(sh), NewKill(sh), NewLogs(sh), newLs(sh),
 		NewPause(sh), NewPort(sh), NewPrune(sh), NewRename(sh), NewRestart(sh), NewRm(sh), NewRun(sh),
-		NewStart(sh), NewStats(sh), NewStop(sh), NewTop(sh), NewUnpause(sh), NewUpdate(sh), NewWait(sh),
+		NewStart(sh), NewStats(sh), NewStop(sh), NewTop(sh), NewUnpause(sh), NewUpdate(sh), NewWait(sh), NewWhy(sh),
 	}
 }

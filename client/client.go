@@ -1,0 +1,71 @@
+// Package client owns the calls to what Wherry's API has beyond the Docker
+// Engine API; they go over the connections of moby's client.
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/client"
+
+	"github.com/wherry-engine/wherry/api"
+)
+
+// Why asks what ended a container.
+func Why(ctx context.Context, c client.APIClient, name string) (*api.Why, error) {
+	var w api.Why
+	return &w, call(ctx, c, http.MethodGet, "/containers/"+url.PathEscape(name)+"/why", nil, &w)
+}
+
+func call(ctx context.Context, c client.APIClient, method, path string, in, out any) error {
+	h := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dialer()(ctx) },
+	}}
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(data)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, "http://docker"+path, body)
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := h.Do(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		return failure(resp)
+	}
+	if out == nil {
+		return nil
+	}
+	return json.NewDecoder(resp.Body).Decode(out)
+}
+
+// failure is the error in an answer, in the words of moby's client.
+func failure(resp *http.Response) error {
+	var m struct{ Message string }
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&m); err != nil || m.Message == "" {
+		return fmt.Errorf("Error response from daemon: %s", resp.Status) //nolint:staticcheck // docker's words
+	}
+	err := errors.New("Error response from daemon: " + m.Message) //nolint:staticcheck // docker's words
+	if resp.StatusCode == http.StatusNotFound {
+		return errdefs.ErrNotFound.WithMessage(err.Error())
+	}
+	return err
+}
