@@ -20,6 +20,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/idmap"
 	"github.com/wherry-engine/wherry/internal/lifecycle"
+	"github.com/wherry-engine/wherry/internal/lifecycle/membership"
 	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/network/ipam"
 	"github.com/wherry-engine/wherry/internal/query"
@@ -193,6 +194,7 @@ func engineID(root string) (string, error) {
 func (s *System) backends() httpapi.Backends {
 	return httpapi.Backends{
 		Lifecycle: s.engine, Changes: s.engine, Sessions: s.sessions, Views: s.view, Images: s.images, ImagePruner: pruner{s.images},
-		Puller: puller{s.registries, s.images}, Registries: s.registries, Networks: networks{s.networks}, Volumes: s.volumes, Files: cp.New(s.store, s.images, s.engine, s.events), Events: s.events, Cgroup2: s.cgroups.Version() == 2,
+		Puller: puller{s.registries, s.images}, Registries: s.registries, Networks: membership.New(s.networks, s.store, s.events), Volumes: s.volumes, Usage: s.usage(),
+		Files: cp.New(s.store, s.images, s.engine, s.events), Events: s.events, Cgroup2: s.cgroups.Version() == 2,
 	}
 }

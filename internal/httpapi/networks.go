@@ -12,6 +12,11 @@ func networkRoutes(b *Backends) []route {
 		{method: get, path: "/networks", handle: h.list},
 		{method: get, path: "/networks/", handle: h.list},
 		{method: get, path: "/networks/{name}", handle: h.inspect},
+		{method: post, path: "/networks/create", handle: h.create},
+		{method: post, path: "/networks/prune", handle: h.prune, since: 25},
+		{method: post, path: "/networks/{name}/connect", handle: h.connect},
+		{method: post, path: "/networks/{name}/disconnect", handle: h.disconnect},
+		{method: remove, path: "/networks/{name}", handle: h.remove},
 	}
 }
 
@@ -49,4 +54,54 @@ func (h networkHandlers) inspect(c *call) error {
 		out.Status = nil
 	}
 	return c.reply(http.StatusOK, out)
+}
+
+func (h networkHandlers) create(c *call) error {
+	var r network.CreateRequest
+	if err := c.json(&r); err != nil {
+		return err
+	}
+	if c.version.before(48) {
+		r.EnableIPv4 = nil
+	}
+	made, err := h.Networks.Create(c.lasting(), r)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusCreated, made)
+}
+
+func (h networkHandlers) connect(c *call) error {
+	var r network.ConnectRequest
+	if err := c.json(&r); err != nil {
+		return err
+	}
+	if c.version.before(54) && r.EndpointConfig != nil {
+		r.EndpointConfig.MacAddress = nil
+	}
+	return h.Networks.Connect(c.lasting(), c.name, r.Container, r.EndpointConfig)
+}
+
+func (h networkHandlers) disconnect(c *call) error {
+	var r network.DisconnectRequest
+	if err := c.json(&r); err != nil {
+		return err
+	}
+	return h.Networks.Disconnect(c.lasting(), c.name, r.Container, r.Force)
+}
+
+func (h networkHandlers) remove(c *call) error {
+	return c.done(h.Networks.Remove(c.lasting(), c.name))
+}
+
+func (h networkHandlers) prune(c *call) error {
+	f, err := c.filters()
+	if err != nil {
+		return err
+	}
+	report, err := h.Networks.Prune(c.ctx(), f)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, report)
 }

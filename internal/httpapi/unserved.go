@@ -21,7 +21,6 @@ func unservedRoutes() []route {
 		return errdefs.ErrUnavailable.WithMessage("This node is not part of a swarm")
 	}
 	return []route{
-		{method: get, path: "/system/df", handle: no("system df")},
 		{method: get, path: "/containers/{name}/checkpoints", handle: no("checkpoint")},
 		{method: post, path: "/containers/{name}/checkpoints", handle: no("checkpoint")},
 		{method: get, path: "/images/{name}/attestations", handle: no("image attestations"), since: 55},
@@ -30,11 +29,6 @@ func unservedRoutes() []route {
 		{method: post, path: "/build/cancel", handle: no("build")},
 		{method: post, path: "/session", handle: no("build")},
 		{method: post, path: "/grpc", handle: no("build")},
-		{method: post, path: "/networks/create", handle: no("network create")},
-		{method: post, path: "/networks/prune", handle: no("network prune"), since: 25},
-		{method: post, path: "/networks/{name}/connect", handle: no("network connect")},
-		{method: post, path: "/networks/{name}/disconnect", handle: no("network disconnect")},
-		{method: remove, path: "/networks/{name}", handle: no("network rm")},
 		// There are no plugins, which is an answer; clients look for one of a
 		// name that is no container and no image either.
 		{method: get, path: "/plugins", handle: func(c *call) error { return c.reply(http.StatusOK, []struct{}{}) }},

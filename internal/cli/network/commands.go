@@ -12,7 +12,7 @@ import (
 
 // Commands returns the verbs for the `network` group.
 func Commands(sh *shell.Shell) []*cobra.Command {
-	return []*cobra.Command{NewInspect(sh), NewLs(sh)}
+	return []*cobra.Command{NewConnect(sh), NewCreate(sh), NewDisconnect(sh), NewInspect(sh), NewLs(sh), NewPrune(sh), NewRm(sh)}
 }
 
 // Names lists networks for completion.
