@@ -139,6 +139,7 @@ func (r *Runtime) Create(id string, s *specs.Spec, root Root, user User, hold bo
 		return nil, fmt.Errorf("mount root: %w", err)
 	}
 	s.Root.Path = rootfs
+	wildcards(s)
 	if err := bring(s.Mounts, filepath.Join(dir, "mounts")); err != nil {
 		return nil, err
 	}
@@ -186,6 +187,23 @@ func (r *Runtime) Exec(id, name string, p *specs.Process, pid int, user User) (o
 	}
 	c.Create = append(c.Create, id)
 	return plan(c, p, false), done, nil
+}
+
+// wildcards leaves the numbers out of device rules for all devices, which crun
+// only knows in that form.
+func wildcards(s *specs.Spec) {
+	if s.Linux == nil || s.Linux.Resources == nil {
+		return
+	}
+	for i := range s.Linux.Resources.Devices {
+		d := &s.Linux.Resources.Devices[i]
+		if d.Major != nil && *d.Major == -1 {
+			d.Major = nil
+		}
+		if d.Minor != nil && *d.Minor == -1 {
+			d.Minor = nil
+		}
+	}
 }
 
 func plan(c *sandbox.Command, p *specs.Process, hold bool) *sandbox.Plan {

@@ -176,6 +176,10 @@ func TestExec(t *testing.T) {
 		if _, err := run(false, "", "nope"); err == nil || !strings.Contains(err.Error(), "nope") || !strings.Contains(err.Error(), "not found") {
 			t.Errorf("a command that does not exist: %v", err)
 		}
+		// What the failed exec left is a child of ours, for which the end of the
+		// pid namespace waits.
+		_, err = unix.Wait4(-1, nil, unix.WNOHANG, nil)
+		must(t, err)
 		must(t, pidfd.Signal(p.PIDFD, unix.SIGKILL))
 		if e, _, err := pidfd.Wait(p.PIDFD, false); err != nil || e.Status() != 137 {
 			t.Errorf("%v %v", e, err)

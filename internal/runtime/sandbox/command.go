@@ -77,7 +77,7 @@ func startCommand(p *Plan, io Stdio) (*Process, error) {
 // run executes the runtime and waits for it. Why it failed is in its log,
 // which is the matter of whoever made the arguments.
 func (c *Command) run(args []string, files []*os.File) error {
-	p, err := os.StartProcess(c.Path, append([]string{c.Path}, args...), &os.ProcAttr{Dir: c.Dir, Env: []string{"PATH=" + searchPath, "LISTEN_PID=", "NOTIFY_SOCKET="}, Files: files})
+	p, err := os.StartProcess(c.Path, append([]string{c.Path}, args...), &os.ProcAttr{Dir: c.Dir, Env: []string{"PATH=" + searchPath}, Files: files})
 	if err != nil {
 		return stepError("runtime", err)
 	}
