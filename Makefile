@@ -62,7 +62,7 @@ test-unit: embed ## what needs neither root nor a built engine
 
 .PHONY: test-root
 test-root: build ## the tests of the built engine, as root
-	$(PROMISE) go test -count=1 $(RUNFLAG) ./test/api/... ./test/script/... ./test/compare/... ./test/python/... ./test/isolation/... ./test/crash/...
+	$(PROMISE) go test -count=1 $(RUNFLAG) ./test/api/... ./test/script/... ./test/compare/... ./test/python/... ./test/isolation/... ./test/crash/... ./test/acceptance/...
 
 .PHONY: test-script
 test-script: build ## the CLI scripts, with wherry and with docker
@@ -90,9 +90,11 @@ lint: ## gofmt and golangci-lint, built on the spot the first time
 
 .PHONY: install
 install: build ## bin/* to $(PREFIX)/bin, with shell completion
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/bash-completion/completions share/zsh/site-functions share/fish/vendor_completions.d)
 	install -m 0755 bin/wherryd bin/wherry bin/wherry-registry $(DESTDIR)$(PREFIX)/bin/
 	bin/wherry completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/wherry
+	bin/wherry completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_wherry
+	bin/wherry completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/wherry.fish
 
 .PHONY: clean
 clean: ## remove what was built

@@ -210,6 +210,7 @@ func TestEndpoint(t *testing.T) {
 		{name: "docker's variable", env: map[string]string{"DOCKER_HOST": "unix:///d", "DOCKER_CONTEXT": "remote"}, want: shell.Endpoint{Host: "unix:///d", Context: "default"}},
 		{name: "context flag", g: shell.Global{Context: "remote"}, env: map[string]string{"DOCKER_HOST": "unix:///d"},
 			want: shell.Endpoint{Host: "tcp://r:2376", Context: "remote", TLS: true, Verify: true, CA: filepath.Join(dir, "contexts/tls", key, "docker/ca.pem")}},
+		{name: "default context by flag", g: shell.Global{Context: "default"}, env: map[string]string{"DOCKER_HOST": "unix:///d", "DOCKER_CONTEXT": "remote"}, want: shell.Endpoint{Host: "unix:///d", Context: "default"}},
 		{name: "context variable", env: map[string]string{"DOCKER_CONTEXT": "remote"},
 			want: shell.Endpoint{Host: "tcp://r:2376", Context: "remote", TLS: true, Verify: true, CA: filepath.Join(dir, "contexts/tls", key, "docker/ca.pem")}},
 		{name: "verified tls", g: shell.Global{Hosts: []string{"tcp://h"}, TLSVerify: true}, want: shell.Endpoint{Host: "tcp://h:2375", Context: "default", TLS: true, Verify: true, CA: filepath.Join(dir, "ca.pem")}},

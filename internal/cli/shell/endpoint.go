@@ -1,6 +1,7 @@
 package shell
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -65,10 +66,8 @@ func (s *Shell) resolve() (*Endpoint, error) {
 	case g.Context != "":
 		return s.byContext(g.Context)
 	}
-	for _, name := range []string{"WHERRY_HOST", "DOCKER_HOST"} {
-		if h := os.Getenv(name); h != "" {
-			return s.direct(h)
-		}
+	if h := hostVariable(); h != "" {
+		return s.direct(h)
 	}
 	if name := os.Getenv("DOCKER_CONTEXT"); name != "" {
 		return s.byContext(name)
@@ -81,6 +80,11 @@ func (s *Shell) resolve() (*Endpoint, error) {
 		return s.direct(DefaultHost)
 	}
 	return s.byContext(current)
+}
+
+// hostVariable is the engine that the environment names.
+func hostVariable() string {
+	return cmp.Or(os.Getenv("WHERRY_HOST"), os.Getenv("DOCKER_HOST"))
 }
 
 func (s *Shell) direct(host string) (*Endpoint, error) {
@@ -129,7 +133,7 @@ func (s *Shell) direct(host string) (*Endpoint, error) {
 
 func (s *Shell) byContext(name string) (*Endpoint, error) {
 	if name == DefaultContext {
-		return s.direct(DefaultHost)
+		return s.direct(cmp.Or(hostVariable(), DefaultHost)) // docker's default context is its environment
 	}
 	sum := sha256.Sum256([]byte(name))
 	key := hex.EncodeToString(sum[:])
