@@ -146,7 +146,7 @@ func (noPuller) Pull(_ context.Context, ref, _, _ string, _ func(jsonstream.Mess
 	return errdefs.ErrNotImplemented.WithMessage("cannot pull " + ref)
 }
 
-type noNetworks struct{}
+type noNetworks struct{ httpapi.Networks }
 
 func (noNetworks) List(_ context.Context, f filter.Args) ([]network.Inspect, error) {
 	return nil, f.Validate("id", "name")
