@@ -69,3 +69,27 @@ func failure(resp *http.Response) error {
 	}
 	return err
 }
+
+// SecretCreate stores a secret.
+func SecretCreate(ctx context.Context, c client.APIClient, r api.SecretRequest) (*api.Secret, error) {
+	var s api.Secret
+	return &s, call(ctx, c, http.MethodPost, "/wherry/secrets/create", r, &s)
+}
+
+// SecretList lists all secrets by name.
+func SecretList(ctx context.Context, c client.APIClient) ([]api.Secret, error) {
+	var list []api.Secret
+	err := call(ctx, c, http.MethodGet, "/wherry/secrets", nil, &list)
+	return list, err
+}
+
+// SecretInspect tells of one secret all but its value.
+func SecretInspect(ctx context.Context, c client.APIClient, name string) (*api.Secret, error) {
+	var s api.Secret
+	return &s, call(ctx, c, http.MethodGet, "/wherry/secrets/"+url.PathEscape(name), nil, &s)
+}
+
+// SecretRemove deletes a secret.
+func SecretRemove(ctx context.Context, c client.APIClient, name string) error {
+	return call(ctx, c, http.MethodDelete, "/wherry/secrets/"+url.PathEscape(name), nil, nil)
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/cli/files"
 	"github.com/wherry-engine/wherry/internal/cli/image"
 	"github.com/wherry-engine/wherry/internal/cli/network"
+	"github.com/wherry-engine/wherry/internal/cli/secret"
 	"github.com/wherry-engine/wherry/internal/cli/shell"
 	"github.com/wherry-engine/wherry/internal/cli/system"
 	"github.com/wherry-engine/wherry/internal/cli/volume"
@@ -51,6 +52,9 @@ var groups = []verb{
 	}},
 	{"image", func(sh *shell.Shell) *cobra.Command {
 		return group("image", "Manage images", image.Commands(sh))
+	}},
+	{"secret", func(sh *shell.Shell) *cobra.Command {
+		return group("secret", "Manage secrets of containers", secret.Commands(sh))
 	}},
 	{"network", func(sh *shell.Shell) *cobra.Command {
 		return group("network", "Manage networks", network.Commands(sh))

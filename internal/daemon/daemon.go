@@ -33,6 +33,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/logs/ship"
 	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/query"
+	"github.com/wherry-engine/wherry/internal/secret"
 	"github.com/wherry-engine/wherry/internal/session"
 	"github.com/wherry-engine/wherry/internal/supervise"
 	"github.com/wherry-engine/wherry/internal/transfer"
@@ -64,6 +65,7 @@ type System struct {
 	sessions   *session.Manager
 	probes     *health.Monitor
 	shipper    *ship.Shipper
+	secrets    *secret.Store
 	engine     *lifecycle.Engine
 	view       *query.View
 	listening  sync.WaitGroup
@@ -231,12 +233,16 @@ func (s *System) restore(ctx context.Context) error {
 	}
 	s.sessions = session.New(s.store, s.keeper, s.events)
 	s.shipper = ship.New()
+	if s.secrets, err = secret.Open(s.config.DataRoot, s.config.ExecRoot); err != nil {
+		return err
+	}
 	s.probes = health.New(s.sessions, s.events)
 	s.engine = lifecycle.New(lc, lifecycle.Parts{
 		Containers: s.store, Images: s.images, Snapshots: s.images.Snapshots(), Networks: s.networks, Volumes: s.volumes,
-		Cgroups: s.cgroups, Keeper: s.keeper, Events: s.events, Attached: s.sessions, Probes: s.probes, Shipper: s.shipper,
+		Cgroups: s.cgroups, Keeper: s.keeper, Events: s.events, Attached: s.sessions, Probes: s.probes, Shipper: s.shipper, Secrets: s.secrets,
 	})
 	s.sessions.Use(s.engine)
+	s.probes.React(lifecycle.Health{Engine: s.engine})
 	host, err := s.host()
 	if err != nil {
 		return err

@@ -40,14 +40,17 @@ type Monitor struct {
 	runner Runner
 	events *event.Bus
 
-	mu      sync.Mutex
-	stops   map[string]context.CancelFunc
-	running sync.WaitGroup
+	actor Actor
+
+	mu        sync.Mutex
+	reactions map[string]*reaction
+	stops     map[string]context.CancelFunc
+	running   sync.WaitGroup
 }
 
 // New returns a monitor that probes nothing yet.
 func New(r Runner, b *event.Bus) *Monitor {
-	return &Monitor{runner: r, events: b, stops: map[string]context.CancelFunc{}}
+	return &Monitor{runner: r, events: b, stops: map[string]context.CancelFunc{}, reactions: map[string]*reaction{}}
 }
 
 // Started begins to probe a container that has just been started (fresh) or
@@ -150,15 +153,18 @@ func (m *Monitor) probe(ctx context.Context, c *container.Container, h *apiconta
 	case err != nil:
 		r.ExitCode, r.Output = -1, err.Error()
 	}
-	m.record(c, h, r, started)
+	if m.record(c, h, r, started) {
+		m.react(ctx, c)
+	}
 }
 
-// record turns a result into a state, and tells of a change.
-func (m *Monitor) record(c *container.Container, h *apicontainer.HealthConfig, r *apicontainer.HealthcheckResult, started time.Time) {
+// record turns a result into a state, and tells of a change. It is true for a
+// container that is unhealthy.
+func (m *Monitor) record(c *container.Container, h *apicontainer.HealthConfig, r *apicontainer.HealthcheckResult, started time.Time) (unhealthy bool) {
 	c.Lock()
 	defer c.Unlock()
 	if c.State.Health == nil || !c.State.Running {
-		return
+		return false
 	}
 	next := *c.State.Health // readers may hold the old one
 	next.Log = append(append([]*apicontainer.HealthcheckResult{}, next.Log...), r)
@@ -181,10 +187,12 @@ func (m *Monitor) record(c *container.Container, h *apicontainer.HealthConfig, r
 	}
 	was := c.State.Health.Status
 	c.State.Health = &next
+	unhealthy = next.Status == apicontainer.Unhealthy
 	if was == next.Status {
-		return
+		return unhealthy
 	}
 	// A lost write only means that the next engine probes anew.
 	_ = c.Save(atomicfile.Cached)
 	m.events.Container(events.Action("health_status: "+string(next.Status)), c.ID, c.Attributes(nil))
+	return unhealthy
 }

@@ -124,6 +124,14 @@ type Volumes interface {
 	Prune(ctx context.Context, f filter.Args) (volume.PruneReport, error)
 }
 
+// Secrets are those of plain containers.
+type Secrets interface {
+	Create(r api.SecretRequest) (*api.Secret, error)
+	List() []api.Secret
+	Inspect(ref string) (*api.Secret, error)
+	Remove(ref string) error
+}
+
 // Usage accounts for the engine's disk.
 type Usage interface {
 	Usage(ctx context.Context, wanted func(system.DiskUsageObject) bool) (*system.DiskUsage, error)
@@ -150,6 +158,7 @@ type Backends struct {
 	Networks    Networks
 	Volumes     Volumes
 	Usage       Usage
+	Secrets     Secrets
 	Events      Events
 
 	// Cgroup2 says which default older clients expect for --cgroupns.

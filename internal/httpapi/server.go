@@ -71,7 +71,7 @@ func New(o Options) (*Server, error) {
 func (s *Server) Ready(b Backends) {
 	s.once.Do(func() {
 		s.routes = newRouter(
-			systemRoutes(&b), containerRoutes(&b), streamRoutes(&b), execRoutes(&b), imageRoutes(&b), networkRoutes(&b), fileRoutes(&b), volumeRoutes(&b), usageRoutes(&b), unservedRoutes())
+			systemRoutes(&b), containerRoutes(&b), streamRoutes(&b), execRoutes(&b), imageRoutes(&b), networkRoutes(&b), fileRoutes(&b), volumeRoutes(&b), usageRoutes(&b), secretRoutes(&b), unservedRoutes())
 		close(s.ready)
 	})
 }

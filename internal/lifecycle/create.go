@@ -59,7 +59,7 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 	if err != nil {
 		return resp, err
 	}
-	if err := errors.Join(e.make.validateUser(c.HostConfig), e.make.validateRuntime(c.HostConfig)); err != nil {
+	if err := errors.Join(e.make.validateUser(c.HostConfig), e.make.validateRuntime(c.HostConfig), e.make.checkExtensions(c.HostConfig)); err != nil {
 		return resp, err
 	}
 	if _, err := spec.Capabilities(c.HostConfig); err != nil {

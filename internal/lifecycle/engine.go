@@ -24,6 +24,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/logs/ship"
 	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/runtime/foreign"
+	"github.com/wherry-engine/wherry/internal/secret"
 	"github.com/wherry-engine/wherry/internal/snapshot"
 	"github.com/wherry-engine/wherry/internal/supervise"
 	"github.com/wherry-engine/wherry/internal/volume"
@@ -77,6 +78,7 @@ type Parts struct {
 	Attached   Attachments
 	Probes     Probes
 	Shipper    *ship.Shipper
+	Secrets    *secret.Store
 }
 
 // Attachments gives the clients that attached before the start; session has them.
@@ -107,6 +109,7 @@ type parts struct {
 	attached  Attachments
 	probes    Probes
 	shipper   *ship.Shipper
+	secrets   *secret.Store
 	filters   seccomp.Cache
 	live      atomic.Pointer[Live]
 }
@@ -125,7 +128,7 @@ type Engine struct {
 func New(cfg Config, p Parts) *Engine {
 	all := &parts{
 		cfg: cfg, store: p.Containers, images: p.Images, snapshots: p.Snapshots, networks: p.Networks, volumes: p.Volumes,
-		cgroups: p.Cgroups, keeper: p.Keeper, events: p.Events, attached: p.Attached, probes: p.Probes, shipper: p.Shipper,
+		cgroups: p.Cgroups, keeper: p.Keeper, events: p.Events, attached: p.Attached, probes: p.Probes, shipper: p.Shipper, secrets: p.Secrets,
 	}
 	all.live.Store(&cfg.Live)
 	e := &Engine{parts: all, make: maker{all}, launch: launcher{all}}

@@ -74,6 +74,10 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 		}
 	}
 	warn("remove control groups of an earlier engine", "", r.sweepGroups())
+	warn("sweep secrets", "", e.secrets.Sweep(func(id string) bool {
+		c, err := e.store.Get(id)
+		return err == nil && c.Snapshot().State.Running
+	}))
 	for _, c := range e.store.All() {
 		if wantedAtBoot(c) {
 			e.later(func() {

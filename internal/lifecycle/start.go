@@ -113,6 +113,9 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 			in.Mounts[i].Source = at
 		}
 	}
+	if err := l.placeSecrets(c, in, u); err != nil {
+		return nil, err
+	}
 	s, warnings, err := spec.Build(in)
 	if err != nil {
 		return nil, err

@@ -192,6 +192,10 @@ func (e *Engine) Restart(ctx context.Context, ref, sig string, timeout *int) err
 	if err != nil {
 		return err
 	}
+	return e.restart(ctx, c, ref, container.CauseRestart, sig, timeout)
+}
+
+func (e *Engine) restart(ctx context.Context, c *container.Container, ref, why, sig string, timeout *int) error {
 	c.Lock()
 	running, autoRemove := c.State.Running, c.HostConfig.AutoRemove
 	if running && autoRemove {
@@ -199,7 +203,7 @@ func (e *Engine) Restart(ctx context.Context, ref, sig string, timeout *int) err
 	}
 	c.Unlock()
 	if running {
-		err := e.stop(ctx, c, container.CauseRestart, sig, timeout)
+		err := e.stop(ctx, c, why, sig, timeout)
 		c.Lock()
 		c.HostConfig.AutoRemove = autoRemove
 		c.Unlock()

@@ -26,6 +26,7 @@ type Options struct {
 	networking
 	storage
 	health
+	extensions
 }
 
 type process struct {
@@ -97,6 +98,7 @@ func AddFlags(f *pflag.FlagSet) *Options {
 	o.addNetworking(f)
 	o.addStorage(f)
 	o.addHealth(f)
+	o.addExtensions(f)
 	return o
 }
 

@@ -148,6 +148,10 @@ func (o *Options) host(f *pflag.FlagSet) (*container.HostConfig, error) {
 	if err != nil {
 		return nil, err
 	}
+	annotations, err := o.extend(o.annotations.GetAll())
+	if err != nil {
+		return nil, err
+	}
 	h := &container.HostConfig{
 		ContainerIDFile: o.CIDFile,
 		OomScoreAdj:     o.oomScoreAdj,
@@ -184,7 +188,7 @@ func (o *Options) host(f *pflag.FlagSet) (*container.HostConfig, error) {
 		Sysctls:         o.sysctls.GetAll(),
 		Runtime:         o.runtime,
 		Mounts:          o.mounts.Value(),
-		Annotations:     o.annotations.GetAll(),
+		Annotations:     annotations,
 	}
 	if f.Changed("init") {
 		h.Init = &o.init
