@@ -247,7 +247,12 @@ func (s *Store) Write(ctx context.Context, r io.Reader, want ocispec.Descriptor,
 	}
 	defer w.Close()
 	clean := context.WithoutCancel(ctx)
-	n, err := copyContext(ctx, w, r)
+	// A crash can leave a file that has no record. The writer begins with what
+	// is in it, and to that r would be appended.
+	var n int64
+	if err = w.Truncate(0); err == nil {
+		n, err = copyContext(ctx, w, r)
+	}
 	if err == nil {
 		if got := w.Digest(); want.Digest != "" && got != want.Digest {
 			err = errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("content does not match its digest: expected %s, got %s", want.Digest, got))

@@ -3,6 +3,8 @@ package content
 import (
 	"bytes"
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -92,5 +94,40 @@ func TestWriteRefuses(t *testing.T) {
 	}
 	if _, err := Open(context.Background(), s.mark[:len(s.mark)-len("/content/open")], nil); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("second open of one root: %v", err)
+	}
+}
+
+// TestWriteAfterCrash: a file that lost its record, or never got one, is no
+// obstacle to the same blob.
+func TestWriteAfterCrash(t *testing.T) {
+	root := t.TempDir()
+	blob := []byte("was written before")
+	s, err := Open(t.Context(), root, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := s.WriteBytes(t.Context(), "", blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// As a crash leaves it between the file's rename and the record.
+	if err := os.Remove(filepath.Join(root, "meta.db")); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Open(t.Context(), root, nil); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Size(t.Context(), d.Digest); !errdefs.IsNotFound(err) {
+		t.Fatalf("the record: %v", err)
+	}
+	if _, err := s.WriteBytes(t.Context(), "", blob); err != nil {
+		t.Error(err)
+	}
+	if got, err := s.Read(t.Context(), d.Digest, 100); err != nil || string(got) != string(blob) {
+		t.Errorf("%q %v", got, err)
 	}
 }
