@@ -247,7 +247,7 @@ func (s *System) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.view = query.New(s.store, s.images, s.images.Snapshots(), s.cgroups, s.sessions, host)
+	s.view = query.New(s.store, s.images, s.images.Snapshots(), s.cgroups, s.sessions, s.events, host)
 	if err := s.engine.Restore(ctx, s.sessions.Adopt); err != nil {
 		return err
 	}

@@ -54,6 +54,7 @@ func (e *Engine) exited(c *container.Container, end container.End) {
 	remove := c.HostConfig.AutoRemove && !again
 	c.SetExited(code, oom, again, at)
 	c.SandboxID, c.Ports = "", nil
+	networks := c.Record
 	if !remove {
 		warn("save record", c.ID, c.Save(atomicfile.Cached))
 	}
@@ -66,6 +67,7 @@ func (e *Engine) exited(c *container.Container, end container.End) {
 	e.publish(c, events.ActionDie, map[string]string{
 		"exitCode": strconv.Itoa(code), "execDuration": strconv.Itoa(int(at.Sub(started) / time.Second)),
 	})
+	e.announce(&networks, events.ActionDisconnect)
 	switch {
 	case again:
 		e.policy.After(c, delay)

@@ -78,6 +78,7 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 	e.probes.Started(c, true)
 	e.ship(&c.Record, c.Dir())
 	warn("save record", c.ID, c.Save(atomicfile.Cached))
+	e.announce(&c.Record, events.ActionConnect)
 	e.events.Container(events.ActionStart, c.ID, c.Attributes(nil))
 	e.later(e.networks.Refill)
 	return nil

@@ -18,6 +18,7 @@ import (
 	apinetwork "github.com/moby/moby/api/types/network"
 
 	"github.com/wherry-engine/wherry/internal/container"
+	"github.com/wherry-engine/wherry/internal/event"
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
@@ -37,11 +38,12 @@ type View struct {
 	cgroups   *cgroup.Hierarchy
 	execs     Execs
 	host      atomic.Pointer[Host]
+	events    *event.Bus // for the events that dockerd has of looking, too
 }
 
 // New makes a view over the engine's stores.
-func New(store *container.Store, images *image.Store, snapshots *snapshot.Store, cgroups *cgroup.Hierarchy, execs Execs, host Host) *View {
-	v := &View{store: store, images: images, snapshots: snapshots, cgroups: cgroups, execs: execs}
+func New(store *container.Store, images *image.Store, snapshots *snapshot.Store, cgroups *cgroup.Hierarchy, execs Execs, bus *event.Bus, host Host) *View {
+	v := &View{store: store, images: images, snapshots: snapshots, cgroups: cgroups, execs: execs, events: bus}
 	v.host.Store(&host)
 	return v
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	apicontainer "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -62,7 +63,11 @@ func (v *View) Top(ctx context.Context, ref, options string) (*apicontainer.TopR
 		}
 		return nil, fmt.Errorf("ps: %w", err)
 	}
-	return parsePS(string(out), mine)
+	list, err := parsePS(string(out), mine)
+	if err == nil {
+		v.events.Container(events.ActionTop, r.ID, r.Attributes(nil))
+	}
+	return list, err
 }
 
 // parsePS keeps the lines of the container's processes. The last column may

@@ -71,7 +71,7 @@ func (m *Manager) ExecCreate(ctx context.Context, ref string, r *apicontainer.Ex
 	m.sweep()
 	m.execs[x.id] = x
 	m.mu.Unlock()
-	m.publish(c, events.Action(string(events.ActionExecCreate)+": "+strings.Join(r.Cmd, " ")), map[string]string{"execID": x.id})
+	m.publish(c, events.Action(string(events.ActionExecCreate)+": "+commandLine(r.Cmd)), map[string]string{"execID": x.id})
 	return x.id, nil
 }
 
@@ -164,7 +164,7 @@ func (m *Manager) ExecStart(ctx context.Context, execID string, o ExecStartOptio
 			return nil
 		}
 	}
-	m.publish(c, events.Action(string(events.ActionExecStart)+": "+strings.Join(x.request.Cmd, " ")), map[string]string{"execID": x.id})
+	m.publish(c, events.Action(string(events.ActionExecStart)+": "+commandLine(x.request.Cmd)), map[string]string{"execID": x.id})
 	size := o.ConsoleSize
 	if size == nil {
 		size = x.request.ConsoleSize
@@ -218,11 +218,15 @@ func (m *Manager) Exited(e supervise.Exit) {
 }
 
 // Adopt takes over an exec that was started by an earlier engine. What was
-// asked for is not known any more, only that it runs.
+// asked for is not known any more, only that it runs, or how it ended while no
+// engine was there.
 func (m *Manager) Adopt(p supervise.Process) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.execs[p.Key.Exec] = &exec{id: p.Key.Exec, container: p.Key.Container, request: &apicontainer.ExecCreateRequest{}, started: true, pid: p.PID}
+	m.mu.Unlock()
+	if p.Exited != nil {
+		m.Exited(*p.Exited)
+	}
 }
 
 // ContainerGone drops the execs of a removed container.
@@ -312,3 +316,7 @@ func (m *Manager) ExecResize(ctx context.Context, execID string, height, width u
 func (m *Manager) resize(ctx context.Context, k supervise.Key, height, width uint16) error {
 	return m.keeper.Resize(ctx, k, height, width)
 }
+
+// commandLine is how events show a command: dockerd puts a space behind the
+// program also when it has no arguments.
+func commandLine(cmd []string) string { return cmd[0] + " " + strings.Join(cmd[1:], " ") }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strings"
 	"syscall"
 
 	apicontainer "github.com/moby/moby/api/types/container"
@@ -46,7 +45,7 @@ func (m *Manager) Run(ctx context.Context, c *container.Container, r *apicontain
 		delete(m.execs, x.id)
 		m.mu.Unlock()
 	}()
-	command := strings.Join(r.Cmd, " ")
+	command := commandLine(r.Cmd)
 	attributes := map[string]string{"execID": x.id}
 	m.publish(c, events.Action(string(events.ActionExecCreate)+": "+command), attributes)
 	m.publish(c, events.Action(string(events.ActionExecStart)+": "+command), attributes)
