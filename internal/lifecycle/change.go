@@ -11,6 +11,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/lifecycle/request"
 	"github.com/wherry-engine/wherry/internal/runtime/spec"
 )
 
@@ -78,7 +79,7 @@ func (e *Engine) Update(ctx context.Context, ref string, r *apicontainer.UpdateC
 		next.RestartPolicy = r.RestartPolicy
 	}
 	mergeResources(&next.Resources, &r.Resources)
-	warnings, err := validate(nil, &next, e.cgroups.Features())
+	warnings, err := request.Validate(nil, &next, e.cgroups.Features())
 	resp.Warnings = append(resp.Warnings, warnings...)
 	if err != nil {
 		return resp, err

@@ -17,6 +17,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/lifecycle/request"
 	"github.com/wherry-engine/wherry/internal/logs"
 	"github.com/wherry-engine/wherry/internal/logs/driver"
 	"github.com/wherry-engine/wherry/internal/runtime/spec"
@@ -55,7 +56,7 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 		return resp, err
 	}
 	e.make.applyDefaults(c.HostConfig)
-	warnings, err := validate(c.Config, c.HostConfig, e.cgroups.Features())
+	warnings, err := request.Validate(c.Config, c.HostConfig, e.cgroups.Features())
 	if err != nil {
 		return resp, err
 	}
@@ -136,8 +137,8 @@ func (mk *maker) applyImage(ctx context.Context, c *container.Container, platfor
 		return lower, err
 	}
 	c.ImageID, c.ImageManifest = img.ID.String(), &img.Manifest
-	ic := imageConfig{ImageConfig: img.Config.Config.ImageConfig, Healthcheck: img.Config.Config.Healthcheck, Shell: img.Config.Config.Shell, OnBuild: img.Config.Config.OnBuild}
-	return lower, mergeImage(c.Config, ic)
+	ic := request.ImageConfig{ImageConfig: img.Config.Config.ImageConfig, Healthcheck: img.Config.Config.Healthcheck, Shell: img.Config.Config.Shell, OnBuild: img.Config.Config.OnBuild}
+	return lower, request.MergeImage(c.Config, ic)
 }
 
 // writable makes the layer that the container writes to.

@@ -5,12 +5,14 @@
 package lifecycle
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
 
+	"github.com/containerd/errdefs"
 	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -168,4 +170,9 @@ func hostname() string {
 		return "localhost"
 	}
 	return name
+}
+
+// invalid is an error that the client can mend.
+func invalid(format string, args ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
 }

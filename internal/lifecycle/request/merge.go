@@ -1,4 +1,4 @@
-package lifecycle
+package request
 
 import (
 	"slices"
@@ -10,18 +10,18 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// imageConfig is the part of an image that a container takes over.
-type imageConfig struct {
+// ImageConfig is the part of an image that a container takes over.
+type ImageConfig struct {
 	ocispec.ImageConfig
 	Healthcheck *dockerspec.HealthcheckConfig
 	Shell       []string
 	OnBuild     []string
 }
 
-// mergeImage fills what the user left open in cfg from the image, by docker's
+// MergeImage fills what the user left open in cfg from the image, by docker's
 // rules: environment and labels are united (the user's win), Cmd is taken only
 // when the user gave neither Entrypoint nor Cmd, everything else when empty.
-func mergeImage(cfg *container.Config, img imageConfig) error {
+func MergeImage(cfg *container.Config, img ImageConfig) error {
 	if cfg.User == "" {
 		cfg.User = img.User
 	}

@@ -1,4 +1,6 @@
-package lifecycle
+// Package request owns the checks of what a client asks of a container, with
+// dockerd's words, and what it takes over from its image.
+package request
 
 import (
 	"fmt"
@@ -19,10 +21,10 @@ func invalid(format string, args ...any) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
 }
 
-// validate checks what a client asks for before anything is made, with
+// Validate checks what a client asks for before anything is made, with
 // dockerd's words. It returns warnings about what this kernel cannot do; the
 // settings concerned are taken out of h.
-func validate(cfg *container.Config, h *container.HostConfig, f cgroup.Features) ([]string, error) {
+func Validate(cfg *container.Config, h *container.HostConfig, f cgroup.Features) ([]string, error) {
 	if cfg != nil {
 		if err := validateConfig(cfg); err != nil {
 			return nil, err
