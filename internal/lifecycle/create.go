@@ -247,9 +247,6 @@ func (mk *maker) applyNetworking(c *container.Container, n *apinetwork.Networkin
 	if h.NetworkMode.IsHost() && len(h.Links) > 0 {
 		return invalid("conflicting options: host type networking can't be used with links. This would result in undefined behavior")
 	}
-	if len(h.Links) > 0 {
-		return errdefs.ErrNotImplemented.WithMessage("links are not served by this version of wherryd; put both containers on a network of their own")
-	}
 	name := string(h.NetworkMode)
 	c.Networks[name] = &apinetwork.EndpointSettings{}
 	if n != nil {
@@ -264,7 +261,7 @@ func (mk *maker) applyNetworking(c *container.Container, n *apinetwork.Networkin
 			c.Networks[k] = ep
 		}
 	}
-	return nil
+	return mk.files.CheckLinks(h, c.Networks)
 }
 
 // reserve takes the name asked for, or finds one.

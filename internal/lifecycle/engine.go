@@ -20,6 +20,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/event"
 	"github.com/wherry-engine/wherry/internal/image"
+	"github.com/wherry-engine/wherry/internal/lifecycle/netfiles"
 	"github.com/wherry-engine/wherry/internal/lifecycle/restart"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 	"github.com/wherry-engine/wherry/internal/linux/seccomp"
@@ -104,6 +105,7 @@ type parts struct {
 	images    *image.Store
 	snapshots *snapshot.Store
 	networks  *network.Manager
+	files     *netfiles.Files
 	volumes   *volume.Store
 	cgroups   *cgroup.Hierarchy
 	keeper    *supervise.Client
@@ -126,12 +128,16 @@ type Engine struct {
 	pending sync.WaitGroup // work that goes on behind an answer
 }
 
+// Files are what running containers are told about their networks.
+func (e *Engine) Files() *netfiles.Files { return e.files }
+
 // New joins the parts. Restore must be called before the first request.
 func New(cfg Config, p Parts) *Engine {
 	all := &parts{
 		cfg: cfg, store: p.Containers, images: p.Images, snapshots: p.Snapshots, networks: p.Networks, volumes: p.Volumes,
 		cgroups: p.Cgroups, keeper: p.Keeper, events: p.Events, attached: p.Attached, probes: p.Probes, shipper: p.Shipper, secrets: p.Secrets,
 	}
+	all.files = netfiles.New(netfiles.Config{DNS: cfg.DNS, DNSSearch: cfg.DNSSearch, DNSOptions: cfg.DNSOptions, HostGatewayIPs: cfg.HostGatewayIPs}, p.Networks, p.Containers)
 	all.live.Store(&cfg.Live)
 	e := &Engine{parts: all, make: maker{all}, launch: launcher{all}}
 	e.policy = restart.New(e.start)

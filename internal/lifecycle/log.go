@@ -1,8 +1,6 @@
 package lifecycle
 
 import (
-	"os"
-
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/logs"
 	"github.com/wherry-engine/wherry/internal/logs/driver"
@@ -42,18 +40,4 @@ func (p *parts) ship(r *container.Record, dir string) {
 		return
 	}
 	p.shipper.Start(r.ID, dir, files, sink)
-}
-
-// writeFile replaces one of the small files that are bound into the container.
-// It keeps the inode of an existing file, for a running container has it mounted.
-func writeFile(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }

@@ -2,31 +2,25 @@ package lifecycle
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"syscall"
 
 	"github.com/containerd/errdefs"
-	apinetwork "github.com/moby/moby/api/types/network"
 
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/network"
-	"github.com/wherry-engine/wherry/internal/network/resolv"
 	"github.com/wherry-engine/wherry/internal/supervise"
 	"github.com/wherry-engine/wherry/internal/undo"
 )
 
 // networking is the network side of one start.
 type networking struct {
-	ns         *os.File // the namespace to join; nil with the host's or another container's
-	path       string   // namespace of another container
-	filesOf    string   // directory whose hosts, hostname and resolv.conf are used
-	addresses  []netip.Addr
-	nameServer netip.Addr
-	held       bool // the namespace is the process's own: it is wired while the process waits
+	ns      *os.File // the namespace to join; nil with the host's or another container's
+	path    string   // namespace of another container
+	filesOf string   // directory whose hosts, hostname and resolv.conf are used
+	held    bool     // the namespace is the process's own: it is wired while the process waits
 }
 
 func (n *networking) close() {
@@ -40,6 +34,9 @@ func (n *networking) close() {
 func (l *launcher) connect(ctx context.Context, c *container.Container, u *undo.Stack) (*networking, error) {
 	h := c.HostConfig
 	n := &networking{filesOf: c.Dir()}
+	if err := l.files.Ready(&c.Record); err != nil {
+		return nil, err
+	}
 	switch {
 	case h.NetworkMode.IsHost():
 		return n, nil
@@ -76,16 +73,9 @@ func (l *launcher) attach(ctx context.Context, c *container.Container, n *networ
 	}
 	n.close()
 	u.Add(func() { warn("take back network", c.ID, l.networks.Release(context.WithoutCancel(ctx), c.ID)) })
-	n.ns, n.nameServer = s.NS, s.NameServer
+	n.ns = s.NS
 	c.Lock()
 	c.Networks, c.Ports, c.SandboxID = s.Endpoints, s.Ports, s.ID
-	for _, ep := range s.Endpoints {
-		for _, a := range []netip.Addr{ep.IPAddress, ep.GlobalIPv6Address} {
-			if a.IsValid() {
-				n.addresses = append(n.addresses, a)
-			}
-		}
-	}
 	c.Unlock()
 	return nil
 }
@@ -132,65 +122,7 @@ func (l *launcher) writeFiles(c *container.Container, n *networking) error {
 	if n.filesOf != c.Dir() {
 		return nil
 	}
-	h := c.HostConfig
-	o := resolv.Overrides{Servers: h.DNS, Search: h.DNSSearch, Options: h.DNSOptions}
-	if len(o.Servers) == 0 {
-		o.Servers = l.cfg.DNS
-	}
-	if len(o.Search) == 0 {
-		o.Search = l.cfg.DNSSearch
-	}
-	if len(o.Options) == 0 {
-		o.Options = l.cfg.DNSOptions
-	}
-	var conf []byte
-	switch host := resolv.Host(); {
-	case n.nameServer.IsValid():
-		conf, _ = host.Internal(n.nameServer, o)
-	case h.NetworkMode.IsHost():
-		conf = host.Plain(o)
-	default:
-		conf = host.Legacy(o, false)
-	}
-	in := resolv.HostsInput{Hostname: c.Config.Hostname, Domainname: c.Config.Domainname, Addresses: n.addresses, Extra: h.ExtraHosts}
-	if in.Gateway = l.cfg.HostGatewayIPs; len(in.Gateway) == 0 {
-		in.Gateway = l.hostGateway()
-	}
-	hosts, err := resolv.Hosts(in)
-	if h.NetworkMode.IsHost() && err == nil && len(h.ExtraHosts) == 0 {
-		hosts, err = os.ReadFile("/etc/hosts") // the host's own, as dockerd does
-		if errors.Is(err, os.ErrNotExist) {
-			hosts, err = resolv.Hosts(in)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	for name, data := range map[string][]byte{"hosts": hosts, "hostname": resolv.Hostname(c.Config.Hostname), "resolv.conf": conf} {
-		path := filepath.Join(c.Dir(), name)
-		if err := writeFile(path, data); err != nil {
-			return err
-		}
-		if err := l.giveToRoot(h, path); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// hostGateway is the default bridge's address on the host.
-func (l *launcher) hostGateway() []netip.Addr {
-	n, err := l.networks.Inspect(apinetwork.NetworkBridge, false)
-	if err != nil {
-		return nil
-	}
-	var out []netip.Addr
-	for _, c := range n.IPAM.Config {
-		if c.Gateway.IsValid() {
-			out = append(out, c.Gateway)
-		}
-	}
-	return out
+	return l.files.Write(c, func(path string) error { return l.giveToRoot(c.HostConfig, path) })
 }
 
 // extra is what the process's init is handed.

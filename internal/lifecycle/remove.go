@@ -27,7 +27,7 @@ type RemoveOptions struct {
 // after a crash: what an unfinished removal left is removed by the next one.
 func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error {
 	if o.Link {
-		return errdefs.ErrNotImplemented.WithMessage("links are not served by this version of wherryd")
+		return e.files.Unlink(ref)
 	}
 	c, err := e.store.Get(ref)
 	if err != nil {

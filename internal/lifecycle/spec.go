@@ -134,6 +134,11 @@ func (l *launcher) specInput(c *container.Record, dir string, n *networking) (*s
 		Namespaces: ns, CgroupPath: c.CgroupPath, Cgroup2: l.cgroups.Version() == 2,
 		Init: l.cfg.Init, InitPath: l.cfg.InitPath, AppArmor: l.cfg.AppArmor, DefaultUlimits: l.cfg.Ulimits,
 	}
+	if env := l.files.Environment(c); len(env) > 0 {
+		cfg := *c.Config
+		cfg.Env = append(env, cfg.Env...)
+		in.Config = &cfg
+	}
 	if c.HostConfig.Init != nil {
 		in.Init = *c.HostConfig.Init
 	}

@@ -81,6 +81,7 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 	e.announce(&c.Record, events.ActionConnect)
 	e.events.Container(events.ActionStart, c.ID, c.Attributes(nil))
 	e.later(e.networks.Refill)
+	e.later(func() { warn("tell links of", c.ID, e.files.Follow(c.ID)) })
 	return nil
 }
 

@@ -59,16 +59,29 @@ func (r *resolver) Lookup(name string) ([]netip.Addr, bool) {
 		if n == nil || isPredefined(n.Name) {
 			continue
 		}
-		if list := n.directory.Lookup(name); len(list) > 0 {
+		if list := n.directory.Lookup(linked(b.endpoints[nid], name)); len(list) > 0 {
 			return list, true
 		}
 		if short, ok := strings.CutSuffix(name, "."+strings.ToLower(n.Name)); ok {
-			if list := n.directory.Lookup(short); len(list) > 0 {
+			if list := n.directory.Lookup(linked(b.endpoints[nid], short)); len(list) > 0 {
 				return list, true
 			}
 		}
 	}
 	return nil, false
+}
+
+// linked is the name behind one that an endpoint's links give, else the same.
+func linked(ep *network.EndpointSettings, name string) string {
+	for _, l := range ep.Links {
+		if target, alias, ok := strings.Cut(l, ":"); ok && strings.EqualFold(alias, name) {
+			if len(target) == 64 {
+				target = id.Short(target) // the directory has the short ones
+			}
+			return strings.ToLower(target)
+		}
+	}
+	return name
 }
 
 // Reverse implements dns.Names.

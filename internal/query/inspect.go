@@ -29,6 +29,11 @@ func (v *View) Inspect(ctx context.Context, ref string, size bool) (*apicontaine
 		HostConfig: r.HostConfig, Config: r.Config, Mounts: v.mounts(&r), ImageManifestDescriptor: r.ImageManifest,
 		GraphDriver: v.storage(&r),
 	}
+	if len(r.HostConfig.Links) > 0 && !r.HostConfig.NetworkMode.IsUserDefined() {
+		h := *r.HostConfig
+		h.Links = v.store.ShownLinks(&r)
+		resp.HostConfig = &h
+	}
 	if ids := v.execs.ExecIDs(r.ID); len(ids) > 0 {
 		slices.Sort(ids)
 		resp.ExecIDs = ids

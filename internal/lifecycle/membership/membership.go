@@ -5,6 +5,7 @@ package membership
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -17,6 +18,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/event"
 	"github.com/wherry-engine/wherry/internal/filter"
+	"github.com/wherry-engine/wherry/internal/lifecycle/netfiles"
 	"github.com/wherry-engine/wherry/internal/network"
 )
 
@@ -24,11 +26,14 @@ import (
 type Networks struct {
 	manager    *network.Manager
 	containers *container.Store
+	files      *netfiles.Files
 	events     *event.Bus
 }
 
 // New joins the parts.
-func New(m *network.Manager, c *container.Store, e *event.Bus) *Networks { return &Networks{m, c, e} }
+func New(m *network.Manager, c *container.Store, f *netfiles.Files, e *event.Bus) *Networks {
+	return &Networks{m, c, f, e}
+}
 
 // List gives the networks that match, each with all that Inspect says.
 func (n *Networks) List(_ context.Context, f filter.Args) ([]apinetwork.Inspect, error) {
@@ -140,7 +145,8 @@ func (n *Networks) Connect(ctx context.Context, ref, containerRef string, wish *
 		settings = have
 	}
 	err = n.note(c, func(networks map[string]*apinetwork.EndpointSettings) { networks[name] = settings })
-	if r.State.Running {
+	if r.State.Running && !r.State.Restarting {
+		err = errors.Join(err, n.files.Changed(&r, c))
 		n.publish(name, events.ActionConnect, map[string]string{"container": r.ID})
 	}
 	return err
@@ -186,11 +192,15 @@ func (n *Networks) Disconnect(ctx context.Context, ref, containerRef string, for
 		}
 		n.publish(one.ID, events.ActionDisconnect, map[string]string{"container": r.ID})
 	}
-	return n.note(c, func(networks map[string]*apinetwork.EndpointSettings) {
+	err = n.note(c, func(networks map[string]*apinetwork.EndpointSettings) {
 		for _, k := range keys {
 			delete(networks, k)
 		}
 	})
+	if r.State.Running && !r.State.Restarting {
+		err = errors.Join(err, n.files.Changed(&r, c))
+	}
+	return err
 }
 
 // note changes the networks of a container's record.
