@@ -1,13 +1,16 @@
 // Command leaks compares the machine before and after a run: mounts, cgroups,
 // links, nft tables, network namespaces and processes.
 //
-//	leaks save FILE    write what there is
-//	leaks diff FILE    print what is new since; exit 1 if anything is
+//	leaks save FILE             write what there is
+//	leaks diff FILE [NAME...]   print what is new since, exit 1 if anything is;
+//	                            with names, only lines that have one of them as a
+//	                            word or path, not what other engines do meanwhile
 package main
 
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,8 +25,8 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) != 2 {
-		return fmt.Errorf("usage: leaks save|diff FILE")
+	if len(args) < 2 {
+		return fmt.Errorf("usage: leaks save FILE | leaks diff FILE [NAME...]")
 	}
 	switch args[0] {
 	case "save":
@@ -43,7 +46,9 @@ func run(args []string) error {
 			if err != nil {
 				return err
 			}
-			left := after.New(before)
+			left := slices.DeleteFunc(after.New(before), func(what string) bool {
+				return len(args) > 2 && !slices.ContainsFunc(args[2:], func(name string) bool { return names(what, name) })
+			})
 			if len(left) == 0 {
 				return nil
 			}
@@ -53,4 +58,10 @@ func run(args []string) error {
 		}
 	}
 	return fmt.Errorf("unknown command %q", args[0])
+}
+
+// names says whether a line has the name, and not as the beginning of a longer one.
+func names(what, name string) bool {
+	_, rest, ok := strings.Cut(what, name)
+	return ok && (rest == "" || strings.ContainsAny(rest[:1], "/ )"))
 }
