@@ -23,6 +23,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 	"github.com/wherry-engine/wherry/internal/snapshot"
+	"github.com/wherry-engine/wherry/internal/stats"
 )
 
 // Execs tells which execs of a container have not ended; session knows.
@@ -38,6 +39,7 @@ type View struct {
 	cgroups   *cgroup.Hierarchy
 	execs     Execs
 	host      atomic.Pointer[Host]
+	stats     stats.Sampler
 	events    *event.Bus // for the events that dockerd has of looking, too
 }
 

@@ -10,7 +10,7 @@ import (
 	apicontainer "github.com/moby/moby/api/types/container"
 
 	"github.com/wherry-engine/wherry/internal/container"
-	"github.com/wherry-engine/wherry/internal/stats"
+	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 )
 
 // statsInterval is docker's.
@@ -27,7 +27,8 @@ func (v *View) Stats(ctx context.Context, ref string, stream, oneShot bool, send
 	}
 	removed, giveUp := c.Wait(apicontainer.WaitConditionRemoved)
 	defer giveUp()
-	last, err := v.sample(c)
+	m := sampler{v: v, c: c}
+	last, err := m.sample()
 	if err != nil {
 		return err
 	}
@@ -39,7 +40,9 @@ func (v *View) Stats(ctx context.Context, ref string, stream, oneShot bool, send
 			return err
 		}
 	}
-	tick := time.NewTicker(statsInterval)
+	// All streams take their samples at the same moment: to wake up once for
+	// many containers is much cheaper than many times for one.
+	tick := time.NewTimer(untilNext(time.Now()))
 	defer tick.Stop()
 	for {
 		select {
@@ -48,8 +51,9 @@ func (v *View) Stats(ctx context.Context, ref string, stream, oneShot bool, send
 		case <-removed:
 			return nil
 		case <-tick.C:
+			tick.Reset(untilNext(time.Now()))
 		}
-		next, err := v.sample(c)
+		next, err := m.sample()
 		if err != nil {
 			return err
 		}
@@ -63,25 +67,50 @@ func (v *View) Stats(ctx context.Context, ref string, stream, oneShot bool, send
 	}
 }
 
+// untilNext is the time to the next whole interval, half of one at least.
+func untilNext(now time.Time) time.Duration {
+	d := now.Truncate(statsInterval).Add(statsInterval).Sub(now)
+	if d < statsInterval/2 {
+		d += statsInterval
+	}
+	return d
+}
+
+// sampler reads the counters of one container; it keeps its control group at
+// hand as long as the same process runs.
+type sampler struct {
+	v     *View
+	c     *container.Container
+	group *cgroup.Group
+	pid   int
+}
+
 // sample reads a container's counters; all zero when it does not run.
-func (v *View) sample(c *container.Container) (*apicontainer.StatsResponse, error) {
-	r := c.Snapshot()
-	empty := &apicontainer.StatsResponse{ID: r.ID, Name: "/" + r.Name, OSType: "linux"}
-	if !r.State.Running || r.State.Pid == 0 {
+func (m *sampler) sample() (*apicontainer.StatsResponse, error) {
+	m.c.Lock()
+	id, name, pid, path := m.c.ID, m.c.Name, m.c.State.Pid, m.c.CgroupPath
+	running, mode := m.c.State.Running, m.c.HostConfig.NetworkMode
+	m.c.Unlock()
+	empty := &apicontainer.StatsResponse{ID: id, Name: "/" + name, OSType: "linux"}
+	if !running || pid == 0 {
 		return empty, nil
 	}
-	g, err := v.cgroups.Open(r.CgroupPath)
+	var err error
+	if m.group == nil || m.pid != pid {
+		m.pid = pid
+		m.group, err = m.v.cgroups.Open(path)
+	}
 	if err == nil {
-		pid := r.State.Pid
-		if r.HostConfig.NetworkMode.IsHost() || r.HostConfig.NetworkMode.IsNone() {
+		if mode.IsHost() || mode.IsNone() {
 			pid = 0
 		}
 		var s *apicontainer.StatsResponse
-		if s, err = stats.Sample(g, pid); err == nil {
+		if s, err = m.v.stats.Sample(m.group, pid); err == nil {
 			s.ID, s.Name = empty.ID, empty.Name
 			return s, nil
 		}
 	}
+	m.group = nil
 	if errdefs.IsNotFound(err) || errors.Is(err, fs.ErrNotExist) {
 		return empty, nil // it ended meanwhile
 	}

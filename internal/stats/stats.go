@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -23,12 +24,12 @@ const clockTick = 10 * time.Millisecond
 
 // Sample reads the counters of a group and of the network namespace of pid
 // (0: no network of its own).
-func Sample(g *cgroup.Group, pid int) (*container.StatsResponse, error) {
+func (m *Sampler) Sample(g *cgroup.Group, pid int) (*container.StatsResponse, error) {
 	s, err := g.Stats()
 	if err != nil {
 		return nil, err
 	}
-	system, err := SystemUsage()
+	system, err := m.usage()
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +70,28 @@ func hostMemory() uint64 {
 		return math.MaxUint64
 	}
 	return i.Totalram * uint64(i.Unit)
+}
+
+// Sampler takes samples. It shares a reading of the host's usage among those
+// that are taken together: that is the same for all containers, and one of the
+// slower files. The zero value is ready.
+type Sampler struct {
+	mu    sync.Mutex
+	at    time.Time
+	value uint64
+}
+
+func (m *Sampler) usage() (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now := time.Now(); now.Sub(m.at) > clockTick {
+		v, err := SystemUsage()
+		if err != nil {
+			return 0, err
+		}
+		m.at, m.value = now, v
+	}
+	return m.value, nil
 }
 
 // SystemUsage is the time all processors of the host have worked or idled

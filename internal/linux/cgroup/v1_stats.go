@@ -156,7 +156,7 @@ func (g *groupV1) ioOfProcesses() []IOEntry {
 			continue
 		}
 		for _, pid := range list {
-			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
+			b, err := slurp("/proc/" + strconv.Itoa(pid) + "/io")
 			if err != nil {
 				continue // it ended, or this kernel does not count
 			}
