@@ -164,7 +164,7 @@ func is(err error, code string) bool {
 func pullError(err error, ref reference.Named) error {
 	var a *answer
 	if !errors.As(err, &a) {
-		return err
+		return notAsking(err)
 	}
 	switch {
 	case a.code == "DENIED" || a.status == http.StatusForbidden:
@@ -173,6 +173,15 @@ func pullError(err error, ref reference.Named) error {
 		return notFound("manifest for %s not found: %v", reference.FamiliarString(ref), a)
 	case a.code == "NAME_UNKNOWN":
 		return notFound("repository %s not found: %v", reference.FamiliarName(ref), a)
+	}
+	return notAsking(err)
+}
+
+// notAsking takes the kind from a registry's 401: as a status of the engine's
+// own it would make docker's client ask for a password, for the wrong server.
+func notAsking(err error) error {
+	if errdefs.IsUnauthorized(err) {
+		return errdefs.ErrInternal.WithMessage(err.Error())
 	}
 	return err
 }
