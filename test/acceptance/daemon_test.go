@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -196,14 +197,10 @@ func TestActivation(t *testing.T) {
 		t.Skip("needs systemd-socket-activate, which this machine does not offer")
 	}
 	harness.Require(t, "root", "engine")
-	dir, err := os.MkdirTemp("", "wact")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
+	dir := t.TempDir()
 	socket := filepath.Join(dir, "s")
 	cmd := exec.Command(activate, "-l", socket, harness.Binary("wherryd"), "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
-		"--pidfile", filepath.Join(dir, "pid"), "--config-file", file(t, "daemon.json", "{}"), "--bridge", "none", "--cgroup-parent", "/"+filepath.Base(dir), "-H", "fd://")
+		"--pidfile", filepath.Join(dir, "pid"), "--config-file", file(t, "daemon.json", "{}"), "--bridge", "none", "--cgroup-parent", fmt.Sprintf("/wact%d", os.Getpid()), "-H", "fd://")
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {

@@ -99,7 +99,7 @@ func debian(t *testing.T) string {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp(cache, "debootstrap")
+	dir, err := os.MkdirTemp(cache, "debootstrap") //nolint:usetesting // on the cache's file system, to be renamed
 	if err != nil {
 		t.Fatal(err)
 	}
