@@ -23,9 +23,6 @@ func (h containerHandlers) create(c *call) error {
 	if err != nil {
 		return err
 	}
-	if len(data) == 0 {
-		return invalid("invalid JSON: EOF")
-	}
 	var req container.CreateRequest
 	if err := decode(data, &req); err != nil {
 		return err
