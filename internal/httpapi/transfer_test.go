@@ -151,7 +151,7 @@ func TestImport(t *testing.T) {
 
 func TestPullWithoutRegistries(t *testing.T) {
 	s, _ := newServer(t, Backends{Images: &fakeImages{}})
-	if w := do(s, "POST", "/images/create?fromImage=here", ""); w.Code != 200 || !strings.Contains(w.Body.String(), "no registry was asked: here:latest") {
+	if w := do(s, "POST", "/images/create?fromImage=here&tag=latest", ""); w.Code != 200 || !strings.Contains(w.Body.String(), "no registry was asked: here:latest") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	if w := do(s, "POST", "/images/create?fromImage=gone&tag=1", ""); w.Code != 501 || !strings.Contains(w.Body.String(), "cannot pull gone:1") {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -324,6 +325,13 @@ func (s *Store) Prune(ctx context.Context, all bool, keep func(*Image) bool) ([]
 			}
 			out = append(out, list...)
 		}
+	}
+	// Pulls that were cut off and not taken up again are of no use either.
+	if err := s.content.Forget(ctx, time.Now()); err != nil {
+		return out, 0, err
+	}
+	if err := s.Collect(ctx); err != nil {
+		return out, 0, err
 	}
 	after, err := s.Disk(ctx)
 	return out, uint64(max(0, before-after)), err

@@ -13,61 +13,12 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/wherry-engine/wherry/internal/transfer/challenge"
 )
 
 // clientID is what token servers get to know of the program.
 const clientID = "wherry"
-
-// challenge is one scheme that a WWW-Authenticate header offers.
-type challenge struct {
-	scheme string // lower case
-	params map[string]string
-}
-
-// challenges reads the headers; what cannot be read is left out.
-func challenges(h http.Header) []challenge {
-	var out []challenge
-	for _, text := range h.Values("WWW-Authenticate") {
-		if len(text) > 8<<10 {
-			continue
-		}
-		scheme, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
-		c := challenge{strings.ToLower(scheme), map[string]string{}}
-		for rest = strings.TrimSpace(rest); rest != ""; rest = strings.TrimLeft(rest, ", \t") {
-			var key, value string
-			var ok bool
-			if key, rest, ok = strings.Cut(rest, "="); !ok {
-				break
-			}
-			if strings.HasPrefix(rest, `"`) {
-				value, rest = quoted(rest[1:])
-			} else {
-				value, rest, _ = strings.Cut(rest, ",")
-			}
-			c.params[strings.ToLower(strings.TrimSpace(key))] = value
-		}
-		out = append(out, c)
-	}
-	return out
-}
-
-// quoted reads up to the closing quote.
-func quoted(s string) (value, rest string) {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		switch s[i] {
-		case '\\':
-			if i++; i < len(s) {
-				b.WriteByte(s[i])
-			}
-		case '"':
-			return b.String(), s[i+1:]
-		default:
-			b.WriteByte(s[i])
-		}
-	}
-	return b.String(), ""
-}
 
 // login is the state of being known at one endpoint, for one set of scopes.
 type login struct {
@@ -78,7 +29,7 @@ type login struct {
 	mu      sync.Mutex
 	header  string // Authorization; "" until the endpoint asked for it
 	expires time.Time
-	asked   *challenge
+	asked   *challenge.Challenge
 	refresh string // a refresh token, if the server gave one
 }
 
@@ -89,7 +40,7 @@ func (l *login) authorization(ctx context.Context) (string, error) {
 	if l.e.creds.bearer != "" {
 		return "Bearer " + l.e.creds.bearer, nil
 	}
-	if l.header != "" && l.asked != nil && l.asked.scheme == "bearer" && time.Now().After(l.expires) {
+	if l.header != "" && l.asked != nil && l.asked.Scheme == "bearer" && time.Now().After(l.expires) {
 		if err := l.token(ctx); err != nil {
 			return "", err
 		}
@@ -118,9 +69,9 @@ func (l *login) answer(ctx context.Context, h http.Header, used string) (bool, e
 	if l.e.creds.bearer != "" {
 		return false, nil
 	}
-	offers := challenges(h)
+	offers := challenge.Parse(h)
 	for _, scheme := range []string{"bearer", "basic"} {
-		i := slices.IndexFunc(offers, func(c challenge) bool { return c.scheme == scheme })
+		i := slices.IndexFunc(offers, func(c challenge.Challenge) bool { return c.Scheme == scheme })
 		if i < 0 {
 			continue
 		}
@@ -134,7 +85,7 @@ func (l *login) answer(ctx context.Context, h http.Header, used string) (bool, e
 			l.header = basic(l.e.creds.user, l.e.creds.password)
 			return true, nil
 		}
-		if offers[i].params["error"] == "insufficient_scope" && used != "" {
+		if offers[i].Params["error"] == "insufficient_scope" && used != "" {
 			return false, nil // the token was good, it just does not reach that far
 		}
 		l.asked = &offers[i]
@@ -157,7 +108,7 @@ func basic(user, password string) string {
 // realm checks where a challenge sends the credentials: to a server of https,
 // or the registry's own where that has none.
 func (l *login) realm() (*url.URL, error) {
-	text := l.asked.params["realm"]
+	text := l.asked.Params["realm"]
 	u, err := l.e.base.Parse(text)
 	if err != nil || text == "" || u.Host == "" {
 		return nil, invalid("registry %s names no token server: realm %q", l.e.base.Host, clean(text))
@@ -186,8 +137,8 @@ func (l *login) token(ctx context.Context) error {
 		return err
 	}
 	scopes := l.scopes
-	if len(scopes) == 0 && l.asked.params["scope"] != "" {
-		scopes = strings.Fields(l.asked.params["scope"])
+	if len(scopes) == 0 && l.asked.Params["scope"] != "" {
+		scopes = strings.Fields(l.asked.Params["scope"])
 	}
 	refresh := l.e.creds.refresh
 	if refresh == "" {
@@ -196,14 +147,14 @@ func (l *login) token(ctx context.Context) error {
 	var req *http.Request
 	if refresh != "" {
 		form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}, "client_id": {clientID},
-			"service": {l.asked.params["service"]}, "scope": {strings.Join(scopes, " ")}}
+			"service": {l.asked.Params["service"]}, "scope": {strings.Join(scopes, " ")}}
 		req, err = http.NewRequestWithContext(ctx, http.MethodPost, u.String(), strings.NewReader(form.Encode()))
 		if err == nil {
 			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		}
 	} else {
 		q := u.Query()
-		if s := l.asked.params["service"]; s != "" {
+		if s := l.asked.Params["service"]; s != "" {
 			q.Set("service", s)
 		}
 		for _, s := range scopes {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
+
+	"github.com/wherry-engine/wherry/internal/transfer/challenge"
 )
 
 // failure is an error with a kind, whose words are only its cause's.
@@ -94,8 +96,8 @@ func refused(resp *http.Response) error {
 			a.message = clean(doc.Message)
 		}
 	}
-	for _, c := range challenges(resp.Header) {
-		if resp.StatusCode == http.StatusUnauthorized && c.params["error"] == "insufficient_scope" {
+	for _, c := range challenge.Parse(resp.Header) {
+		if resp.StatusCode == http.StatusUnauthorized && c.Params["error"] == "insufficient_scope" {
 			a.code, a.message = "DENIED", "requested access to the resource is denied"
 		}
 	}

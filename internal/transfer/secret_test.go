@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/moby/moby/api/types/registry"
+
+	"github.com/wherry-engine/wherry/internal/transfer/challenge"
 )
 
 const secret = "hunter2-secret"
@@ -139,7 +141,7 @@ func TestRealms(t *testing.T) {
 		if e.base, err = url.Parse(c.base); err != nil {
 			t.Fatal(err)
 		}
-		l := &login{e: e, asked: &challenge{"bearer", map[string]string{"realm": c.realm}}}
+		l := &login{e: e, asked: &challenge.Challenge{Scheme: "bearer", Params: map[string]string{"realm": c.realm}}}
 		if _, err := l.realm(); (err == nil) != c.ok {
 			t.Errorf("%s asks to log in at %q: %v", c.base, c.realm, err)
 		} else if err != nil && strings.Contains(err.Error(), secret) {
@@ -209,13 +211,5 @@ func TestLogin(t *testing.T) {
 	}
 	if _, err = c.Login(t.Context(), registry.AuthConfig{Username: "me", Password: "no", ServerAddress: f.host()}); err == nil || !strings.Contains(err.Error(), "unauthorized: incorrect username or password") {
 		t.Error(err)
-	}
-}
-
-func TestChallenges(t *testing.T) {
-	h := http.Header{"Www-Authenticate": {`Bearer realm="https://a/t?x=1,2",service="s \"q\"",scope="a:b:c,d"`, `Basic realm=plain`, `Broken`, `Digest =`}}
-	got := challenges(h)
-	if len(got) != 4 || got[0].params["realm"] != "https://a/t?x=1,2" || got[0].params["service"] != `s "q"` || got[0].params["scope"] != "a:b:c,d" || got[1].params["realm"] != "plain" {
-		t.Errorf("%v", got)
 	}
 }
