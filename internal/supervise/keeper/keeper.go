@@ -51,7 +51,7 @@ type Keeper struct {
 	upgrade  *upgrade              // waits for starting and held to be none
 	idle     *timer
 
-	buf     [64 << 10]byte // what was read last, from anywhere
+	buf     [128 << 10]byte // what was read last, from anywhere
 	oob     []byte
 	frame   []byte
 	scratch logs.Scratch

@@ -17,6 +17,29 @@ type output struct {
 	fd      int // -1 when there is none, or none any more
 	stream  logs.Stream
 	watched bool
+	full    int8 // how often in a row the buffer was filled; -1 once the pipe is a large one
+}
+
+// A process that keeps its pipe full gets a larger one: most of what a flood
+// costs is the two waking each other up.
+const (
+	floodReads = 8
+	floodPipe  = 1 << 20
+)
+
+// flooded is called after each read.
+func (o *output) flooded(n int) {
+	switch {
+	case o.full < 0:
+	case n < 60<<10: // an ordinary pipe holds 64 KiB
+		o.full = 0
+	default:
+		if o.full++; o.full == floodReads {
+			o.full = -1
+			// It fails on a terminal, and where a user has enough large pipes.
+			_, _ = unix.FcntlInt(uintptr(o.fd), unix.F_SETPIPE_SZ, floodPipe)
+		}
+	}
 }
 
 // resume watches for output.
@@ -86,6 +109,7 @@ func (o *output) read() int {
 		o.end()
 		return 0
 	}
+	o.flooded(n)
 	data := k.buf[:n]
 	if w := o.p.log; w != nil {
 		if err := w.Copy(o.stream, data, time.Now()); err != nil {
