@@ -173,7 +173,11 @@ func execute(p *initproto.Process, path string, env []string) *initproto.Failure
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fail("close descriptors", err)
 	}
-	if err := send([]byte{initproto.KindExec}, -1); err != nil {
+	if p.Reaper {
+		if _, err := unix.FcntlInt(initproto.ControlFD, unix.F_SETFD, 0); err != nil {
+			return fail("keep the control socket", err)
+		}
+	} else if err := send([]byte{initproto.KindExec}, -1); err != nil {
 		return fail("send", err)
 	}
 	if p.Seccomp != nil {

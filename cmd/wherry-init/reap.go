@@ -5,6 +5,8 @@ import (
 	_ "unsafe" // for go:linkname
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/runtime/initproto"
 )
 
 // reap is the first process of a container started with --init: it starts the
@@ -12,6 +14,13 @@ import (
 // forwards every signal to it, reaps what it is left, and ends with the
 // child's code, or 128 + signal.
 func reap(args []string) int {
+	// Before the fork, so that no end of a child is missed.
+	for sig := range uint32(65) {
+		if forwarded(unix.Signal(sig)) {
+			enable(sig)
+		}
+	}
+	ready()
 	if len(args) > 1 && args[1] == "--" {
 		args = append(args[:1:1], args[2:]...)
 	}
@@ -31,12 +40,6 @@ func reap(args []string) int {
 	if _, err := unix.IoctlGetTermios(0, unix.TCGETS); err == nil {
 		attr.Sys.Foreground = true
 	}
-	// Before the fork, so that no end of a child is missed.
-	for sig := range uint32(65) {
-		if forwarded(unix.Signal(sig)) {
-			enable(sig)
-		}
-	}
 	child, err := syscall.ForkExec(path, args[1:], attr)
 	if err != nil {
 		complain("exec " + path + ": " + err.Error())
@@ -53,6 +56,17 @@ func reap(args []string) int {
 		if forwarded(sig) {
 			_ = unix.Kill(child, sig)
 		}
+	}
+}
+
+// ready tells whoever waits for the start that signals arrive from now on. The
+// control socket is there if wherry-init kept it for us; it is written to with
+// the one call that every seccomp profile must allow.
+func ready() {
+	var st unix.Stat_t
+	if unix.Fstat(initproto.ControlFD, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK {
+		_, _ = unix.Write(initproto.ControlFD, []byte{initproto.KindExec}) // nobody there: then nobody waits
+		unix.Close(initproto.ControlFD)
 	}
 }
 

@@ -169,6 +169,7 @@ func (l *launcher) seccompProfile(c *container.Record) (*specs.LinuxSeccomp, err
 func (l *launcher) compile(in *spec.Input, s *specs.Spec, g *cgroup.Group, n *networking) (*sandbox.Plan, error) {
 	o := compile.Options{
 		ID: in.ID, CgroupDir: g.Dir(), CgroupTasks: g.Tasks(), Cgroup2: in.Cgroup2, Lookup: true, User: in.Config.User, Groups: in.HostConfig.GroupAdd, Hold: n.held,
+		Reaper: in.Init && s.Process.Args[0] == spec.InitTarget,
 	}
 	if in.Rootfs.Dir == "" {
 		o.Overlay = &compile.Overlay{Lower: in.Rootfs.Lower, Upper: in.Rootfs.Upper, Work: in.Rootfs.Work, Options: in.Rootfs.Options}

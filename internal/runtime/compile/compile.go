@@ -62,6 +62,8 @@ type Options struct {
 	User   string
 	Groups []string
 
+	Reaper bool // the program is wherry-init, bound into the root by --init
+
 	Hold bool // stop before sysctls and exec until Release
 }
 
@@ -304,7 +306,7 @@ func (b *builder) process(p *specs.Process, keyring string) error {
 	out := &initproto.Process{
 		Args: p.Args, Env: p.Env, Cwd: p.Cwd, UID: p.User.UID, GID: p.User.GID, GIDs: p.User.AdditionalGids,
 		Lookup: b.o.Lookup, User: b.o.User, Groups: b.o.Groups, Umask: 0o022, NoNewPrivs: p.NoNewPrivileges,
-		AppArmor: p.ApparmorProfile, SELinux: p.SelinuxLabel, Keyring: keyring,
+		AppArmor: p.ApparmorProfile, SELinux: p.SelinuxLabel, Keyring: keyring, Reaper: b.o.Reaper,
 	}
 	if p.User.Umask != nil {
 		out.Umask = *p.User.Umask

@@ -92,6 +92,7 @@ func (r *reader) process() *Process {
 		p.Seccomp = nil
 	}
 	p.SeccompFlags = r.u32()
+	p.Reaper = r.bool()
 	if len(p.Args) == 0 {
 		r.bad = true
 	}

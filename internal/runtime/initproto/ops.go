@@ -147,6 +147,11 @@ type Process struct {
 	Keyring      string // name of a new session keyring, "" = keep
 	Seccomp      []byte // sock_filter array
 	SeccompFlags uint32
+
+	// Reaper says that the program is init itself under another name. It sends
+	// KindExec when it takes signals: the kernel drops those that come earlier
+	// for the first process of a namespace.
+	Reaper bool
 }
 
 // Append adds the encoded operation to a program.
@@ -246,4 +251,5 @@ func (w *writer) process(p *Process) {
 	w.str(p.Keyring)
 	w.str(string(p.Seccomp))
 	w.u32(p.SeccompFlags)
+	w.bool(p.Reaper)
 }

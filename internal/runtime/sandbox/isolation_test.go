@@ -215,6 +215,18 @@ func TestInit(t *testing.T) {
 	if r := running.wait(); r.exit.Status() != 9 || !strings.Contains(r.out, "got") {
 		t.Fatalf("exit %d, %q %q", r.exit.Status(), r.out, r.err)
 	}
+	// One that comes before the reaper is ready is kept for it.
+	for range 10 {
+		b := newBox(t, "sleep", "1000")
+		withInit(b)
+		b.opt.Reaper = true
+		running, err := begin(t, b.plan(), "", nil)
+		must(t, err)
+		must(t, unix.PidfdSendSignal(int(running.PIDFD.Fd()), unix.SIGTERM, nil, 0))
+		if r := running.wait(); r.exit.Status() != 128+15 {
+			t.Fatalf("exit %d, %q %q", r.exit.Status(), r.out, r.err)
+		}
+	}
 }
 
 // mappings are a user namespace like userns-remap's.

@@ -83,7 +83,7 @@ func (b *builder) mounts() error {
 	}
 	list = append(list, user...)
 	if b.withInit() {
-		list = append(list, specs.Mount{Destination: initTarget, Type: "bind", Source: b.in.InitPath, Options: []string{"bind", "ro"}})
+		list = append(list, specs.Mount{Destination: InitTarget, Type: "bind", Source: b.in.InitPath, Options: []string{"bind", "ro"}})
 	}
 	b.spec.Mounts = list
 	return nil

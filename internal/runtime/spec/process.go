@@ -16,8 +16,8 @@ import (
 
 const (
 	defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	// initTarget is where --init puts the reaper, as docker does.
-	initTarget = "/sbin/docker-init"
+	// InitTarget is where --init puts the reaper, as docker does.
+	InitTarget = "/sbin/docker-init"
 )
 
 // command joins entrypoint and arguments.
@@ -32,7 +32,7 @@ func (b *builder) process() error {
 		return invalid("no command specified")
 	}
 	if b.withInit() {
-		p.Args = append([]string{initTarget, "--"}, p.Args...)
+		p.Args = append([]string{InitTarget, "--"}, p.Args...)
 	}
 	p.Terminal = c.Tty
 	if c.Tty && (h.ConsoleSize[0] != 0 || h.ConsoleSize[1] != 0) {
