@@ -2,10 +2,13 @@ package logs
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"sync"
 	"time"
 )
+
+var errFull = errors.New("the buffer of a non-blocking log is full")
 
 // Buffered is a Writer whose caller never waits for the disk: what the disk is
 // behind with is kept in memory, Target.Buffer bytes at most, and whole lines
@@ -42,14 +45,15 @@ func NewBuffered(t Target) (*Buffered, error) {
 	return b, nil
 }
 
-// Copy takes over output. The error is that of an earlier write.
+// Copy takes over output. The error is that of an earlier write, or says that
+// lines were dropped.
 func (b *Buffered) Copy(s Stream, data []byte, at time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.size+int64(len(data)) > b.w.target.Buffer && len(b.queue) > 0 {
 		b.dropped += uint64(bytes.Count(data, []byte{'\n'}))
 		b.torn[s-1] = true
-		return b.told()
+		return errors.Join(errFull, b.told())
 	}
 	if b.torn[s-1] {
 		// It goes on with the end of a line whose beginning was dropped.
