@@ -28,6 +28,7 @@ func (v *View) Stats(ctx context.Context, ref string, stream, oneShot bool, send
 	removed, giveUp := c.Wait(apicontainer.WaitConditionRemoved)
 	defer giveUp()
 	m := sampler{v: v, c: c}
+	defer m.close()
 	last, err := m.sample()
 	if err != nil {
 		return err
@@ -97,8 +98,11 @@ func (m *sampler) sample() (*apicontainer.StatsResponse, error) {
 	}
 	var err error
 	if m.group == nil || m.pid != pid {
+		m.close()
 		m.pid = pid
-		m.group, err = m.v.cgroups.Open(path)
+		if m.group, err = m.v.cgroups.Open(path); err == nil {
+			m.group.Keep()
+		}
 	}
 	if err == nil {
 		if mode.IsHost() || mode.IsNone() {
@@ -110,9 +114,16 @@ func (m *sampler) sample() (*apicontainer.StatsResponse, error) {
 			return s, nil
 		}
 	}
-	m.group = nil
+	m.close()
 	if errdefs.IsNotFound(err) || errors.Is(err, fs.ErrNotExist) {
 		return empty, nil // it ended meanwhile
 	}
 	return nil, err
+}
+
+func (m *sampler) close() {
+	if m.group != nil {
+		m.group.Close()
+		m.group = nil
+	}
 }

@@ -48,10 +48,15 @@ func slurp(file string) ([]byte, error) {
 		return nil, &os.PathError{Op: "open", Path: file, Err: err}
 	}
 	defer unix.Close(fd)
+	return reread(fd, file)
+}
+
+// reread reads an open file from its beginning.
+func reread(fd int, file string) ([]byte, error) {
 	var buf [4096]byte
 	var out []byte
 	for {
-		n, err := unix.Read(fd, buf[:])
+		n, err := unix.Pread(fd, buf[:], int64(len(out)))
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
@@ -102,6 +107,10 @@ func pairs(file string) (map[string]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parsePairs(b), nil
+}
+
+func parsePairs(b []byte) map[string]uint64 {
 	out := make(map[string]uint64, bytes.Count(b, []byte("\n")))
 	for line := range strings.Lines(string(b)) {
 		key, value, ok := strings.Cut(strings.TrimSpace(line), " ")
@@ -109,7 +118,7 @@ func pairs(file string) (map[string]uint64, error) {
 			out[key] = v
 		}
 	}
-	return out, nil
+	return out
 }
 
 // pids reads a cgroup.procs or tasks file.

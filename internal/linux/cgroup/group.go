@@ -277,6 +277,31 @@ func (g *Group) Stats() (*Stats, error) {
 	return s, nil
 }
 
+// Keep makes Stats hold the files open that it reads, until Close. They are
+// those of the group as it is now: a group made anew needs another Group. A
+// process that may not have many files open keeps none.
+func (g *Group) Keep() {
+	const plenty = 16384
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil || limit.Cur < plenty {
+		return
+	}
+	if v1, ok := g.impl.(*groupV1); ok {
+		v1.mu.Lock()
+		defer v1.mu.Unlock()
+		v1.kept = &kept{fds: map[string]int{}}
+	}
+}
+
+// Close closes what Keep has opened.
+func (g *Group) Close() {
+	if v1, ok := g.impl.(*groupV1); ok {
+		v1.mu.Lock()
+		defer v1.mu.Unlock()
+		v1.kept.close()
+	}
+}
+
 // removal is a group that is going away behind its owner's back.
 type removal struct {
 	path string

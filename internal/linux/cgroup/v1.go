@@ -40,6 +40,7 @@ type groupV1 struct {
 	mu      sync.Mutex
 	own     map[string]string // mount point -> directory
 	devices string            // the directory joined for device rules, "" for none
+	kept    *kept             // for Keep
 }
 
 func notFound(path string) error {

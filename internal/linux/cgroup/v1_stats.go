@@ -53,7 +53,42 @@ const clockTick = 10_000_000
 const noLimitV1 = 1<<63 - 1<<20
 
 // source reads files of which some may be missing; the first real error stays.
-type source struct{ err error }
+type source struct {
+	err  error
+	kept *kept
+}
+
+// kept are the files of a group of which many samples are taken: to open one
+// costs more than to read it. A nil one keeps nothing.
+type kept struct{ fds map[string]int }
+
+func (k *kept) slurp(file string) ([]byte, error) {
+	if k == nil {
+		return slurp(file)
+	}
+	fd, ok := k.fds[file]
+	if !ok {
+		var err error
+		if fd, err = unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return nil, &os.PathError{Op: "open", Path: file, Err: err}
+		}
+		k.fds[file] = fd
+	}
+	b, err := reread(fd, file)
+	if errors.Is(err, unix.ENODEV) { // the group is gone
+		return nil, &os.PathError{Op: "read", Path: file, Err: os.ErrNotExist}
+	}
+	return b, err
+}
+
+func (k *kept) close() {
+	if k != nil {
+		for file, fd := range k.fds {
+			unix.Close(fd)
+			delete(k.fds, file)
+		}
+	}
+}
 
 func (s *source) fail(err error) {
 	if s.err == nil && err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EOPNOTSUPP) {
@@ -62,15 +97,27 @@ func (s *source) fail(err error) {
 }
 
 func (s *source) uint(dir, file string) uint64 {
-	v, err := readUint(filepath.Join(dir, file))
+	name := filepath.Join(dir, file)
+	b, err := s.kept.slurp(name)
+	if err != nil {
+		s.fail(err)
+		return 0
+	}
+	v, err := parseUint(strings.TrimRight(string(b), "\n"), name)
 	s.fail(err)
 	return v
 }
 
 func (s *source) pairs(dir, file string) map[string]uint64 {
-	m, err := pairs(filepath.Join(dir, file))
+	b, err := s.kept.slurp(filepath.Join(dir, file))
 	s.fail(err)
-	return m
+	return parsePairs(b)
+}
+
+func (s *source) text(dir, file string) string {
+	b, err := s.kept.slurp(filepath.Join(dir, file))
+	s.fail(err)
+	return strings.TrimRight(string(b), "\n")
 }
 
 func (g *groupV1) stats() (*Stats, error) {
@@ -79,14 +126,12 @@ func (g *groupV1) stats() (*Stats, error) {
 	if !exists(g.anchorDir()) {
 		return nil, notFound(g.path)
 	}
-	out, src := &Stats{}, &source{}
+	out, src := &Stats{}, &source{kept: g.kept}
 	if dir := g.in("cpuacct"); dir != "" {
 		out.CPU.Usage = src.uint(dir, "cpuacct.usage")
 		ticks := src.pairs(dir, "cpuacct.stat")
 		out.CPU.User, out.CPU.System = ticks["user"]*clockTick, ticks["system"]*clockTick
-		text, err := read(filepath.Join(dir, "cpuacct.usage_percpu"))
-		src.fail(err)
-		for f := range strings.FieldsSeq(text) {
+		for f := range strings.FieldsSeq(src.text(dir, "cpuacct.usage_percpu")) {
 			v, err := strconv.ParseUint(f, 10, 64)
 			src.fail(err)
 			out.CPU.PerCPU = append(out.CPU.PerCPU, v)
@@ -129,10 +174,8 @@ func (g *groupV1) stats() (*Stats, error) {
 }
 
 func (s *source) blkio(dir, file string) []IOEntry {
-	text, err := read(filepath.Join(dir, file))
-	s.fail(err)
 	var out []IOEntry
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(s.text(dir, file)) {
 		var e IOEntry
 		if n, _ := fmt.Sscanf(line, "%d:%d %s %d", &e.Major, &e.Minor, &e.Op, &e.Value); n == 4 {
 			out = append(out, e)
