@@ -165,23 +165,21 @@ func (e *Engine) Kill(ctx context.Context, ref, sig string) error {
 // signal delivers a signal to the main process and thaws a frozen container,
 // which could not act on it otherwise.
 func (e *Engine) signal(ctx context.Context, c *container.Container, number syscall.Signal) error {
+	// Held until the event is out: the end that the signal brings comes after it.
 	c.Lock()
-	paused, pid := c.State.Paused, c.State.Pid
-	c.Unlock()
-	if pid == 0 {
+	defer c.Unlock()
+	if c.State.Pid == 0 {
 		return errdefs.ErrNotFound.WithMessage("no process")
 	}
 	if err := e.keeper.Signal(ctx, supervise.Key{Container: c.ID}, number); err != nil {
 		return err
 	}
-	e.publish(c, events.ActionKill, map[string]string{"signal": strconv.Itoa(int(number))})
-	if paused {
+	e.events.Container(events.ActionKill, c.ID, c.Attributes(map[string]string{"signal": strconv.Itoa(int(number))}))
+	if c.State.Paused {
 		if g, err := e.cgroups.Open(c.CgroupPath); err == nil {
 			warn("thaw", c.ID, g.Thaw())
 		}
-		c.Lock()
 		c.SetPaused(false)
-		c.Unlock()
 	}
 	return nil
 }
