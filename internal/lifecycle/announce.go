@@ -12,7 +12,9 @@ import (
 // builtin are the drivers of the networks that are always there.
 var builtin = map[string]string{"bridge": "bridge", "host": "host", "none": "null"}
 
-// announce publishes that a run has joined its networks, or has left them.
+// announce publishes that a run has joined its networks, or has left them. No
+// container may be locked: a network is asked for its driver, and looks at its
+// members.
 func (p *parts) announce(r *container.Record, action events.Action) {
 	for _, name := range slices.Sorted(maps.Keys(r.Networks)) {
 		driver, known := builtin[name]

@@ -59,6 +59,10 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 	var u undo.Stack
 	defer u.Run()
 	started, err := e.launch.run(ctx, c, &u)
+	if err == nil {
+		r := c.Snapshot()
+		e.announce(&r, events.ActionConnect)
+	}
 	c.Lock()
 	defer c.Unlock()
 	if err != nil {
