@@ -82,10 +82,6 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 	e.probes.Started(c, true)
 	e.ship(&c.Record, c.Dir())
 	warn("save record", c.ID, c.Save(atomicfile.Cached))
-	r := c.Record
-	c.Unlock() // the networks ask for containers' names; Op keeps others away
-	e.announce(&r, events.ActionConnect)
-	c.Lock()
 	e.events.Container(events.ActionStart, c.ID, c.Attributes(nil))
 	e.later(e.networks.Refill)
 	e.later(func() { warn("tell links of", c.ID, e.files.Follow(c.ID)) })
