@@ -52,7 +52,7 @@ func (h systemHandlers) events(c *call) error {
 				return err
 			}
 		}
-		return enc.Encode(legacyEvent(m, c.version))
+		return enc.Encode(legacyEvent(m))
 	}
 	for _, m := range past {
 		if err := send(m); err != nil {
@@ -92,11 +92,9 @@ func streamType(c *call) string {
 }
 
 // legacyEvent adds the members that clients before 1.52 read, the docker CLI
-// up to version 25 among them.
-func legacyEvent(m events.Message, v version) any {
-	if !v.before(52) {
-		return m
-	}
+// up to version 25 among them, in every version: docker-py asks for the newest
+// one and reads them all the same.
+func legacyEvent(m events.Message) any {
 	switch m.Type {
 	case events.ContainerEventType:
 		return extended{m, fields{"id": m.Actor.ID, "status": m.Action, "from": m.Actor.Attributes["image"]}}

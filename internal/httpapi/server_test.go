@@ -320,7 +320,7 @@ func TestEvents(t *testing.T) {
 	live = make(chan events.Message)
 	close(live)
 	w = do(s, "GET", "/events?until=1", "")
-	if b := w.Body.String(); strings.Contains(b, "status") || !strings.Contains(b, `"Action":"create"`) || w.Header().Get("Content-Type") != "application/jsonl" {
+	if b := w.Body.String(); !strings.Contains(b, `"status":"create"`) || !strings.Contains(b, `"Action":"create"`) || w.Header().Get("Content-Type") != "application/jsonl" {
 		t.Errorf("newest: %v %s", w.Header(), b)
 	}
 	for q, want := range map[string]string{

@@ -23,12 +23,12 @@ import (
 
 // Options of the bridge driver, by docker's names.
 const (
-	optDefaultBridge = "cob.docker.network.bridge.default_bridge"
-	optICC           = "cob.docker.network.bridge.enable_icc"
-	optMasquerade    = "cob.docker.network.bridge.enable_ip_masquerade"
-	optBindIP        = "cob.docker.network.bridge.host_binding_ipv4"
-	optBridgeName    = "cob.docker.network.bridge.name"
-	optMTU           = "cob.docker.network.driver.mtu"
+	optDefaultBridge = "com.docker.network.bridge.default_bridge"
+	optICC           = "com.docker.network.bridge.enable_icc"
+	optMasquerade    = "com.docker.network.bridge.enable_ip_masquerade"
+	optBindIP        = "com.docker.network.bridge.host_binding_ipv4"
+	optBridgeName    = "com.docker.network.bridge.name"
+	optMTU           = "com.docker.network.driver.mtu"
 )
 
 // bridges makes the links that networks consist of on the host.

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 
 	"github.com/containerd/errdefs"
@@ -138,9 +137,6 @@ func (n *Networks) Connect(ctx context.Context, ref, containerRef string, wish *
 		if err != nil {
 			return err
 		}
-		if err := joined(c, &r, name, settings); err != nil {
-			slog.Warn("names of a connected container", "container", r.ID, "network", name, "error", err)
-		}
 	} else if have, ok := r.Networks[one.Name]; ok && have != nil && wish == nil {
 		settings = have
 	}
@@ -186,9 +182,6 @@ func (n *Networks) Disconnect(ctx context.Context, ref, containerRef string, for
 	case r.State.Running && !r.State.Restarting:
 		if _, err := n.manager.Disconnect(ctx, r.ID, one.ID, r.State.Pid, force); err != nil {
 			return err
-		}
-		if err := left(c, r.Networks[one.Name]); err != nil {
-			slog.Warn("names of a disconnected container", "container", r.ID, "network", one.Name, "error", err)
 		}
 		n.publish(one.ID, events.ActionDisconnect, map[string]string{"container": r.ID})
 	}
