@@ -51,11 +51,17 @@ func serve() *cobra.Command {
 	f.StringVar(&o.TLSCert, "tls-cert", "", "Certificate file")
 	f.StringVar(&o.TLSKey, "tls-key", "", "Key file")
 	f.StringVar(&o.HTPasswd, "htpasswd", "", "File of users and bcrypt passwords")
+	f.StringVar(&o.TokenRealm, "token-realm", "", "Address of the server that gives out tokens")
+	f.StringVar(&o.TokenService, "token-service", "", "What that server calls this registry")
+	f.StringVar(&o.TokenIssuer, "token-issuer", "", "Name of who signs the tokens")
+	f.StringVar(&o.TokenCert, "token-cert", "", "File of the certificates whose keys sign the tokens")
 	f.StringVar(&o.Proxy, "proxy", "", "Address of the registry to be a cache of")
 	f.StringVar(&o.ProxyUser, "proxy-user", "", "User at that registry")
 	f.StringVar(&o.ProxyPassword, "proxy-password", os.Getenv("REGISTRY_PROXY_PASSWORD"), "Password at that registry; better given as REGISTRY_PROXY_PASSWORD")
 	f.StringVar(&o.DebugAddr, "debug-addr", "", "Address at which /debug/health and /metrics are answered")
 	f.BoolVar(&o.Delete, "delete", false, "Allow images to be deleted")
+	f.StringVar(&o.GC, "gc", "", "Remove blobs that no image needs while serving: on or off (default on, if the images are in a directory)")
+	f.DurationVar(&o.GCGrace, "gc-grace", registry.DefaultGrace, "How long such a blob is kept for an image that may come")
 	f.BoolVarP(&o.Verbose, "verbose", "v", false, "Log every request")
 	f.Lookup("proxy-password").DefValue = ""
 	return cmd

@@ -26,6 +26,12 @@ type Options struct {
 	ProxyUser       string
 	ProxyPassword   string
 	DebugAddr       string // where health and metrics are answered; "" nowhere
+	TokenRealm      string // address of the server that gives out tokens; "" for none
+	TokenService    string // what this registry is called there
+	TokenIssuer     string // who signs them
+	TokenCert       string // file of certificates whose keys sign them
+	GC              string // "on", "off" or "" for on where this process has the storage for itself
+	GCGrace         time.Duration
 	Delete          bool
 	Verbose         bool
 }
@@ -71,8 +77,9 @@ func settings(o Options) (*configuration.Configuration, error) {
 		}
 		put(o.Data, "storage", "filesystem", "rootdirectory")
 	}
-	if storage["cache"] == nil {
-		put("inmemory", "storage", "cache", "blobdescriptor")
+	if cache, _ := storage["cache"].(map[string]any); cache != nil && (cache["blobdescriptor"] == "inmemory" || cache["layerinfo"] == "inmemory") {
+		// The well-known file has it, but a blob that was deleted must be known to be.
+		delete(storage, "cache")
 	}
 	if o.Delete {
 		put(true, "storage", "delete", "enabled")
@@ -102,6 +109,21 @@ func settings(o Options) (*configuration.Configuration, error) {
 		put(o.HTPasswd, "auth", "htpasswd", "path")
 		put("wherry-registry", "auth", "htpasswd", "realm")
 	}
+	if o.TokenRealm != "" || o.TokenService != "" || o.TokenIssuer != "" || o.TokenCert != "" {
+		if o.TokenRealm == "" || o.TokenService == "" || o.TokenIssuer == "" || o.TokenCert == "" {
+			return nil, errors.New("--token-realm, --token-service, --token-issuer and --token-cert go together")
+		}
+		if o.HTPasswd != "" {
+			return nil, errors.New("--htpasswd and the --token flags cannot be used together")
+		}
+		if _, err := os.Stat(o.TokenCert); err != nil {
+			return nil, err
+		}
+		put(o.TokenRealm, "auth", "token", "realm")
+		put(o.TokenService, "auth", "token", "service")
+		put(o.TokenIssuer, "auth", "token", "issuer")
+		put(o.TokenCert, "auth", "token", "rootcertbundle")
+	}
 	if o.Proxy != "" {
 		put(o.Proxy, "proxy", "remoteurl")
 		if o.ProxyUser != "" {
@@ -122,6 +144,9 @@ func settings(o Options) (*configuration.Configuration, error) {
 	c, err := configuration.Parse(bytes.NewReader(b))
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if err := checkCollection(o, c); err != nil {
+		return nil, err
 	}
 	if c.HTTP.DrainTimeout == 0 {
 		c.HTTP.DrainTimeout = 10 * time.Second

@@ -18,8 +18,6 @@ const inImage = `version: 0.1
 log:
   level: info
 storage:
-  cache:
-    blobdescriptor: inmemory
   filesystem:
     rootdirectory: /var/lib/registry
 http:

@@ -11,15 +11,21 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
+	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/health"
 	"github.com/distribution/distribution/v3/registry/handlers"
+	registrymiddleware "github.com/distribution/distribution/v3/registry/middleware/registry"
 	"github.com/distribution/distribution/v3/registry/storage"
+	"github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
 	"github.com/docker/go-metrics"
 	"github.com/sirupsen/logrus"
+
+	"github.com/wherry-engine/wherry/internal/registry/sweep"
 
 	// The back ends that a configuration may name.
 	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd"
@@ -42,10 +48,11 @@ func Serve(ctx context.Context, o Options, out io.Writer) error {
 		return fmt.Errorf("log level: %w", err)
 	}
 	logrus.SetLevel(level)
-	app, err := newApp(ctx, c)
+	f, app, release, err := open(ctx, o, c)
 	if err != nil {
 		return err
 	}
+	defer release()
 	defer app.Shutdown() //nolint:errcheck // the process ends
 	app.RegisterHealthChecks()
 	l, err := net.Listen("tcp", c.HTTP.Addr)
@@ -61,7 +68,7 @@ func Serve(ctx context.Context, o Options, out io.Writer) error {
 		}
 		l, scheme = tls.NewListener(l, conf), "https"
 	}
-	servers := []*http.Server{{Handler: routes(app), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}}
+	servers := []*http.Server{{Handler: routes(f), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}}
 	failed := make(chan error, 2)
 	if addr := c.HTTP.Debug.Addr; addr != "" {
 		dl, err := net.Listen("tcp", addr)
@@ -77,6 +84,13 @@ func Serve(ctx context.Context, o Options, out io.Writer) error {
 		go func() { failed <- debug.Serve(dl) }()
 	}
 	go func() { failed <- servers[0].Serve(l) }()
+	if f.ledger != nil {
+		bg, stop := context.WithCancel(ctx)
+		var collector sync.WaitGroup
+		collector.Go(func() { keepClean(bg, f.ledger, o.GCGrace) })
+		defer collector.Wait()
+		defer stop()
+	}
 	fmt.Fprintf(out, "serving %s://%s\n", scheme, l.Addr())
 	select {
 	case err := <-failed:
@@ -93,14 +107,56 @@ func Serve(ctx context.Context, o Options, out io.Writer) error {
 	return nil
 }
 
-// newApp makes distribution's handlers; they panic about wrong settings.
-func newApp(ctx context.Context, c *configuration.Configuration) (app *handlers.App, err error) {
+// captureName is the registry middleware that hands an app's storage to the
+// front that stands before it.
+const captureName = "wherry"
+
+var registerCapture = sync.OnceValue(func() error {
+	return registrymiddleware.Register(captureName, func(_ context.Context, r distribution.Namespace, d driver.StorageDriver, options map[string]any) (distribution.Namespace, error) {
+		f, ok := options["front"].(*front)
+		if !ok {
+			return nil, fmt.Errorf("the middleware %s cannot be configured", captureName)
+		}
+		f.registry, f.driver = r, d
+		return r, nil
+	})
+})
+
+// open makes the handlers, and claims the storage until release is called.
+func open(ctx context.Context, o Options, c *configuration.Configuration) (_ *front, _ *handlers.App, release func(), err error) {
+	collect := o.collects(c)
+	if release, err = claim(c, collect); err != nil {
+		return nil, nil, nil, err
+	}
+	f := &front{prefix: c.HTTP.Prefix, proxy: c.Proxy.RemoteURL != ""}
+	app, err := newApp(ctx, c, f)
+	if err != nil {
+		release()
+		return nil, nil, nil, err
+	}
+	if collect {
+		f.ledger = sweep.New(f.registry, f.driver)
+	}
+	return f, app, release, nil
+}
+
+// newApp makes distribution's handlers behind f; they panic about wrong settings.
+func newApp(ctx context.Context, c *configuration.Configuration, f *front) (app *handlers.App, err error) {
+	if err := registerCapture(); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("configuration: %v", p)
 		}
 	}()
-	return handlers.NewApp(ctx, c), nil
+	if c.Middleware == nil {
+		c.Middleware = map[string][]configuration.Middleware{}
+	}
+	c.Middleware["registry"] = append(c.Middleware["registry"], configuration.Middleware{Name: captureName, Options: configuration.Parameters{"front": f}})
+	app = handlers.NewApp(ctx, c)
+	f.app = app
+	return app, nil
 }
 
 // routes adds the address that tells that the server is alive.
@@ -144,6 +200,11 @@ func Collect(ctx context.Context, o Options, dryRun, untagged bool) error {
 	if err != nil {
 		return err
 	}
+	release, err := claim(c, true)
+	if err != nil {
+		return err
+	}
+	defer release()
 	driver, err := factory.Create(ctx, c.Storage.Type(), c.Storage.Parameters())
 	if err != nil {
 		return err

@@ -1,0 +1,116 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/distribution/distribution/v3/configuration"
+	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/registry/sweep"
+)
+
+// collects tells whether the server removes blobs that nothing needs.
+func (o Options) collects(c *configuration.Configuration) bool {
+	switch {
+	case o.GC != "":
+		return o.GC == "on"
+	case c.Proxy.RemoteURL != "":
+		return false // a cache has its own rule: what is old goes
+	}
+	return c.Storage.Type() == "filesystem" || c.Storage.Type() == "inmemory"
+}
+
+// checkCollection refuses settings under which a collection would take what
+// another process needs, or would be believed to be there when it is not.
+func checkCollection(o Options, c *configuration.Configuration) error {
+	if o.GC != "" && o.GC != "on" && o.GC != "off" {
+		return fmt.Errorf("--gc is %q, not on or off", o.GC)
+	}
+	if o.GCGrace < 0 {
+		return errors.New("--gc-grace cannot be negative")
+	}
+	if o.GC != "on" {
+		return nil
+	}
+	if c.Proxy.RemoteURL != "" {
+		return errors.New("--gc on: a cache of another registry removes what is old (proxy.ttl), not what is unused")
+	}
+	if cache := c.Storage["cache"]; cache["blobdescriptor"] == "redis" || cache["layerinfo"] == "redis" {
+		return errors.New("--gc on: storage.cache redis would remember blobs that were removed")
+	}
+	return nil
+}
+
+// lockFile lies in the directory of the images. Whoever collects holds it
+// alone, other servers share it.
+const lockFile = ".wherry-registry.lock"
+
+// claim makes sure that no other process writes to the storage while this one
+// collects. Only directories can be claimed.
+func claim(c *configuration.Configuration, alone bool) (release func(), err error) {
+	if c.Storage.Type() != "filesystem" {
+		return func() {}, nil
+	}
+	dir := fmt.Sprint(c.Storage.Parameters()["rootdirectory"])
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	how := unix.LOCK_SH
+	if alone {
+		how = unix.LOCK_EX
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) {
+		if alone {
+			return nil, fmt.Errorf("%w (a directory that cannot be written to is served with --gc off)", err)
+		}
+		return func() {}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s is in use by another wherry-registry (several can share a directory if all are served with --gc off)", dir)
+		}
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// keepClean loads the ledger and then removes, now and again, what has been
+// unused for grace. It ends with ctx.
+func keepClean(ctx context.Context, l *sweep.Ledger, grace time.Duration) {
+	every := min(max(grace/4, time.Second), 5*time.Minute)
+	loaded := false
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		if !loaded {
+			err := l.Load(ctx)
+			if loaded = err == nil; !loaded && ctx.Err() == nil {
+				slog.Error("nothing is collected until all manifests can be read", "error", err)
+			}
+		}
+		if loaded {
+			if n, err := l.Sweep(ctx, grace); err != nil && ctx.Err() == nil {
+				slog.Error("collection stopped", "removed", n, "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// DefaultGrace is how long a blob may be without a manifest.
+const DefaultGrace = time.Hour

@@ -1,0 +1,176 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// blobsOn counts the blobs in a directory of images.
+func blobsOn(t *testing.T, dir string) (n int) {
+	t.Helper()
+	err := filepath.WalkDir(filepath.Join(dir, "docker/registry/v2/blobs"), func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Name() == "data" {
+			n++
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func (s *server) sweep(grace time.Duration) int {
+	s.t.Helper()
+	n, err := s.front.ledger.Sweep(s.t.Context(), grace)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return n
+}
+
+func (s *server) load() {
+	s.t.Helper()
+	if err := s.front.ledger.Load(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// TestCollect follows blobs through pushes, deletions and a restart.
+func TestCollect(t *testing.T) {
+	dir := t.TempDir()
+	s := serve(t, Options{Delete: true, Data: dir})
+	s.blob("x", []byte("before anything is known"))
+	if n := s.sweep(0); n != 0 {
+		t.Errorf("%d blobs were removed before the storage was read", n)
+	}
+	s.load()
+	one, two := s.image("x", "one", "shared"), s.image("y", "two", "own")
+	lost := s.blob("x", []byte("no manifest ever"))
+	s.want(s.do("POST", "/v2/y/blobs/uploads/?mount="+digest.FromString("shared").String()+"&from=x", nil), 201)
+	if n := s.sweep(time.Hour); n != 0 {
+		t.Errorf("%d blobs were removed within their time of grace", n)
+	}
+	if n := s.sweep(0); n != 2 {
+		t.Errorf("%d blobs removed, want the 2 without a manifest", n)
+	}
+	s.want(s.do("HEAD", "/v2/x/blobs/"+lost.Digest.String(), nil), 404)
+	// Gone is gone: an image cannot be made of it, a push must bring it again.
+	s.blob("z", []byte("no manifest ever"))
+	s.want(s.do("HEAD", "/v2/x/blobs/"+lost.Digest.String(), nil), 404)
+	for _, m := range []struct{ name, tag, content string }{{"x", "one", "shared"}, {"y", "two", "own"}} {
+		s.want(s.do("GET", "/v2/"+m.name+"/manifests/"+m.tag, nil), 200)
+		s.want(s.do("GET", "/v2/"+m.name+"/blobs/"+digest.FromString(m.content).String(), nil), 200)
+	}
+	s.want(s.do("DELETE", "/v2/y/manifests/"+two.Digest.String(), nil), 202)
+	// A request under way keeps what it is about.
+	release := s.front.ledger.Hold(digest.FromString("own"))
+	if n := s.sweep(0); n != 3 { // manifest, config, and the lost one of z
+		t.Errorf("%d blobs removed beside the one that is held", n)
+	}
+	release()
+	if n := s.sweep(0); n != 1 {
+		t.Errorf("%d blobs removed after the release", n)
+	}
+	s.want(s.do("GET", "/v2/x/blobs/"+digest.FromString("shared").String(), nil), 200)
+
+	// Another process knows as much.
+	c, err := settings(Options{Data: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := claim(c, true); err == nil || !strings.Contains(err.Error(), "in use by another wherry-registry") {
+		t.Errorf("a second collector: %v", err)
+	}
+	s.close()
+	next := serve(t, Options{Delete: true, Data: dir})
+	next.load()
+	if n := next.sweep(0); n != 0 {
+		t.Errorf("%d blobs of an image removed after a restart", n)
+	}
+	next.want(next.do("DELETE", "/v2/x/manifests/"+one.Digest.String(), nil), 202)
+	next.sweep(0)
+	if n := blobsOn(t, dir); n != 0 {
+		t.Errorf("%d blobs left without any image", n)
+	}
+}
+
+// TestCollectPushing pushes and deletes images that share layers, while blobs
+// are removed as soon as they may be: no image that was taken lacks anything.
+func TestCollectPushing(t *testing.T) {
+	s := serve(t, Options{Delete: true})
+	s.load()
+	ctx, stop := context.WithCancel(t.Context())
+	var removed atomic.Int64
+	var sweeper, pushers sync.WaitGroup
+	sweeper.Go(func() {
+		for ctx.Err() == nil {
+			n, err := s.front.ledger.Sweep(ctx, time.Millisecond)
+			removed.Add(int64(n))
+			if err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Millisecond) // the next moment of grace
+		}
+	})
+	var taken, refused atomic.Int64
+	for worker := range 4 {
+		pushers.Go(func() {
+			r := rand.New(rand.NewPCG(1, uint64(worker)))
+			for i := range 60 {
+				name := fmt.Sprintf("repo%d", r.IntN(2))
+				m := ocispec.Manifest{Versioned: versioned, MediaType: ocispec.MediaTypeImageManifest, Annotations: map[string]string{"push": fmt.Sprint(worker, i)}}
+				push := func(content string) ocispec.Descriptor {
+					d := digest.FromString(content)
+					if s.do("HEAD", "/v2/"+name+"/blobs/"+d.String(), nil).StatusCode == 200 {
+						return ocispec.Descriptor{MediaType: octets, Digest: d, Size: int64(len(content))}
+					}
+					return s.blob(name, []byte(content))
+				}
+				m.Config = push(fmt.Sprintf(`{"n":%d}`, r.IntN(3)))
+				m.Layers = []ocispec.Descriptor{push(fmt.Sprint("layer", r.IntN(4))), push(fmt.Sprint("layer", r.IntN(4)))}
+				b, err := json.Marshal(m)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				d := digest.FromBytes(b)
+				at := "/v2/" + name + "/manifests/" + d.String()
+				if resp := s.do("PUT", at, b, "Content-Type", m.MediaType); resp.StatusCode != http.StatusCreated {
+					if !strings.Contains(string(resp.body), "MANIFEST_BLOB_UNKNOWN") {
+						t.Errorf("push: %s %s", resp.Status, resp.body)
+					}
+					refused.Add(1)
+					continue
+				}
+				taken.Add(1)
+				for _, l := range append(m.Layers, m.Config) {
+					if resp := s.do("GET", "/v2/"+name+"/blobs/"+l.Digest.String(), nil); resp.StatusCode != 200 || digest.FromBytes(resp.body) != l.Digest {
+						t.Errorf("image %s was taken, but its blob is: %s", d, resp.Status)
+					}
+				}
+				s.want(s.do("DELETE", at, nil), 202)
+			}
+		})
+	}
+	pushers.Wait()
+	stop()
+	sweeper.Wait()
+	if taken.Load() == 0 || removed.Load() == 0 {
+		t.Errorf("%d images taken, %d refused, %d blobs removed: nothing was tried", taken.Load(), refused.Load(), removed.Load())
+	}
+	t.Logf("%d images taken, %d refused, %d blobs removed", taken.Load(), refused.Load(), removed.Load())
+}
