@@ -124,7 +124,7 @@ func (e restorer) sweepGroups() error {
 // adopt takes over a container whose process runs.
 func (e restorer) adopt(ctx context.Context, c *container.Container, p supervise.Process) {
 	if r := c.Snapshot(); len(r.Networks) > 0 { // unlocked: the network asks for the container's name
-		warn("adopt network", c.ID, e.networks.Adopt(c.ID, r.Networks, p.PID))
+		warn("adopt network", c.ID, e.networks.Adopt(c.ID, r.Networks, p.PID, r.HostConfig.DNS))
 		warn("adopt ports", c.ID, e.networks.AdoptPorts(c.ID, r.Ports))
 	}
 	c.Lock()

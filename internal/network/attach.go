@@ -45,10 +45,10 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	for _, w := range wires {
 		box.endpoints[w.seg.ID] = w.settings()
 		if !isPredefined(w.seg.Name) && box.resolver == nil {
-			if box.resolver, err = newResolver(m, r.ContainerID, ns, r.DNS); err != nil {
+			if box.resolver, err = m.dns.Open(ns, nameServer, r.DNS); err != nil {
 				return nil, err
 			}
-			u.Add(box.resolver.close)
+			u.Add(box.resolver.Close)
 			sb.NameServer = netip.MustParseAddr(nameServer)
 		}
 	}

@@ -49,13 +49,16 @@ func (m *Manager) Connect(_ context.Context, c Connection) (string, *network.End
 		return "", nil, fmt.Errorf("connect container %s to network %s: %w", c.ContainerID, w.seg.Name, err)
 	}
 	if !isPredefined(w.seg.Name) && b.resolver == nil {
-		r, err := newResolver(m, c.ContainerID, ns, c.DNS)
+		r, err := m.dns.Open(ns, nameServer, c.DNS)
 		if err != nil {
 			return "", nil, err
 		}
-		u.Add(r.close)
+		u.Add(r.Close)
 		m.mu.Lock()
 		b.resolver = r
+		for nid, ep := range b.endpoints {
+			m.reg.nets[nid].introduce(b, ep)
+		}
 		m.mu.Unlock()
 	}
 	ep := wire.settings()
@@ -199,7 +202,7 @@ func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int
 	defer m.mu.Unlock()
 	if b.endpoints[n.ID] == ep {
 		delete(b.endpoints, n.ID)
-		n.leave(ep)
+		n.leave(b, ep)
 		if n.addrs != nil && ep.IPAddress.IsValid() {
 			n.addrs.Free(ep.IPAddress)
 		}

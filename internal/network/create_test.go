@@ -219,13 +219,13 @@ func networks(t *testing.T) {
 	}
 	m = open(t, cfg)
 	m.SetNames(func(c string) string { return map[string]string{web: "web", db: "db"}[c] })
-	if err := m.Adopt(web, a.Endpoints, webPID); err != nil {
+	if err := m.Adopt(web, a.Endpoints, webPID, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.AdoptPorts(web, a.Ports); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Adopt(db, b.Endpoints, sleeper(t, m, b.NS)); err != nil {
+	if err := m.Adopt(db, b.Endpoints, sleeper(t, m, b.NS), nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := asks(t, m, b.NS, "udp", "web", dns.TypeA); got != ip(a, "one") {
@@ -305,7 +305,10 @@ func createErrors(t *testing.T) {
 func TestForward(t *testing.T) { fresh(t, func() { forward(t) }) }
 
 func forward(t *testing.T) {
-	m := open(t, testConfig(t))
+	cfg := testConfig(t)
+	// Nobody is at the first.
+	cfg.DNS = []netip.Addr{netip.MustParseAddr("127.0.0.77"), netip.MustParseAddr("127.0.0.53")}
+	m := open(t, cfg)
 	server := func(home, ns *os.File, addr, answer string) {
 		var pc net.PacketConn
 		var l net.Listener
@@ -332,7 +335,6 @@ func forward(t *testing.T) {
 			t.Cleanup(func() { s.Shutdown() })
 		}
 	}
-	m.cfg.DNS = []netip.Addr{netip.MustParseAddr("127.0.0.77"), netip.MustParseAddr("127.0.0.53")} // nobody is at the first
 	server(m.home, nil, "127.0.0.53:53", "host")
 	create(t, m, network.CreateRequest{Name: "one"})
 	a := attach(t, m, Request{ContainerName: "a", Network: "one"})

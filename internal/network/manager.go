@@ -33,6 +33,7 @@ type Manager struct {
 	nf   *nft.Conn // nil with the firewall off
 	pool *pool
 
+	dns    *dns.Service
 	watch  *nft.Watch
 	ports  *published // its lock comes before mu
 	settle sync.Once  // the first Attach: adoption is over
@@ -63,7 +64,7 @@ type segment struct {
 type box struct {
 	identity
 	id        string                               // sandbox id
-	resolver  *resolver                            // nil without a user-defined network
+	resolver  *dns.Client                          // nil without a user-defined network
 	endpoints map[string]*network.EndpointSettings // by network id
 }
 
@@ -91,6 +92,7 @@ func (m *Manager) open() error {
 	if m.home, err = rtnl.Current(); err != nil {
 		return err
 	}
+	m.dns = dns.NewService(m.home, forwardTo(m.cfg.DNS))
 	if m.rt, err = rtnl.Dial(); err != nil {
 		return err
 	}
@@ -231,8 +233,9 @@ func (m *Manager) Refill() { m.pool.refill() }
 
 // Adopt takes over a container that was started by an earlier engine: its
 // addresses are its own again. eps is by network name, as Sandbox.Endpoints was;
-// pid is its main process (its namespace is entered only when it must change).
-func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSettings, pid int) error {
+// pid is its main process (its namespace is entered only when it must change),
+// own its HostConfig.DNS.
+func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSettings, pid int, own []netip.Addr) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b := &box{identity: identity{container: containerID}, endpoints: map[string]*network.EndpointSettings{}}
@@ -271,8 +274,11 @@ func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSett
 	if named {
 		ns, err := namespaceOf(pid)
 		if err == nil {
-			b.resolver, err = newResolver(m, containerID, ns, nil)
+			b.resolver, err = m.dns.Open(ns, nameServer, own)
 			ns.Close()
+		}
+		for nid, ep := range b.endpoints {
+			m.reg.nets[nid].introduce(b, ep)
 		}
 		failed = append(failed, err)
 	}
@@ -312,11 +318,11 @@ func (m *Manager) Release(_ context.Context, containerID string) error {
 	delete(m.boxes, containerID)
 	for id, ep := range b.endpoints {
 		if n := m.reg.nets[id]; n != nil && n.addrs != nil && ep.IPAddress.IsValid() {
-			n.leave(ep)
+			n.leave(b, ep)
 			n.addrs.Free(ep.IPAddress)
 		}
 	}
-	go b.resolver.close() // waits for what is being forwarded
+	go b.resolver.Close() // waits for what is being forwarded
 	return err
 }
 
@@ -330,7 +336,7 @@ func (m *Manager) Close(removeHostState bool) error {
 		return nil
 	}
 	m.closed = true
-	var resolvers []*resolver
+	var resolvers []*dns.Client
 	for _, b := range m.boxes {
 		resolvers = append(resolvers, b.resolver)
 	}
@@ -341,7 +347,7 @@ func (m *Manager) Close(removeHostState bool) error {
 	}
 	m.ports.close()
 	for _, r := range resolvers {
-		r.close()
+		r.Close()
 	}
 	var failed []error
 	if removeHostState {

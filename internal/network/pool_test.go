@@ -208,7 +208,7 @@ func adopt(t *testing.T) {
 	}
 	waitFor(t, "pool", full(m, 2)) // it takes the adopted address, unaware
 	m.SetNames(func(c string) string { return "name-of-" + c[:4] })
-	if err := m.Adopt(cid, sb.Endpoints, 0); err != nil {
+	if err := m.Adopt(cid, sb.Endpoints, 0, nil); err != nil {
 		t.Fatal(err)
 	}
 	say("after")

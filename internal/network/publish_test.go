@@ -175,7 +175,7 @@ func adoptPorts(t *testing.T) {
 	}
 	m = open(t, cfg)
 	reaches(t, "between", m.home, l.ns, "tcp", "192.0.2.1:8080", "192.0.2.2")
-	if err := m.Adopt(live, sb.Endpoints, 0); err != nil {
+	if err := m.Adopt(live, sb.Endpoints, 0, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.AdoptPorts(live, sb.Ports); err != nil {

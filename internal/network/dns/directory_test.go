@@ -21,7 +21,7 @@ func TestDirectory(t *testing.T) {
 		t.Errorf("app: %v", got)
 	}
 	if d.Lookup("web") != nil || d.Name(a) != "" || len(d.names) != 2 {
-		t.Errorf("left: %+v", d)
+		t.Errorf("left: %v %v", d.names, d.addrs)
 	}
 }
 

@@ -22,6 +22,7 @@ const (
 	idleTimeout     = 30 * time.Second
 	maxForwards     = 1024 // under way at once, for one server
 	maxClients      = 128  // TCP connections at once
+	maxQuestion     = 4096 // bytes; a question is one name and a few options
 )
 
 // Names is what a server asks. It is called from many goroutines.
@@ -31,8 +32,9 @@ type Names interface {
 	Lookup(name string) (addrs []netip.Addr, known bool)
 	// Reverse finds the name of an address, "" for none of ours.
 	Reverse(a netip.Addr) string
-	// Upstreams are asked in order for what is not ours; none answers SERVFAIL.
-	Upstreams() []Upstream
+	// Upstreams are asked in order for what is not ours, unless the memory of
+	// them knows; none answers SERVFAIL.
+	Upstreams() ([]Upstream, *Memory)
 }
 
 // Upstream is a server to forward to.
@@ -97,7 +99,7 @@ func (s *Server) forget(c io.Closer) {
 }
 
 func (s *Server) serveUDP() {
-	buf := make([]byte, dns.MaxMsgSize)
+	buf := make([]byte, maxQuestion)
 	for {
 		n, from, err := s.udp.ReadFrom(buf)
 		if errors.Is(err, net.ErrClosed) {
@@ -106,19 +108,12 @@ func (s *Server) serveUDP() {
 		if err != nil {
 			continue // an ICMP error of an earlier answer
 		}
-		q := new(dns.Msg)
-		if q.Unpack(buf[:n]) != nil || q.Response || len(q.Question) != 1 {
+		q := question(buf[:n])
+		if q == nil {
 			continue
 		}
-		if answer := s.local(q); answer != nil {
-			size := dns.MinMsgSize
-			if opt := q.IsEdns0(); opt != nil {
-				size = max(size, int(opt.UDPSize()))
-			}
-			answer.Truncate(size)
-			if out, err := answer.Pack(); err == nil {
-				s.udp.WriteTo(out, from)
-			}
+		if out := s.quick("udp", q, buf[:n]); out != nil {
+			s.udp.WriteTo(out, from)
 			continue
 		}
 		raw := append([]byte(nil), buf[:n]...)
@@ -133,6 +128,53 @@ func (s *Server) serveUDP() {
 			s.udp.WriteTo(s.forward("udp", q, raw), from)
 		})
 	}
+}
+
+// question reads a message; nil when it is none that can be answered.
+func question(raw []byte) *dns.Msg {
+	q := new(dns.Msg)
+	if q.Unpack(raw) != nil || q.Response || len(q.Question) != 1 {
+		return nil
+	}
+	return q
+}
+
+// quick answers what needs nobody else: our names, and what is remembered.
+func (s *Server) quick(network string, q *dns.Msg, raw []byte) []byte {
+	answer := s.local(q)
+	if answer == nil {
+		servers, memory := s.names.Upstreams()
+		if key, ok := cacheKey(network, q, raw); ok && len(servers) > 0 {
+			return memory.get(origin(servers), key, raw, time.Now())
+		}
+		return nil
+	}
+	size := dns.MinMsgSize
+	if opt := q.IsEdns0(); opt != nil {
+		size = max(size, int(opt.UDPSize()))
+		answer.SetEdns0(maxQuestion, opt.Do())
+		if opt.Version() != 0 {
+			answer.Answer, answer.Rcode = nil, dns.RcodeBadVers
+		}
+	}
+	if network == "udp" {
+		answer.Truncate(size)
+	}
+	out, err := answer.Pack()
+	if err != nil {
+		return nil
+	}
+	return out
+}
+
+// origin names the servers that an answer may come from.
+func origin(servers []Upstream) string {
+	var b []byte
+	for _, u := range servers {
+		b = u.Addr.AppendTo(b)
+		b = append(b, ' ')
+	}
+	return string(b)
 }
 
 func (s *Server) refuse(q *dns.Msg, to net.Addr) {
@@ -175,16 +217,12 @@ func (s *Server) client(c net.Conn) {
 		if err != nil {
 			return
 		}
-		q := new(dns.Msg)
-		if q.Unpack(raw) != nil || q.Response || len(q.Question) != 1 {
+		q := question(raw)
+		if q == nil {
 			return
 		}
-		var out []byte
-		if answer := s.local(q); answer != nil {
-			if out, err = answer.Pack(); err != nil {
-				return
-			}
-		} else {
+		out := s.quick("tcp", q, raw)
+		if out == nil {
 			out = s.forward("tcp", q, raw)
 		}
 		if writeTCP(c, out) != nil {
@@ -273,15 +311,30 @@ func reverseAddr(name string) (netip.Addr, bool) {
 }
 
 // forward asks the upstreams one after the other with the question as it came
-// and returns the first answer that is one, as it came.
+// and returns the first answer that is one, as it came. Only the number is
+// ours: who asks must not be able to guess what an answer has to look like.
 func (s *Server) forward(network string, q *dns.Msg, raw []byte) []byte {
-	for _, u := range s.names.Upstreams() {
-		answer, err := s.ask(network, u, q, raw)
+	servers, memory := s.names.Upstreams()
+	from := origin(servers)
+	key, keep := cacheKey(network, q, raw)
+	ours := *q
+	ours.Id = dns.Id()
+	binary.BigEndian.PutUint16(raw, ours.Id)
+	if memory != nil {
+		memory.order(servers, time.Now())
+	}
+	for _, u := range servers {
+		answer, err := s.ask(network, u, &ours, raw)
+		memory.answered(u.Addr, err == nil, time.Now())
 		if err != nil {
 			continue
 		}
 		if code := answer[3] & 15; code == dns.RcodeServerFailure || code == dns.RcodeRefused {
 			continue
+		}
+		binary.BigEndian.PutUint16(answer, q.Id)
+		if keep {
+			memory.put(from, key, answer, time.Now())
 		}
 		return answer
 	}

@@ -10,9 +10,12 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
-const (
+var (
 	hostFile = "/etc/resolv.conf"
 	// systemdFile has the servers behind systemd-resolved's stub.
 	systemdFile = "/run/systemd/resolve/resolv.conf"
@@ -75,6 +78,41 @@ func Host() *Conf {
 
 // HostServers are the name servers that the host asks.
 func HostServers() []netip.Addr { return Host().Servers }
+
+// Servers follows the host's name servers: asking costs a look at the files'
+// dates. The zero value is ready; it is safe for concurrent use.
+type Servers struct {
+	mu    sync.Mutex
+	seen  [2]stamp
+	known []netip.Addr
+}
+
+// stamp tells whether a file is still the same.
+type stamp struct {
+	ino   uint64
+	size  int64
+	mtime unix.Timespec
+}
+
+func stampOf(path string) (s stamp) {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) == nil {
+		s = stamp{st.Ino, st.Size, st.Mtim}
+	}
+	return s
+}
+
+// Now are the servers as the host has them now. They are not to be changed.
+func (s *Servers) Now() []netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := [2]stamp{stampOf(hostFile), stampOf(systemdFile)}
+	if s.known == nil || now != s.seen {
+		// The dates come first: a change in between is seen the next time.
+		s.seen, s.known = now, append([]netip.Addr{}, HostServers()...)
+	}
+	return s.known
+}
 
 // Overrides are what the user and the configuration say instead of the host.
 type Overrides struct {

@@ -2,6 +2,8 @@ package resolv
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -117,5 +119,29 @@ func TestHosts(t *testing.T) {
 	got, _ = Hosts(HostsInput{Hostname: "a", NoIPv6: true, Addresses: addrs("1.2.3.4")})
 	if d := cmp.Diff("127.0.0.1\tlocalhost\n1.2.3.4\ta\n", string(got)); d != "" {
 		t.Error(d)
+	}
+}
+
+// TestServers: who asks sees the host's file as it is now, also when it was
+// replaced by another of the same size.
+func TestServers(t *testing.T) {
+	old := hostFile
+	t.Cleanup(func() { hostFile = old })
+	hostFile = filepath.Join(t.TempDir(), "resolv.conf")
+	var s Servers
+	if got := s.Now(); len(got) != 0 {
+		t.Errorf("without a file: %v", got)
+	}
+	for _, want := range []string{"10.0.0.1", "10.0.0.2", "10.0.0.3"} {
+		next := hostFile + ".new"
+		if err := os.WriteFile(next, []byte("nameserver "+want+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(next, hostFile); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Now(); len(got) != 1 || got[0].String() != want {
+			t.Errorf("%v, want %s", got, want)
+		}
 	}
 }
