@@ -95,18 +95,8 @@ func (s *state) drop(p *initproto.Process, id identity.Identity) *initproto.Fail
 	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
 		return fail("keep capabilities", err)
 	}
-	groups := make([]int, len(id.Groups))
-	for i, g := range id.Groups {
-		groups[i] = int(g)
-	}
-	if err := unix.Setgroups(groups); err != nil {
-		return fail("setgroups", err)
-	}
-	if err := unix.Setresgid(int(id.GID), int(id.GID), int(id.GID)); err != nil {
-		return fail("setgid", err)
-	}
-	if err := unix.Setresuid(int(id.UID), int(id.UID), int(id.UID)); err != nil {
-		return fail("setuid", err)
+	if f := setIdentity(id); f != nil {
+		return f
 	}
 	// What cannot be had (a parent without it) is left out, as the bounding set does.
 	effective := caps.Set(p.Effective) & permitted
@@ -134,6 +124,27 @@ func (s *state) drop(p *initproto.Process, id identity.Identity) *initproto.Fail
 		return failText("chdir", text, cwdErr)
 	}
 	return checkCwd()
+}
+
+// setIdentity changes this thread alone: the runtime's other threads end with
+// the exec, and waiting for each of them to follow would take longer than all the
+// rest of init.
+func setIdentity(id identity.Identity) *initproto.Failure {
+	var groups unsafe.Pointer
+	if len(id.Groups) > 0 {
+		groups = unsafe.Pointer(&id.Groups[0])
+	}
+	if _, _, e := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(id.Groups)), uintptr(groups), 0); e != 0 {
+		return fail("setgroups", e)
+	}
+	gid, uid := uintptr(id.GID), uintptr(id.UID)
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); e != 0 {
+		return fail("setgid", e)
+	}
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); e != 0 {
+		return fail("setuid", e)
+	}
+	return nil
 }
 
 // checkCwd is the last look before exec: the kernel names a directory outside

@@ -20,8 +20,7 @@ const patience = 3
 // Main runs one command line on the process's streams and returns its exit
 // status.
 func Main(name string, b shell.Build, args []string) int {
-	ctx, stop := interruptible(context.Background())
-	defer stop()
+	ctx := interruptible(context.Background())
 	sh, err := agree(ctx, func() *shell.Shell { return shell.New(name, b) }, args)
 	if cause := context.Cause(ctx); cause != nil && err != nil && !errors.As(err, new(*shell.StatusError)) {
 		err = cause
@@ -55,16 +54,13 @@ func Run(ctx context.Context, sh *shell.Shell, args []string) error {
 // interruptible cancels ctx at the first SIGINT or SIGTERM with the signal as
 // the cause. A verb that forwards signals goes on regardless of ctx; the user
 // who insists gets out all the same.
-func interruptible(ctx context.Context) (context.Context, func()) {
+func interruptible(ctx context.Context) context.Context {
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := make(chan os.Signal, patience)
 	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM)
 	go func() {
 		for n := 1; ; n++ {
-			s, ok := (<-c).(syscall.Signal)
-			if !ok {
-				return
-			}
+			s, _ := (<-c).(syscall.Signal) // it is one on Linux
 			cancel(shell.Interrupted{Signal: s})
 			if n == patience {
 				fmt.Fprintf(os.Stderr, "\ngot %d SIGTERM/SIGINTs, forcefully exiting\n", n)
@@ -72,5 +68,5 @@ func interruptible(ctx context.Context) (context.Context, func()) {
 			}
 		}
 	}()
-	return ctx, func() { signal.Stop(c); close(c) }
+	return ctx
 }
