@@ -39,6 +39,10 @@ embed:
 	$(GOBUILD) -o $(EMBED)/wherry-keeper ./cmd/wherry-keeper
 	$(GOBUILD) -o $(EMBED)/wherry-hello ./cmd/wherry-hello
 
+.PHONY: clients
+clients: ## the client for macOS, Windows and Linux on arm64, in bin/clients
+	LDFLAGS='$(LDFLAGS)' scripts/build_clients
+
 .PHONY: run
 run: build ## start a private engine, run hello-world and a busybox, show it, leave nothing behind
 	@scripts/try_it
@@ -62,7 +66,7 @@ test-unit: embed ## what needs neither root nor a built engine
 
 .PHONY: test-root
 test-root: build ## the tests of the built engine, as root
-	$(PROMISE) go test -count=1 $(RUNFLAG) ./test/api/... ./test/script/... ./test/compare/... ./test/python/... ./test/isolation/... ./test/crash/... ./test/acceptance/...
+	$(PROMISE) go test -count=1 $(RUNFLAG) ./test/api/... ./test/script/... ./test/compare/... ./test/python/... ./test/isolation/... ./test/crash/... ./test/acceptance/... ./test/remote/...
 
 .PHONY: test-script
 test-script: build ## the CLI scripts, with wherry and with docker

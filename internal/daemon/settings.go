@@ -17,6 +17,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/config"
 	"github.com/wherry-engine/wherry/internal/cp"
 	"github.com/wherry-engine/wherry/internal/httpapi"
+	"github.com/wherry-engine/wherry/internal/httpapi/listen"
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/idmap"
 	"github.com/wherry-engine/wherry/internal/lifecycle"
@@ -144,6 +145,7 @@ func (s *System) host() (query.Host, error) {
 	case profile != "":
 		h.SecurityOptions = append([]string{"name=apparmor"}, h.SecurityOptions...)
 	}
+	h.Warnings = append(h.Warnings, listen.Warnings(c)...)
 	if s.cgroups.Version() == 2 {
 		h.SecurityOptions = append(h.SecurityOptions, "name=cgroupns")
 	}
