@@ -25,10 +25,11 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
 
 .PHONY: build
-build: embed ## bin/wherryd and bin/wherry, which are a whole installation, and bin/wherry-registry
+build: embed ## bin/wherryd, bin/wherry and bin/wherry-build, which are a whole installation, and bin/wherry-registry
 	@mkdir -p bin
 	$(GOBUILD) -o bin/wherryd ./cmd/wherryd
 	$(GOBUILD) -o bin/wherry ./cmd/wherry
+	$(GOBUILD) -o bin/wherry-build ./cmd/wherry-build
 	$(GOBUILD) -o bin/wherry-registry ./cmd/wherry-registry
 
 # The programs wherryd carries inside itself, so they are built first.
@@ -95,7 +96,7 @@ lint: ## gofmt and golangci-lint, built on the spot the first time
 .PHONY: install
 install: build ## bin/* to $(PREFIX)/bin, with shell completion
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/bash-completion/completions share/zsh/site-functions share/fish/vendor_completions.d)
-	install -m 0755 bin/wherryd bin/wherry bin/wherry-registry $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 bin/wherryd bin/wherry bin/wherry-build bin/wherry-registry $(DESTDIR)$(PREFIX)/bin/
 	bin/wherry completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/wherry
 	bin/wherry completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_wherry
 	bin/wherry completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/wherry.fish
