@@ -257,19 +257,20 @@ func createErrors(t *testing.T) {
 	create(t, m, network.CreateRequest{Name: "one", IPAM: subnet("10.1.0.0/16")})
 	yes, no := true, false
 	for want, r := range map[string]network.CreateRequest{
-		"operation is not permitted on predefined bridge network ":                                                   {Name: "bridge"},
-		"network with name one already exists":                                                                       {Name: "one"},
-		`plugin "weave" not found`:                                                                                   {Name: "x", Driver: "weave"},
-		`only one instance of "host" network is allowed`:                                                             {Name: "x", Driver: "host"},
-		"network driver macvlan is not served by this version of wherryd":                                            {Name: "x", Driver: "macvlan"},
-		"IPv6 on networks (EnableIPv6) is not served by this version of wherryd":                                     {Name: "x", EnableIPv6: &yes},
-		"a network without IPv4 (EnableIPv4) is not served by this version of wherryd":                               {Name: "x", EnableIPv4: &no},
-		"invalid pool request: Pool overlaps with other one on this address space: 10.1.0.0/16":                      {Name: "x", IPAM: subnet("10.1.2.0/24")},
-		"invalid pool request: Pool overlaps with other one on this address space: 172.17.0.0/16":                    {Name: "x", IPAM: subnet("172.16.0.0/12")},
-		"invalid network config:\ninvalid subnet 10.2.0.1/16: it should be 10.2.0.0/16":                              {Name: "x", IPAM: subnet("10.2.0.1/16")},
-		"invalid network config:\ninvalid gateway 10.3.0.1: parent subnet 10.2.0.0/16 doesn't contain this address":  {Name: "x", IPAM: &network.IPAM{Config: []network.IPAMConfig{{Subnet: netip.MustParsePrefix("10.2.0.0/16"), Gateway: netip.MustParseAddr("10.3.0.1")}}}},
-		`invalid network name "-x": only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed`:                                      {Name: "-x"},
-		"network option com.docker.network.bridge.gateway_mode_ipv4=routed is not served by this version of wherryd": {Name: "x", Options: map[string]string{"com.docker.network.bridge.gateway_mode_ipv4": "routed"}},
+		"operation is not permitted on predefined bridge network ":                                                       {Name: "bridge"},
+		"network with name one already exists":                                                                           {Name: "one"},
+		`plugin "weave" not found`:                                                                                       {Name: "x", Driver: "weave"},
+		`only one instance of "host" network is allowed`:                                                                 {Name: "x", Driver: "host"},
+		"network driver macvlan is not served by this version of wherryd":                                                {Name: "x", Driver: "macvlan"},
+		"IPv6 on networks (EnableIPv6) is not served by this version of wherryd":                                         {Name: "x", EnableIPv6: &yes},
+		"a network without IPv4 (EnableIPv4) is not served by this version of wherryd":                                   {Name: "x", EnableIPv4: &no},
+		"invalid pool request: Pool overlaps with other one on this address space: 10.1.0.0/16":                          {Name: "x", IPAM: subnet("10.1.2.0/24")},
+		"invalid pool request: Pool overlaps with other one on this address space: 172.17.0.0/16":                        {Name: "x", IPAM: subnet("172.16.0.0/12")},
+		"invalid network config:\ninvalid subnet 10.2.0.1/16: it should be 10.2.0.0/16":                                  {Name: "x", IPAM: subnet("10.2.0.1/16")},
+		"invalid network config:\ninvalid gateway 10.3.0.1: parent subnet 10.2.0.0/16 doesn't contain this address":      {Name: "x", IPAM: &network.IPAM{Config: []network.IPAMConfig{{Subnet: netip.MustParsePrefix("10.2.0.0/16"), Gateway: netip.MustParseAddr("10.3.0.1")}}}},
+		`invalid network name "a/b": a slash, characters that cannot be printed and more than 255 bytes are not allowed`: {Name: "a/b"},
+		`invalid network name " ": it is empty`:                                                                          {Name: " "},
+		"network option com.docker.network.bridge.gateway_mode_ipv4=routed is not served by this version of wherryd":     {Name: "x", Options: map[string]string{"com.docker.network.bridge.gateway_mode_ipv4": "routed"}},
 	} {
 		if _, err := m.Create(context.Background(), r); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
