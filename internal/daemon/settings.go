@@ -142,7 +142,7 @@ func (s *System) host() (query.Host, error) {
 		DataRoot: c.DataRoot, Labels: c.Labels, LogDriver: c.LogDriver, InitBinary: "docker-init", LiveRestore: c.LiveRestore, Debug: c.Debug,
 		HTTPProxy: c.Registry.HTTPProxy, HTTPSProxy: c.Registry.HTTPSProxy, NoProxy: c.Registry.NoProxy, Mirrors: c.Registry.Mirrors, Insecure: c.Registry.Insecure,
 		SecurityOptions: []string{"name=seccomp,profile=" + seccompName(c)}, StorageDriver: s.images.Snapshots().Driver(),
-		CDI: cdiDirectories(c),
+		CDI:            cdiDirectories(c),
 		EventListeners: s.events.Listeners, DefaultRuntime: c.DefaultRuntime,
 		Runtimes: map[string]system.RuntimeWithStatus{config.DefaultRuntime: {Runtime: system.Runtime{Path: "wherry-init"}}}, NetworkWarnings: s.networks.Warnings,
 	}

@@ -1,5 +1,8 @@
 """What docker-py's own integration tests rest on and that no other test here covers."""
+import os
 import unittest
+
+import docker
 
 from docker.errors import APIError
 
@@ -37,11 +40,13 @@ class WaitTest(EngineTest):
 
 class CommitTest(EngineTest):
     def test_of_a_container_that_is_ending(self):
+        old = docker.APIClient(base_url=os.environ['DOCKER_HOST'], version='1.41') # newer versions tell no parent
+        self.addCleanup(old.close)
         for _ in range(10):
             cid = self.run_(['touch', '/test'])
             image = self.client.commit(cid)['Id']
             self.addCleanup(self.client.remove_image, image)
-            self.assertEqual(self.client.inspect_image(image)['Parent'], self.client.inspect_image('busybox')['Id'])
+            self.assertEqual(old.inspect_image(image)['Parent'], self.client.inspect_image('busybox')['Id'])
 
 
 class NetworkTest(EngineTest):
