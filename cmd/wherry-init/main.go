@@ -34,7 +34,15 @@ func main() {
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	unix.CloseOnExec(initproto.ControlFD)
 	unix.Close(initproto.BinaryFD)
-	if f := run(); f != nil {
+	fresh := 0
+	if len(args) > 1 && args[1] == initproto.Waiting {
+		var err error
+		if fresh, err = adopt(); err != nil {
+			_ = send(fail("adopt", err).Encode(), -1)
+			unix.Exit(1)
+		}
+	}
+	if f := run(fresh); f != nil {
 		_ = send(f.Encode(), -1)
 		unix.Exit(1)
 	}
@@ -52,7 +60,9 @@ type state struct {
 	label  label
 }
 
-func run() *initproto.Failure {
+// run applies the program. fresh are the namespaces that a process which waited
+// does not have yet.
+func run(fresh int) *initproto.Failure {
 	program, files, f := receive()
 	if f != nil {
 		return f
@@ -65,8 +75,8 @@ func run() *initproto.Failure {
 	unix.Umask(0)
 	// Threads of the runtime share our working directory and root; joining
 	// mount namespaces wants them alone.
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fail("unshare fs", err)
+	if err := unix.Unshare(unix.CLONE_FS | fresh); err != nil {
+		return fail("unshare", err)
 	}
 	if f := s.label.open(ops); f != nil {
 		return f
@@ -77,6 +87,55 @@ func run() *initproto.Failure {
 		}
 	}
 	return &initproto.Failure{Step: "program", Message: "init program without a process"}
+}
+
+// adopt waits for the descriptors of a program, puts them where they would have
+// been inherited, and returns the namespaces that are still to be made.
+func adopt() (fresh int, err error) {
+	var message [16]byte
+	oob := make([]byte, unix.CmsgSpace(4*initproto.AdoptFiles))
+	n, oobn, err := 0, 0, error(unix.EINTR)
+	for err == unix.EINTR {
+		n, oobn, _, _, err = unix.Recvmsg(initproto.ControlFD, message[:], oob, unix.MSG_CMSG_CLOEXEC)
+	}
+	if n == 0 {
+		unix.Exit(0) // not needed
+	}
+	if err != nil {
+		return 0, err
+	}
+	flags, err := initproto.DecodeAdoption(message[:n])
+	if err != nil {
+		return 0, err
+	}
+	list, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(list) != 1 {
+		return 0, initproto.ErrMalformed
+	}
+	fds, err := unix.ParseUnixRights(&list[0])
+	if err != nil || len(fds) < 3 {
+		return 0, initproto.ErrMalformed
+	}
+	// First out of the way of the numbers they are to have.
+	for i, fd := range fds {
+		up, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, initproto.FirstFile+len(fds))
+		if err != nil {
+			return 0, err
+		}
+		unix.Close(fd)
+		fds[i] = up
+	}
+	for i, fd := range fds {
+		to, flags := i, 0
+		if i >= initproto.ControlFD {
+			to, flags = i-initproto.ControlFD+initproto.FirstFile, unix.O_CLOEXEC
+		}
+		if err := unix.Dup3(fd, to, flags); err != nil {
+			return 0, err
+		}
+		unix.Close(fd)
+	}
+	return int(flags), nil
 }
 
 // receive reads the program from the parent.

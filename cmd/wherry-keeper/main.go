@@ -9,4 +9,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/supervise/keeper"
 )
 
-func main() { os.Exit(keeper.Main(os.Args, sandbox.Start)) }
+func main() {
+	var reserve sandbox.Reserve
+	os.Exit(keeper.Main(os.Args, reserve.Start, &reserve))
+}

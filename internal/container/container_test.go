@@ -61,10 +61,17 @@ func TestNamesAreUniqueAndFreedByRemoval(t *testing.T) {
 	if err := s.Reserve("web", "other"); !errdefs.IsConflict(err) || !strings.Contains(err.Error(), `The container name "/web" is already in use by container "`+c.ID) {
 		t.Errorf("second reservation: %v", err)
 	}
-	if err := s.Drop(c); err != nil {
+	rest, err := s.Drop(c)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Reserve("web", "other"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(c.Dir(), "config.json")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("record is still there: %v", err)
+	}
+	if err := rest(); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(c.Dir()); !errors.Is(err, os.ErrNotExist) {
@@ -162,7 +169,7 @@ func TestWait(t *testing.T) {
 	if got := code(removed); got != -1 {
 		t.Errorf("removed too early: %d", got)
 	}
-	if err := s.Drop(c); err != nil {
+	if _, err := s.Drop(c); err != nil {
 		t.Fatal(err)
 	}
 	if got := code(removed); got != 4 {

@@ -170,17 +170,14 @@ func (s *Store) Add(c *Container, d atomicfile.Durability) error {
 	return nil
 }
 
-// Drop removes the container's directory and forgets it; its name is free and
-// its waiters are woken when Drop returns without error.
-func (s *Store) Drop(c *Container) error {
-	// The record goes first: a crash in between leaves a directory without one,
-	// which the next Open hands over as an orphan.
+// Drop removes the container's record and forgets it; its name is free and its
+// waiters are woken when Drop returns without error. The caller calls rest,
+// which deletes the directory, when nobody waits any more: a crash before that
+// leaves a directory without a record, which the next Open hands over as an orphan.
+func (s *Store) Drop(c *Container) (rest func() error, err error) {
 	path := c.Dir()
 	if err := os.Remove(filepath.Join(path, "config.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.RemoveAll(path); err != nil {
-		return err
+		return nil, err
 	}
 	s.mu.Lock()
 	delete(s.byID, c.ID)
@@ -195,7 +192,7 @@ func (s *Store) Drop(c *Container) error {
 	defer c.mu.Unlock()
 	c.gone = true
 	c.SetRemoved()
-	return nil
+	return func() error { return os.RemoveAll(path) }, nil
 }
 
 // Rename moves the container to a name reserved before and frees the old one.

@@ -74,6 +74,7 @@ func (e *Engine) exited(c *container.Container, end container.End) {
 	case remove:
 		warn("remove after exit", c.ID, e.remove(c, true))
 	}
+	e.later(e.networks.Refill)
 }
 
 // releaseRun gives back what one run held: the control group (asked first

@@ -103,9 +103,11 @@ func (e *Engine) remove(c *container.Container, volumes bool) error {
 	}
 	e.make.dropMounts(c, volumes)
 	last := c.Snapshot()
-	if err := e.store.Drop(c); err != nil {
+	rest, err := e.store.Drop(c)
+	if err != nil {
 		return fail(err)
 	}
+	e.later(func() { warn("delete directory", c.ID, rest()) })
 	e.attached.Abandon(c.ID)
 	e.events.Container(events.ActionDestroy, c.ID, last.Attributes(nil))
 	return nil

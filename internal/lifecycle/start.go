@@ -81,10 +81,15 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 	c.Ending = nil
 	e.probes.Started(c, true)
 	e.ship(&c.Record, c.Dir())
-	warn("save record", c.ID, c.Save(atomicfile.Cached))
 	e.events.Container(events.ActionStart, c.ID, c.Attributes(nil))
-	e.later(e.networks.Refill)
-	e.later(func() { warn("tell links of", c.ID, e.files.Follow(c.ID)) })
+	e.later(func() {
+		// A crash before this is mended by the keeper, which knows what runs.
+		c.Lock()
+		err := c.Save(atomicfile.Cached)
+		c.Unlock()
+		warn("save record", c.ID, err)
+		warn("tell links of", c.ID, e.files.Follow(c.ID))
+	})
 	return nil
 }
 
@@ -148,7 +153,17 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 			a.Conn.Close()
 		}
 	}()
+	// What a crash must not forget of a process that runs, its networks, goes to
+	// the record while init works.
+	saved := make(chan struct{})
+	go func() {
+		defer close(saved)
+		c.Lock()
+		defer c.Unlock()
+		warn("save record", c.ID, c.Save(atomicfile.Cached))
+	}()
 	started, err := l.keeper.Start(ctx, req)
+	<-saved
 	if err != nil {
 		return nil, l.foreign(c.HostConfig).Failure(c.ID, "create", err)
 	}

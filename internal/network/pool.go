@@ -16,7 +16,7 @@ import (
 )
 
 // quiet is how long after an Attach the pool fills without being told to.
-const quiet = 30 * time.Millisecond
+const quiet = 10 * time.Millisecond
 
 // pool keeps namespaces ready for containers of the default network and for
 // containers without one. It only hides latency: empty or of size 0,

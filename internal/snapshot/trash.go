@@ -52,8 +52,14 @@ func (t *trash) throw(path, name string) error {
 	return nil
 }
 
+// restful is how long what is thrown in lies there: whoever waits for the end of
+// its container comes first.
+const restful = 10 * time.Millisecond
+
 func (t *trash) delete(path string) {
-	t.work.Go(func() {
+	t.work.Add(1)
+	time.AfterFunc(restful, func() {
+		defer t.work.Done()
 		t.tokens <- struct{}{}
 		defer func() { <-t.tokens }()
 		if err := os.RemoveAll(path); err != nil {

@@ -29,7 +29,7 @@ import (
 func TestMain(m *testing.M) {
 	switch os.Args[0] {
 	case "wherry-keeper":
-		os.Exit(keeper.Main(os.Args, hostStart))
+		os.Exit(keeper.Main(os.Args, hostStart, nil))
 	case "count":
 		count(os.Args[1:])
 	}

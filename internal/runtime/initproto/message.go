@@ -3,6 +3,15 @@ package initproto
 // Name is argv[0] of init; under another name the binary reaps as docker-init.
 const Name = "wherry-init"
 
+// Waiting is argv[1] of an init that was forked before there was a program for
+// it, with /dev/null as its streams. Its first packet is an Adoption, which
+// carries the descriptors that it would have been born with: the streams, then
+// the passed files. The end of the stream in its place means that it is not needed.
+const Waiting = "waiting"
+
+// AdoptFiles is how many descriptors fit into that packet.
+const AdoptFiles = 253
+
 // The descriptors that init is born with beside 0, 1 and 2.
 const (
 	ControlFD = 3 // one end of a SOCK_SEQPACKET pair
@@ -80,4 +89,22 @@ func DecodeHeader(b []byte) (length, files int, err error) {
 		return 0, 0, ErrMalformed
 	}
 	return int(n), int(f), nil
+}
+
+// Adoption is the first packet to an init that waited: the CLONE_NEW* flags of
+// the namespaces that are still to be made fresh.
+func Adoption(fresh uint64) []byte {
+	var w writer
+	w.u64(fresh)
+	return w.b
+}
+
+// DecodeAdoption reads what Adoption wrote.
+func DecodeAdoption(b []byte) (fresh uint64, err error) {
+	r := reader{b: b}
+	fresh = r.u64()
+	if r.bad || len(r.b) != 0 {
+		return 0, ErrMalformed
+	}
+	return fresh, nil
 }

@@ -7,7 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/linux/ns"
-	"github.com/wherry-engine/wherry/internal/runtime/initproto"
 )
 
 // binaryPath names init's binary by the descriptor the child has it at, so
@@ -15,11 +14,15 @@ import (
 const binaryPath = "/proc/self/fd/4"
 
 // environment of init itself; the user's travels in the program. A process
-// that lives a millisecond neither collects garbage nor needs many threads.
-func environment() []string { return []string{"GOGC=off", "GOMAXPROCS=1"} }
+// that lives a millisecond neither collects garbage nor needs many threads, and
+// its runtime is not to keep files of the host open.
+func environment() []string {
+	return []string{"GOGC=off", "GOMAXPROCS=1", "GODEBUG=containermaxprocs=0"}
+}
 
-// fork starts init with files as its descriptors.
-func fork(p *Plan, files []uintptr) (*Process, error) {
+// forkInit starts init with files as its descriptors and these arguments, the
+// name first; only a process of the caller's own namespaces can have more than that.
+func forkInit(p *Plan, files []uintptr, argv ...string) (*Process, error) {
 	pidFD := -1
 	sys := &syscall.SysProcAttr{Cloneflags: p.CloneFlags, PidFD: &pidFD, CgroupFD: -1}
 	if p.CloneFlags&unix.CLONE_NEWUSER != 0 {
@@ -43,7 +46,7 @@ func fork(p *Plan, files []uintptr) (*Process, error) {
 			pid, pidFD, err = forkInto(p, files, sys.CgroupFD)
 			return err
 		}
-		pid, err = syscall.ForkExec(binaryPath, []string{initproto.Name}, attr)
+		pid, err = syscall.ForkExec(binaryPath, argv, attr)
 		return err
 	}
 	var err error

@@ -223,7 +223,18 @@ type process struct {
 	exit     pidfd.Exit
 }
 
+var ahead sandbox.Reserve
+
+// begin starts a process forked ahead, of which the same must hold as of any.
 func begin(t testing.TB, p *sandbox.Plan, stdin string, extra []*os.File) (*process, error) {
+	t.Helper()
+	must(t, ahead.Prepare())
+	return beginWith(t, ahead.Start, p, stdin, extra)
+}
+
+type startFunc func(*os.File, *sandbox.Plan, sandbox.Stdio, []*os.File) (*sandbox.Process, error)
+
+func beginWith(t testing.TB, start startFunc, p *sandbox.Plan, stdin string, extra []*os.File) (*process, error) {
 	t.Helper()
 	inR, inW, err := os.Pipe()
 	must(t, err)
@@ -231,7 +242,7 @@ func begin(t testing.TB, p *sandbox.Plan, stdin string, extra []*os.File) (*proc
 	must(t, err)
 	errR, errW, err := os.Pipe()
 	must(t, err)
-	proc, startErr := sandbox.Start(initFile(t), p, sandbox.Stdio{In: inR, Out: outW, Err: errW}, extra)
+	proc, startErr := start(initFile(t), p, sandbox.Stdio{In: inR, Out: outW, Err: errW}, extra)
 	inR.Close()
 	outW.Close()
 	errW.Close()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/linux/caps"
 	"github.com/wherry-engine/wherry/internal/linux/mount"
+	"github.com/wherry-engine/wherry/internal/runtime/initproto"
 )
 
 // makeTrees clones the plan's trees and mounts its root. What it returns is to
@@ -185,7 +186,7 @@ func userNamespace(init *os.File, uids, gids []IDMap) (int, error) {
 	}
 	// Init waits for its program, so that there is a process to ask.
 	n := uintptr(null)
-	p, err := fork(&Plan{CloneFlags: unix.CLONE_NEWUSER, UIDMappings: uids, GIDMappings: gids}, []uintptr{n, n, n, uintptr(pair[1]), init.Fd()})
+	p, err := forkInit(&Plan{CloneFlags: unix.CLONE_NEWUSER, UIDMappings: uids, GIDMappings: gids}, []uintptr{n, n, n, uintptr(pair[1]), init.Fd()}, initproto.Name)
 	unix.Close(pair[1])
 	unix.Close(null)
 	if err != nil {

@@ -33,25 +33,44 @@ func Start(init *os.File, p *Plan, io Stdio, extra []*os.File) (*Process, error)
 	if p.Runtime != nil {
 		return startCommand(p, io)
 	}
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, stepError("control socket", err)
+	return launch(init, p, io, extra, nil)
+}
+
+// launch starts a plan in the waiting init w, or in one that it forks. With
+// errGone w is gone and nothing happened.
+func launch(init *os.File, p *Plan, io Stdio, extra []*os.File, w *Process) (*Process, error) {
+	f := passing{init: init, plan: p}
+	defer f.close()
+	err := f.gather(io, extra)
+	proc := w
+	switch {
+	case err != nil && w != nil:
+		return nil, w.abandon(err)
+	case err != nil:
+		return nil, err
+	case w != nil:
+		if err := w.adopt(f.files); err != nil {
+			return nil, w.abandon(err)
+		}
+		if len(p.Program) <= initproto.PacketSize {
+			if err := sendProgram(w.control, p.Program, passed(p, extra)); err != nil {
+				return nil, w.abandon(stepError("send program", err))
+			}
+		}
+	default:
+		if proc, err = f.fork(passed(p, extra)); err != nil {
+			return nil, err
+		}
 	}
-	ours := pair[0]
-	proc, err := start(init, p, io, extra, ours, pair[1])
 	runtime.KeepAlive(extra)
 	runtime.KeepAlive(init)
 	runtime.KeepAlive(io)
-	if err != nil {
-		unix.Close(ours)
-		return nil, err
-	}
-	proc.control, proc.rows, proc.cols = ours, p.Rows, p.Cols
+	proc.rows, proc.cols = p.Rows, p.Cols
 	if err := proc.adjustOOM(p.OOMScoreAdj); err != nil {
 		return nil, proc.abandon(err)
 	}
 	if len(p.Program) > initproto.PacketSize {
-		if err := sendProgram(ours, p.Program, passed(p, extra)); err != nil {
+		if err := sendProgram(proc.control, p.Program, passed(p, extra)); err != nil {
 			return nil, proc.abandon(stepError("send program", err))
 		}
 	}
@@ -61,73 +80,97 @@ func Start(init *os.File, p *Plan, io Stdio, extra []*os.File) (*Process, error)
 	return proc, nil
 }
 
-// start forks init with its descriptors; a program that fits the socket is
-// there before init asks for it.
-func start(init *os.File, p *Plan, io Stdio, extra []*os.File, ours, theirs int) (*Process, error) {
-	opened := make([]int, 0, len(p.Open)+len(p.CgroupTasks)+2)
-	defer func() {
-		unix.Close(theirs)
-		for _, fd := range opened {
-			unix.Close(fd)
-		}
-	}()
-	open := func(path string, flags int) (int, error) {
-		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return -1, stepError("open "+path, err)
-		}
-		opened = append(opened, fd)
-		return fd, nil
+// passing are the descriptors that init gets: files[i] becomes descriptor i.
+type passing struct {
+	init   *os.File
+	plan   *Plan
+	files  []uintptr
+	opened []int // of them, those that are closed afterwards
+}
+
+func (f *passing) close() {
+	for _, fd := range f.opened {
+		unix.Close(fd)
 	}
-	files := make([]uintptr, initproto.FirstFile, initproto.FirstFile+passed(p, extra))
-	files[initproto.ControlFD] = uintptr(theirs)
-	files[initproto.BinaryFD] = init.Fd()
-	for _, f := range extra {
-		files = append(files, f.Fd())
+}
+
+func (f *passing) open(path string, flags int) (int, error) {
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, stepError("open "+path, err)
+	}
+	f.opened = append(f.opened, fd)
+	return fd, nil
+}
+
+// gather opens what the plan names.
+func (f *passing) gather(io Stdio, extra []*os.File) error {
+	p := f.plan
+	f.files = make([]uintptr, initproto.FirstFile, initproto.FirstFile+passed(p, extra))
+	for _, x := range extra {
+		f.files = append(f.files, x.Fd())
 	}
 	for _, path := range p.Open {
-		fd, err := open(path, unix.O_RDONLY)
+		fd, err := f.open(path, unix.O_RDONLY)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		files = append(files, uintptr(fd))
+		f.files = append(f.files, uintptr(fd))
 	}
 	for _, path := range p.CgroupTasks {
-		fd, err := open(path, unix.O_WRONLY)
+		fd, err := f.open(path, unix.O_WRONLY)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		files = append(files, uintptr(fd))
+		f.files = append(f.files, uintptr(fd))
 	}
-	trees, err := makeTrees(init, p)
-	opened = append(opened, trees...)
+	trees, err := makeTrees(f.init, p)
+	f.opened = append(f.opened, trees...)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, fd := range trees {
-		files = append(files, uintptr(fd))
+		f.files = append(f.files, uintptr(fd))
 	}
 	null := -1
-	for i, f := range [3]*os.File{io.In, io.Out, io.Err} {
-		if f != nil && !p.Terminal {
-			files[i] = f.Fd()
-			p.give(f)
+	for i, s := range [3]*os.File{io.In, io.Out, io.Err} {
+		if s != nil && !p.Terminal {
+			f.files[i] = s.Fd()
+			p.give(s)
 			continue
 		}
 		if null < 0 {
-			var err error
-			if null, err = open("/dev/null", unix.O_RDWR); err != nil {
-				return nil, err
+			if null, err = f.open("/dev/null", unix.O_RDWR); err != nil {
+				return err
 			}
 		}
-		files[i] = uintptr(null)
+		f.files[i] = uintptr(null)
 	}
-	if len(p.Program) <= initproto.PacketSize {
-		if err := sendProgram(ours, p.Program, passed(p, extra)); err != nil {
+	return nil
+}
+
+// fork forks init; a program that fits the socket is there before init asks for it.
+func (f *passing) fork(passed int) (*Process, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, stepError("control socket", err)
+	}
+	ours := pair[0]
+	defer unix.Close(pair[1])
+	f.files[initproto.ControlFD], f.files[initproto.BinaryFD] = uintptr(pair[1]), f.init.Fd()
+	if len(f.plan.Program) <= initproto.PacketSize {
+		if err := sendProgram(ours, f.plan.Program, passed); err != nil {
+			unix.Close(ours)
 			return nil, stepError("send program", err)
 		}
 	}
-	return fork(p, files)
+	proc, err := forkInit(f.plan, f.files, initproto.Name)
+	if err != nil {
+		unix.Close(ours)
+		return nil, err
+	}
+	proc.control = ours
+	return proc, nil
 }
 
 // give makes a pipe that of the root of the plan's user namespace, or nobody

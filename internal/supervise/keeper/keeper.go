@@ -29,11 +29,20 @@ import (
 // StartFunc is sandbox.Start, or what stands in for it.
 type StartFunc func(init *os.File, p *sandbox.Plan, io sandbox.Stdio, extra []*os.File) (*sandbox.Process, error)
 
+// Ahead forks what the next process begins as before that is asked for; nil
+// where nothing is done ahead. See sandbox.Reserve.
+type Ahead interface{ Prepare() error }
+
+// aheadDelay is how long after a start the next one is prepared: the client that
+// waits for a short program comes first.
+const aheadDelay = 10 * time.Millisecond
+
 // Keeper is the whole state.
 type Keeper struct {
 	dir    string
 	build  string // told to engines, which compare it with their own program's
 	start  StartFunc
+	ahead  Ahead
 	loop   *loop
 	lock   int
 	listen int
@@ -50,6 +59,7 @@ type Keeper struct {
 	held     int                   // processes that wait for Release
 	upgrade  *upgrade              // waits for starting and held to be none
 	idle     *timer
+	next     *timer // aheadDelay
 
 	buf     [128 << 10]byte // what was read last, from anywhere
 	oob     []byte
@@ -57,13 +67,13 @@ type Keeper struct {
 	scratch logs.Scratch
 }
 
-func newKeeper(dir, build string, start StartFunc) (*Keeper, error) {
+func newKeeper(dir, build string, start StartFunc, ahead Ahead) (*Keeper, error) {
 	l, err := newLoop()
 	if err != nil {
 		return nil, err
 	}
 	k := &Keeper{
-		dir: dir, build: build, start: start, loop: l, lock: -1, listen: -1,
+		dir: dir, build: build, start: start, ahead: ahead, loop: l, lock: -1, listen: -1,
 		controls: map[*control]struct{}{},
 		procs:    map[wire.Key]*process{},
 		clients:  map[*client]struct{}{},

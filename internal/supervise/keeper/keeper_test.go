@@ -92,7 +92,7 @@ func TestStateTravels(t *testing.T) {
 
 func TestDamagedExitsAreDropped(t *testing.T) {
 	dir := t.TempDir()
-	k, err := newKeeper(dir, "b", nil)
+	k, err := newKeeper(dir, "b", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

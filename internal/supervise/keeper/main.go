@@ -17,13 +17,13 @@ import (
 // tell engines as the name of this build, and either "serve" and the
 // descriptor of the first engine's connection, or "resume" and that of the
 // state that was handed on. It returns the exit code.
-func Main(args []string, start StartFunc) int {
+func Main(args []string, start StartFunc, ahead Ahead) int {
 	// The live heap is about 1 MB: collecting often is cheap, and memory that
 	// is not in use is worth more elsewhere.
 	debug.SetGCPercent(25)
 	debug.SetMemoryLimit(64 << 20)
 	runtime.GOMAXPROCS(min(4, runtime.NumCPU()))
-	k, err := setUp(args, start)
+	k, err := setUp(args, start, ahead)
 	if err == nil {
 		err = k.serve()
 	}
@@ -34,7 +34,7 @@ func Main(args []string, start StartFunc) int {
 	return 0
 }
 
-func setUp(args []string, start StartFunc) (*Keeper, error) {
+func setUp(args []string, start StartFunc, ahead Ahead) (*Keeper, error) {
 	if len(args) != 5 {
 		return nil, errors.New("this program is started by wherryd")
 	}
@@ -53,7 +53,7 @@ func setUp(args []string, start StartFunc) (*Keeper, error) {
 	if err := os.WriteFile("/proc/self/comm", []byte("wherry-keeper"), 0); err != nil {
 		return nil, err
 	}
-	k, err := newKeeper(args[1], args[2], start)
+	k, err := newKeeper(args[1], args[2], start, ahead)
 	if err != nil {
 		return nil, err
 	}

@@ -238,10 +238,27 @@ func (k *Keeper) afterStart() {
 	if len(k.starting) == 0 {
 		k.reapOrphans()
 	}
+	if k.ahead != nil && k.next == nil {
+		k.next = k.loop.after(aheadDelay, k.prepareNext)
+	}
 	k.mayUpgrade()
 	if k.engine == nil {
 		k.mayEnd()
 	}
+}
+
+// prepareNext forks what the next process begins as, unless the keeper is about
+// to be something else.
+func (k *Keeper) prepareNext() {
+	k.next = nil
+	if k.upgrade != nil || k.engine == nil {
+		return
+	}
+	go func() {
+		if err := k.ahead.Prepare(); err != nil {
+			k.loop.post(func() { logf("prepare: ", err.Error()) })
+		}
+	}()
 }
 
 // goOn lets a held process go on to its exec.
