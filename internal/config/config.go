@@ -44,6 +44,10 @@ type Bridge struct {
 	IP            string // --bip: IPv4 with prefix length; "" = chosen
 	FixedCIDR     string // IPv4 network; containers' addresses come from here
 	Gateway       netip.Addr
+	IPv6          bool   // the default bridge network has IPv6 too
+	IP6           string // --bip6
+	FixedCIDR6    string // --fixed-cidr-v6
+	Gateway6      netip.Addr
 	MTU           int
 	ICC           bool
 	Masquerade    bool
@@ -53,6 +57,9 @@ type Bridge struct {
 	UserlandProxy bool // carry IPv6 clients of published ports to containers without IPv6
 	DefaultIP     netip.Addr
 	AddressPools  []AddressPool
+	DirectRouting bool // --allow-direct-routing
+	// NetworkOptions are what new networks get, by driver.
+	NetworkOptions map[string]map[string]string
 }
 
 // AddressPool is one --default-address-pool.
@@ -153,7 +160,6 @@ type Config struct {
 	IpcMode         string
 	Runtimes        map[string]Runtime
 	DefaultRuntime  string
-	CDISpecDirs     []string // none are the usual ones
 	Ulimits         map[string]*units.Ulimit
 	ShmSize         int64 // bytes
 	Init            bool

@@ -105,11 +105,14 @@ func address(at *netip.Addr) value {
 		}}
 }
 
-// network4 is an IPv4 address or network with its prefix length.
-func network4(at *string) value {
+// network4 and network6 are an address or network with its prefix length.
+func network4(at *string) value { return prefix(at, "IPv4", netip.Addr.Is4) }
+func network6(at *string) value { return prefix(at, "IPv6", netip.Addr.Is6) }
+
+func prefix(at *string, word string, is func(netip.Addr) bool) value {
 	return scalar[string]{at: at, kind: "string", parse: func(s string) (string, error) {
-		if p, err := netip.ParsePrefix(s); s != "" && (err != nil || !p.Addr().Is4()) {
-			return "", fmt.Errorf("invalid network %q: must be an IPv4 address with a prefix length", s)
+		if p, err := netip.ParsePrefix(s); s != "" && (err != nil || !is(p.Addr())) {
+			return "", fmt.Errorf("invalid network %q: must be an %s address with a prefix length", s, word)
 		}
 		return s, nil
 	}}
@@ -323,5 +326,48 @@ func (p pools) decode(raw json.RawMessage) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// driverOptions is --default-network-opt bridge=com.docker.network.driver.mtu=1400.
+type driverOptions struct{ at *map[string]map[string]string }
+
+func (d driverOptions) String() string {
+	if len(*d.at) == 0 {
+		return ""
+	}
+	b, err := json.Marshal(*d.at) // sorted by name, so that two equal ones compare equal
+	if err != nil {
+		return fmt.Sprint(*d.at)
+	}
+	return string(b)
+}
+
+func (d driverOptions) Type() string { return "mapmap" }
+
+func (d driverOptions) take(v value) { *d.at = *v.(driverOptions).at }
+
+func (d driverOptions) Set(text string) error {
+	driver, rest, ok := strings.Cut(text, "=")
+	k, v, ok2 := strings.Cut(rest, "=")
+	if !ok || !ok2 || driver == "" || k == "" {
+		return fmt.Errorf("invalid value %q for --default-network-opt: must be driver=option=value", text)
+	}
+	if *d.at == nil {
+		*d.at = map[string]map[string]string{}
+	}
+	if (*d.at)[driver] == nil {
+		(*d.at)[driver] = map[string]string{}
+	}
+	(*d.at)[driver][k] = v
+	return nil
+}
+
+func (d driverOptions) decode(raw json.RawMessage) error {
+	m := map[string]map[string]string{}
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return err
+	}
+	*d.at = m
 	return nil
 }

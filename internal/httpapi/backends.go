@@ -78,7 +78,7 @@ type Views interface {
 // Images is the image store.
 type Images interface {
 	List(ctx context.Context, o imagestore.ListOptions) ([]*image.Summary, error)
-	Inspect(ctx context.Context, ref string) (*imagestore.Inspection, error)
+	Inspect(ctx context.Context, ref string) (*image.InspectResponse, error)
 	History(ctx context.Context, ref string) ([]image.HistoryResponseItem, error)
 	Tag(ctx context.Context, source, target string) error
 	Remove(ctx context.Context, ref string, o imagestore.RemoveOptions) ([]image.DeleteResponse, error)

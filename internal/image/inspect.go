@@ -7,36 +7,28 @@ import (
 
 	imageapi "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/storage"
-	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/snapshot"
 )
 
-// Inspection is an image in full. Parent is the image that it was committed
-// from or built on here, "" for none; only older clients are told.
-type Inspection struct {
-	imageapi.InspectResponse
-	Parent digest.Digest `json:"-"`
-}
-
 // Inspect describes one image in full. Manifests is left empty: a client asks
 // for it apart, with Manifests.
-func (s *Store) Inspect(ctx context.Context, ref string) (*Inspection, error) {
+func (s *Store) Inspect(ctx context.Context, ref string) (*imageapi.InspectResponse, error) {
 	img, err := s.Resolve(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
 	target, config := img.Target, img.Config.Config
-	out := &Inspection{Parent: img.Parent, InspectResponse: imageapi.InspectResponse{
+	out := &imageapi.InspectResponse{
 		ID: img.ID.String(), RepoTags: img.RepoTags, RepoDigests: img.RepoDigests,
 		Author: img.Config.Author, Config: &config,
 		Architecture: img.Config.Architecture, Variant: img.Config.Variant, Os: img.Config.OS, OsVersion: img.Config.OSVersion,
 		Size: img.Size, RootFS: imageapi.RootFS{Type: img.Config.RootFS.Type},
 		Metadata:   imageapi.Metadata{LastTagTime: img.Tagged},
 		Descriptor: &target,
-	}}
+	}
 	if n := len(img.Config.History); n > 0 {
 		out.Comment = img.Config.History[n-1].Comment
 	}

@@ -11,6 +11,8 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/network/segment"
+	"github.com/wherry-engine/wherry/internal/network/spec"
 	"github.com/wherry-engine/wherry/internal/undo"
 )
 
@@ -29,7 +31,7 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	var u undo.Stack
 	defer u.Run()
 	m.mu.Lock()
-	wanted, err := m.reg.wanted(r, m.cfg.bridge())
+	wanted, err := m.reg.wanted(r, m.cfg.Bridge())
 	m.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -44,7 +46,7 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	u.Add(func() { ns.Close() })
 	for _, w := range wires {
 		box.endpoints[w.seg.ID] = w.settings()
-		if !isPredefined(w.seg.Name) && box.resolver == nil {
+		if !spec.IsPredefined(w.seg.Name) && box.resolver == nil {
 			if box.resolver, err = m.dns.Open(ns, nameServer, r.DNS); err != nil {
 				return nil, err
 			}
@@ -53,7 +55,7 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 		}
 	}
 	u.Add(func() { _ = m.ports.unpublish(r.ContainerID) })
-	if sb.Ports, err = m.ports.publish(r, entranceOf(wires)); err != nil {
+	if sb.Ports, err = m.ports.publish(r, doorOf(wires)); err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
@@ -64,7 +66,7 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	m.boxes[r.ContainerID] = box
 	for _, w := range wires {
 		ep := box.endpoints[w.seg.ID]
-		w.seg.join(box, ep)
+		join(w.seg, box, ep)
 		sb.Endpoints[w.seg.Name] = ep.Copy()
 	}
 	u.Keep()
@@ -73,13 +75,13 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 
 // wish is one network that a container is to be connected to.
 type wish struct {
-	seg  *segment
+	seg  *segment.Segment
 	want *network.EndpointSettings // never nil
 }
 
 // wanted resolves the networks of a request, the main one first. None means a
 // namespace with a loopback alone. m.mu is held.
-func (g *register) wanted(r Request, bridge string) ([]wish, error) {
+func (g register) wanted(r Request, bridge string) ([]wish, error) {
 	mode := r.Network
 	if mode == "" || mode == network.NetworkDefault {
 		mode = network.NetworkBridge
@@ -87,21 +89,24 @@ func (g *register) wanted(r Request, bridge string) ([]wish, error) {
 			mode = network.NetworkNone // --bridge=none: as dockerd, no network then
 		}
 	}
-	main, err := g.find(mode)
+	main, err := g.Find(mode)
 	if err != nil {
 		return nil, err
 	}
-	if main.Driver == "host" {
+	if main.ConfigOnly {
+		return nil, forbidden("container cannot be attached to the configuration-only network %s", main.Name)
+	}
+	if main.Driver == spec.Host {
 		return nil, errors.New("network: the host's own namespace needs no sandbox")
 	}
 	var out []wish
 	for ref, ep := range r.Endpoints {
-		n, err := g.find(ref)
+		n, err := g.Find(ref)
 		if err != nil {
 			return nil, err
 		}
 		ep = wishes(ep)
-		if err := n.accepts(ep); err != nil {
+		if err := accepts(n, ep); err != nil {
 			return nil, err
 		}
 		out = append(out, wish{n, ep})
@@ -118,14 +123,14 @@ func (g *register) wanted(r Request, bridge string) ([]wish, error) {
 	if len(r.MAC) > 0 && len(out[0].want.MacAddress) == 0 {
 		out[0].want.MacAddress = r.MAC
 	}
-	if main.Driver == "null" {
+	if main.Driver == spec.Null {
 		if len(out) > 1 {
 			return nil, errdefs.ErrPermissionDenied.WithMessage("container cannot be connected to multiple networks with one of the networks in private (none) mode")
 		}
 		return out, nil
 	}
 	for _, w := range out {
-		if w.seg.link == 0 {
+		if w.seg.Link == 0 {
 			return nil, errdefs.ErrUnavailable.WithMessage("network " + w.seg.Name + " is not available")
 		}
 	}
@@ -139,8 +144,8 @@ func wishes(ep *network.EndpointSettings) *network.EndpointSettings {
 		return &network.EndpointSettings{}
 	}
 	out := ep.Copy()
-	if ep.IPAddress.Is4() && slices.Equal(ep.MacAddress, macOf(ep.IPAddress)) {
-		out.MacAddress = nil // made here from the address of that time
+	if len(ep.MacAddress) > 0 && (ep.IPAddress.IsValid() || ep.GlobalIPv6Address.IsValid()) && slices.Equal(ep.MacAddress, macOf(segment.AddressesOf(ep))) {
+		out.MacAddress = nil // made here from the addresses of that time
 	}
 	out.NetworkID, out.EndpointID = "", ""
 	out.IPAddress, out.IPPrefixLen, out.Gateway = netip.Addr{}, 0, netip.Addr{}
@@ -149,20 +154,41 @@ func wishes(ep *network.EndpointSettings) *network.EndpointSettings {
 	return out
 }
 
-// entranceOf is the link that published ports lead to; nil for none.
-func entranceOf(wires []*wire) *wire {
-	for _, w := range wires {
-		if w.addr.IsValid() && w.gateway {
-			return w
+// door is where published ports lead: for each family the network and the
+// container's address there.
+type door struct {
+	endpoint string // endpoint id
+	seg      [2]*segment.Segment
+	addr     [2]netip.Addr
+	veth     string // the host's end of the link; "" when it is not known
+}
+
+// doorOf is the door of a container with these links: where its default routes go.
+func doorOf(wires []*wire) door {
+	var d door
+	for _, f := range segment.Families {
+		for _, w := range wires {
+			if w.addr[f].IsValid() && w.gateway[f] && w.seg.Bridged() {
+				d.seg[f], d.addr[f] = w.seg, w.addr[f]
+				if d.endpoint == "" {
+					d.endpoint, d.veth = w.endpoint, w.veth
+				}
+			}
 		}
 	}
-	return nil
+	return d
 }
 
 // accepts refuses wishes that the network cannot fulfil, in dockerd's words.
-func (n *segment) accepts(ep *network.EndpointSettings) error {
+func accepts(n *segment.Segment, ep *network.EndpointSettings) error {
+	if err := spec.CheckEndpoint(ep); err != nil {
+		return err
+	}
+	if n.ConfigOnly {
+		return forbidden("container cannot be attached to the configuration-only network %s", n.Name)
+	}
 	if n.Name != network.NetworkBridge {
-		return checkAliases(ep)
+		return nil
 	}
 	if len(ep.Aliases) > 0 {
 		return invalid("invalid endpoint settings:\nnetwork-scoped aliases are only supported for user-defined networks")

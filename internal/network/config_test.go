@@ -12,6 +12,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
 	"github.com/wherry-engine/wherry/internal/network/forwarding"
+	"github.com/wherry-engine/wherry/internal/network/spec"
 )
 
 func TestConfigErrors(t *testing.T) {
@@ -23,7 +24,7 @@ func TestConfigErrors(t *testing.T) {
 	} {
 		c := Config{Firewall: true, ICC: true}
 		change(&c)
-		if err := c.check(); err == nil || err.Error() != want || !errdefs.IsInvalidArgument(err) {
+		if err := c.Check(); err == nil || err.Error() != want || !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}
@@ -62,7 +63,7 @@ func bridgeOptions(t *testing.T) {
 		addrs, _ := m.rt.Addrs()
 		found := false
 		for _, a := range addrs {
-			found = found || a.Prefix.String() == address && a.Link == m.reg.byName("bridge").link
+			found = found || a.Prefix.String() == address && a.Link == m.reg.ByName("bridge").Link
 		}
 		if !found {
 			t.Errorf("%s: no address %s", what, address)
@@ -163,7 +164,7 @@ func lookups(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	b, _ := m.Inspect("bridge", false)
-	if b.Driver != "bridge" || b.Scope != "local" || b.Options[optBridgeName] != "wherry0" || b.Options[optDefaultBridge] != "true" || b.IPAM.Config[0].Gateway.String() != "172.17.0.1" || b.IPAM.Config[0].Subnet.String() != "172.17.0.0/16" {
+	if b.Driver != "bridge" || b.Scope != "local" || b.Options[spec.OptBridgeName] != "wherry0" || b.Options[spec.OptDefaultBridge] != "true" || b.IPAM.Config[0].Gateway.String() != "172.17.0.1" || b.IPAM.Config[0].Subnet.String() != "172.17.0.0/16" {
 		t.Errorf("%+v", b)
 	}
 	for _, c := range []struct {

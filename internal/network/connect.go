@@ -7,11 +7,13 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
 	"github.com/wherry-engine/wherry/internal/network/plumb"
+	"github.com/wherry-engine/wherry/internal/network/segment"
+	"github.com/wherry-engine/wherry/internal/network/spec"
 	"github.com/wherry-engine/wherry/internal/undo"
 )
 
@@ -44,11 +46,11 @@ func (m *Manager) Connect(_ context.Context, c Connection) (string, *network.End
 	if err != nil {
 		return "", nil, err
 	}
-	u.Add(func() { w.seg.addrs.Free(wire.addr) })
+	u.Add(func() { w.seg.Free(wire.addr) })
 	if err := m.extend(ns, b, wire); err != nil {
 		return "", nil, fmt.Errorf("connect container %s to network %s: %w", c.ContainerID, w.seg.Name, err)
 	}
-	if !isPredefined(w.seg.Name) && b.resolver == nil {
+	if !spec.IsPredefined(w.seg.Name) && b.resolver == nil {
 		r, err := m.dns.Open(ns, nameServer, c.DNS)
 		if err != nil {
 			return "", nil, err
@@ -57,7 +59,7 @@ func (m *Manager) Connect(_ context.Context, c Connection) (string, *network.End
 		m.mu.Lock()
 		b.resolver = r
 		for nid, ep := range b.endpoints {
-			m.reg.nets[nid].introduce(b, ep)
+			introduce(m.reg.Nets[nid], b, ep)
 		}
 		m.mu.Unlock()
 	}
@@ -68,38 +70,38 @@ func (m *Manager) Connect(_ context.Context, c Connection) (string, *network.End
 		return "", nil, errors.New("container " + c.ContainerID + " has ended")
 	}
 	b.endpoints[w.seg.ID] = ep
-	w.seg.join(b, ep)
+	join(w.seg, b, ep)
 	u.Keep()
 	return w.seg.Name, ep.Copy(), nil
 }
 
 // wish checks whether a connection can be made. m.mu is held.
 func (m *Manager) wish(c Connection) (wish, *box, error) {
-	n, err := m.reg.find(c.Network)
+	n, err := m.reg.Find(c.Network)
 	if err != nil {
 		return wish{}, nil, err
 	}
 	b := m.boxes[c.ContainerID]
 	switch {
-	case n.Driver == "host":
+	case n.Driver == spec.Host:
 		return wish{}, nil, forbidden("container cannot be disconnected from host network or connected to host network")
-	case n.Driver == "null" || b != nil && b.secluded(m):
+	case n.Driver == spec.Null || b != nil && b.secluded(m):
 		return wish{}, nil, forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
 	case b == nil:
 		return wish{}, nil, forbidden("container %s has no network namespace of its own", c.ContainerID)
 	case b.endpoints[n.ID] != nil:
 		return wish{}, nil, forbidden("endpoint with name %s already exists in network %s", b.name, n.Name)
-	case n.link == 0:
+	case n.Link == 0:
 		return wish{}, nil, fmt.Errorf("network %s is not available", n.Name)
 	}
 	want := wishes(c.Settings)
-	return wish{n, want}, b, n.accepts(want)
+	return wish{n, want}, b, accepts(n, want)
 }
 
 // secluded reports whether the container is on the network none.
 func (b *box) secluded(m *Manager) bool {
 	for nid := range b.endpoints {
-		if n := m.reg.nets[nid]; n != nil && n.Driver == "null" {
+		if n := m.reg.Nets[nid]; n != nil && n.Driver == spec.Null {
 			return true
 		}
 	}
@@ -120,29 +122,37 @@ func (m *Manager) extend(ns *os.File, b *box, w *wire) error {
 		if err != nil {
 			return err
 		}
-		for slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Name == w.device() }) {
+		taken := func(name string) bool {
+			return slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Name == name })
+		}
+		if name := w.want.DriverOpts[spec.OptIfName]; name != "" && taken(name) {
+			return errdefs.ErrConflict.WithMessage("interface name " + name + " is already in use in the container")
+		}
+		for w.want.DriverOpts[spec.OptIfName] == "" && taken(w.device()) {
 			w.slot++
 		}
-		m.mu.Lock()
-		best := m.reg.exit(b.endpoints)
-		w.gateway = w.seg.gateway.IsValid() && (best == nil || ahead(w.seg, w.want, best, b.endpoints[best.ID]))
-		m.mu.Unlock()
-		if w.gateway {
-			if err := plumb.NoDefaultRoute(in); err != nil {
-				return err
+		for _, f := range segment.Families {
+			m.mu.Lock()
+			best := m.reg.exit(b.endpoints, f)
+			w.gateway[f] = w.seg.Exits(f) && (best == nil || ahead(w.seg, w.want, best, b.endpoints[best.ID]))
+			m.mu.Unlock()
+			if w.gateway[f] {
+				if err := plumb.NoDefaultRoute(in, f.Six()); err != nil {
+					return err
+				}
 			}
 		}
 		return connect([]*wire{w}, func(l []*plumb.Link) error { return m.pool.fit.Furnish(ns, in, l, false) })
 	})
 }
 
-// exit is the network that a container's default route goes to: the highest
-// gateway priority, then the first name.
-func (g *register) exit(endpoints map[string]*network.EndpointSettings) *segment {
-	var best *segment
+// exit is the network that a container's default route of a family goes to: the
+// highest gateway priority, then the first name.
+func (g register) exit(endpoints map[string]*network.EndpointSettings, f segment.Family) *segment.Segment {
+	var best *segment.Segment
 	for nid, ep := range endpoints {
-		n := g.nets[nid]
-		if n == nil || n.link == 0 || !n.gateway.IsValid() {
+		n := g.Nets[nid]
+		if n == nil || n.Link == 0 || !n.Exits(f) || !segment.AddressesOf(ep)[f].IsValid() {
 			continue
 		}
 		if best == nil || ahead(n, ep, best, endpoints[best.ID]) {
@@ -152,7 +162,7 @@ func (g *register) exit(endpoints map[string]*network.EndpointSettings) *segment
 	return best
 }
 
-func ahead(a *segment, epA *network.EndpointSettings, b *segment, epB *network.EndpointSettings) bool {
+func ahead(a *segment.Segment, epA *network.EndpointSettings, b *segment.Segment, epB *network.EndpointSettings) bool {
 	if epA.GwPriority != epB.GwPriority {
 		return epA.GwPriority > epB.GwPriority
 	}
@@ -163,7 +173,7 @@ func ahead(a *segment, epA *network.EndpointSettings, b *segment, epB *network.E
 // name. With force a container that is not known is no error.
 func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int, force bool) (string, error) {
 	m.mu.Lock()
-	n, err := m.reg.find(ref)
+	n, err := m.reg.Find(ref)
 	if err != nil {
 		m.mu.Unlock()
 		return "", err
@@ -173,7 +183,7 @@ func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int
 	if b != nil {
 		ep = b.endpoints[n.ID]
 	}
-	var exit *segment
+	var exits [2]plumb.Exit
 	if ep != nil {
 		rest := map[string]*network.EndpointSettings{}
 		for nid, e := range b.endpoints {
@@ -181,7 +191,7 @@ func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int
 				rest[nid] = e
 			}
 		}
-		exit = m.reg.exit(rest)
+		exits = m.reg.exitsOf(rest)
 	}
 	m.mu.Unlock()
 	switch {
@@ -189,11 +199,11 @@ func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int
 		return n.Name, nil
 	case ep == nil:
 		return "", fmt.Errorf("container %s is not connected to network %s", containerID, n.Name)
-	case n.Driver == "host":
+	case n.Driver == spec.Host:
 		return "", forbidden("container cannot be disconnected from host network or connected to host network")
 	}
-	if ep.IPAddress.IsValid() {
-		err = m.unplug(pid, ep.IPAddress, exit)
+	if addrs := segment.AddressesOf(ep); addrs != [2]netip.Addr{} {
+		err = m.pool.unplug(pid, addrs, exits)
 		if err != nil && !force {
 			return "", fmt.Errorf("disconnect container %s from network %s: %w", containerID, n.Name, err)
 		}
@@ -202,34 +212,23 @@ func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int
 	defer m.mu.Unlock()
 	if b.endpoints[n.ID] == ep {
 		delete(b.endpoints, n.ID)
-		n.leave(b, ep)
-		if n.addrs != nil && ep.IPAddress.IsValid() {
-			n.addrs.Free(ep.IPAddress)
-		}
+		leave(n, b, ep)
+		n.Free(segment.AddressesOf(ep))
 	}
 	return n.Name, nil
 }
 
-// unplug removes the link with an address; exit is where the default route
-// goes now, nil for nowhere.
-func (m *Manager) unplug(pid int, addr netip.Addr, exit *segment) error {
-	ns, err := namespaceOf(pid)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	if exit == nil {
-		return m.pool.fit.Unplug(ns, addr, netip.Prefix{}, netip.Addr{})
-	}
-	return m.pool.fit.Unplug(ns, addr, exit.subnet, exit.gateway)
-}
-
-// checkAliases refuses names that nobody could ask for.
-func checkAliases(ep *network.EndpointSettings) error {
-	for _, a := range ep.Aliases {
-		if a == "" || strings.ContainsAny(a, " \t\n/") {
-			return invalid("invalid network alias %q", a)
+// exitsOf says where the default routes of a container with these endpoints go.
+// m.mu is held.
+func (g register) exitsOf(endpoints map[string]*network.EndpointSettings) [2]plumb.Exit {
+	var out [2]plumb.Exit
+	for _, f := range segment.Families {
+		if n := g.exit(endpoints, f); n != nil {
+			out[f] = plumb.Exit{Addr: segment.AddressesOf(endpoints[n.ID])[f], Gateway: n.Stacks[f].Gateway}
+			if n.Driver == spec.Ipvlan && n.IpvlanMode() != "l2" {
+				out[f].Gateway = netip.Addr{}
+			}
 		}
 	}
-	return nil
+	return out
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+	"github.com/wherry-engine/wherry/internal/network/spec"
 )
 
 func create(t testing.TB, m *Manager, r network.CreateRequest) string {
@@ -95,7 +96,7 @@ func networks(t *testing.T) {
 	create(t, m, network.CreateRequest{Name: "two", IPAM: &network.IPAM{Config: []network.IPAMConfig{{
 		Subnet: netip.MustParsePrefix("10.5.0.0/16"), IPRange: netip.MustParsePrefix("10.5.7.0/24"), Gateway: netip.MustParseAddr("10.5.0.254"),
 		AuxAddress: map[string]netip.Addr{"printer": netip.MustParseAddr("10.5.7.1")},
-	}}}, Options: map[string]string{optBridgeName: "two0", optMTU: "1400"}})
+	}}}, Options: map[string]string{spec.OptBridgeName: "two0", spec.OptMTU: "1400"}})
 	create(t, m, network.CreateRequest{Name: "secret", Internal: true})
 	if n, err := m.Inspect(one[:12], false); err != nil || n.Name != "one" || n.IPAM.Config[0].Subnet.String() != "172.18.0.0/16" || n.IPAM.Config[0].Gateway.String() != "172.18.0.1" {
 		t.Errorf("%+v %v", n, err)
@@ -257,20 +258,24 @@ func createErrors(t *testing.T) {
 	create(t, m, network.CreateRequest{Name: "one", IPAM: subnet("10.1.0.0/16")})
 	yes, no := true, false
 	for want, r := range map[string]network.CreateRequest{
-		"operation is not permitted on predefined bridge network ":                                                       {Name: "bridge"},
-		"network with name one already exists":                                                                           {Name: "one"},
-		`plugin "weave" not found`:                                                                                       {Name: "x", Driver: "weave"},
-		`only one instance of "host" network is allowed`:                                                                 {Name: "x", Driver: "host"},
-		"network driver macvlan is not served by this version of wherryd":                                                {Name: "x", Driver: "macvlan"},
-		"IPv6 on networks (EnableIPv6) is not served by this version of wherryd":                                         {Name: "x", EnableIPv6: &yes},
-		"a network without IPv4 (EnableIPv4) is not served by this version of wherryd":                                   {Name: "x", EnableIPv4: &no},
-		"invalid pool request: Pool overlaps with other one on this address space: 10.1.0.0/16":                          {Name: "x", IPAM: subnet("10.1.2.0/24")},
-		"invalid pool request: Pool overlaps with other one on this address space: 172.17.0.0/16":                        {Name: "x", IPAM: subnet("172.16.0.0/12")},
-		"invalid network config:\ninvalid subnet 10.2.0.1/16: it should be 10.2.0.0/16":                                  {Name: "x", IPAM: subnet("10.2.0.1/16")},
-		"invalid network config:\ninvalid gateway 10.3.0.1: parent subnet 10.2.0.0/16 doesn't contain this address":      {Name: "x", IPAM: &network.IPAM{Config: []network.IPAMConfig{{Subnet: netip.MustParsePrefix("10.2.0.0/16"), Gateway: netip.MustParseAddr("10.3.0.1")}}}},
-		`invalid network name "a/b": a slash, characters that cannot be printed and more than 255 bytes are not allowed`: {Name: "a/b"},
-		`invalid network name " ": it is empty`:                                                                          {Name: " "},
-		"network option com.docker.network.bridge.gateway_mode_ipv4=routed is not served by this version of wherryd":     {Name: "x", Options: map[string]string{"com.docker.network.bridge.gateway_mode_ipv4": "routed"}},
+		"operation is not permitted on predefined bridge network ":                                                  {Name: "bridge"},
+		"network with name one already exists":                                                                      {Name: "one"},
+		`plugin "weave" not found`:                                                                                  {Name: "x", Driver: "weave"},
+		`only one instance of "host" network is allowed`:                                                            {Name: "x", Driver: "host"},
+		"invalid network config:\ninvalid ip-range fd00::/80: parent subnet is an IPv4 block":                       {Name: "x", EnableIPv6: &yes, IPAM: &network.IPAM{Config: []network.IPAMConfig{{Subnet: netip.MustParsePrefix("10.2.0.0/16"), IPRange: netip.MustParsePrefix("fd00::/80")}}}},
+		"bridge driver doesn't support multiple subnets":                                                            {Name: "x", IPAM: &network.IPAM{Config: []network.IPAMConfig{{Subnet: netip.MustParsePrefix("10.2.0.0/16")}, {Subnet: netip.MustParsePrefix("10.3.0.0/16")}}}},
+		"IPv4 or IPv6 must be enabled":                                                                              {Name: "x", EnableIPv4: &no},
+		"invalid pool request: Pool overlaps with other one on this address space: 10.1.0.0/16":                     {Name: "x", IPAM: subnet("10.1.2.0/24")},
+		"invalid pool request: Pool overlaps with other one on this address space: 172.17.0.0/16":                   {Name: "x", IPAM: subnet("172.16.0.0/12")},
+		"invalid network config:\ninvalid subnet 10.2.0.1/16: it should be 10.2.0.0/16":                             {Name: "x", IPAM: subnet("10.2.0.1/16")},
+		"invalid network config:\ninvalid gateway 10.3.0.1: parent subnet 10.2.0.0/16 doesn't contain this address": {Name: "x", IPAM: &network.IPAM{Config: []network.IPAMConfig{{Subnet: netip.MustParsePrefix("10.2.0.0/16"), Gateway: netip.MustParseAddr("10.3.0.1")}}}},
+		`invalid network name "-x": only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed`:                                     {Name: "-x"},
+		"unknown gateway mode bent":                                                                                 {Name: "x", Options: map[string]string{spec.OptMode4: "bent"}},
+		"gateway mode 'isolated' can only be used for an internal network":                                          {Name: "x", Options: map[string]string{spec.OptMode6: "isolated"}},
+		"requested macvlan mode 'x' is not valid, 'bridge' mode is the macvlan driver default":                      {Name: "x", Driver: "macvlan", Options: map[string]string{"macvlan_mode": "x"}},
+		"invalid parent interface nope0: no such link on this host":                                                 {Name: "x", Driver: "macvlan", Options: map[string]string{"parent": "nope0"}},
+		"vlan id must be between 1-4094, received: 9999":                                                            {Name: "x", Driver: "macvlan", Options: map[string]string{"parent": "lo.9999"}},
+		"configuration network \"nope\" does not exist":                                                             {Name: "x", ConfigFrom: &network.ConfigReference{Network: "nope"}},
 	} {
 		if _, err := m.Create(context.Background(), r); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
@@ -288,7 +293,7 @@ func createErrors(t *testing.T) {
 	}
 	links, _ := m.rt.Links()
 	for _, l := range links {
-		if strings.HasPrefix(l.Name, "br-") && l.Name != m.reg.byName("one").bridgeName() {
+		if strings.HasPrefix(l.Name, "br-") && l.Name != m.reg.ByName("one").BridgeName() {
 			t.Errorf("bridge %s left", l.Name)
 		}
 	}

@@ -20,8 +20,9 @@ import (
 	"github.com/wherry-engine/wherry/internal/network/dns"
 	"github.com/wherry-engine/wherry/internal/network/firewall"
 	"github.com/wherry-engine/wherry/internal/network/forwarding"
-	"github.com/wherry-engine/wherry/internal/network/ipam"
 	"github.com/wherry-engine/wherry/internal/network/plumb"
+	"github.com/wherry-engine/wherry/internal/network/segment"
+	"github.com/wherry-engine/wherry/internal/network/spec"
 )
 
 // Manager owns the networks of one engine. All methods are safe for concurrent
@@ -47,19 +48,6 @@ type Manager struct {
 	warnings []string
 }
 
-// segment is a network as it is run here.
-type segment struct {
-	record
-	link    int // index of the bridge, 0 when the network has none
-	addrs   *ipam.Pool
-	subnet  netip.Prefix
-	gateway netip.Addr // the containers' default route; invalid for none
-	own     netip.Addr // the bridge's address
-	mtu     int
-
-	directory dns.Directory
-}
-
 // box is what a container holds.
 type box struct {
 	identity
@@ -73,12 +61,12 @@ type box struct {
 // containers notice nothing; their addresses come back with Adopt, which
 // belongs before the first Attach.
 func Open(_ context.Context, cfg Config) (*Manager, error) {
-	if err := cfg.check(); err != nil {
+	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
-	m := &Manager{cfg: cfg, reg: register{nets: map[string]*segment{}}, boxes: map[string]*box{}}
+	m := &Manager{cfg: cfg, reg: register{&segment.Register{Nets: map[string]*segment.Segment{}}}, boxes: map[string]*box{}}
 	if cfg.Root != "" {
-		m.reg.file = filepath.Join(cfg.Root, "network", "networks.json")
+		m.reg.File = filepath.Join(cfg.Root, "network", "networks.json")
 	}
 	if err := m.open(); err != nil {
 		m.shut()
@@ -107,15 +95,15 @@ func (m *Manager) open() error {
 	if m.host, err = forwarding.Load(m.cfg.ExecRoot); err != nil {
 		return err
 	}
-	if err := m.reg.load(); err != nil {
+	if err := m.reg.Load(); err != nil {
 		return err
 	}
 	unlock, err := rtnl.Lock(m.home) // several engines may be starting on this host
 	if err != nil {
 		return err
 	}
-	if err = m.bridges().openDefault(); err == nil {
-		m.bridges().reopen()
+	if err = m.bridges().OpenDefault(); err == nil {
+		m.bridges().Reopen()
 	}
 	unlock()
 	if err != nil {
@@ -125,7 +113,7 @@ func (m *Manager) open() error {
 		if m.nf, err = nft.Dial(m.home); err != nil {
 			return err
 		}
-	} else if err := noRules(m.home, m.cfg.table()); err != nil {
+	} else if err := noRules(m.home, m.cfg.Table()); err != nil {
 		return err
 	}
 	m.ports = newPublished(&m.cfg, m.nf, m.rt, m.state)
@@ -137,42 +125,59 @@ func (m *Manager) open() error {
 			return err
 		}
 	}
-	forward, err := m.host.Decide(m.cfg.IPForward && m.cfg.BridgeName != "none")
-	if err != nil {
+	if err := m.route(m.cfg.IPv6 || m.reg.Six()); err != nil {
 		return err
-	}
-	// The rules come first: between the two this host must not be an open router.
-	if err := m.assertRules(); err != nil {
-		return err
-	}
-	if forward {
-		if err := forwarding.Enable(); err != nil {
-			return err
-		}
 	}
 	if m.watch != nil {
-		go m.watch.Run(m.cfg.table(), m.ports.restore)
+		go m.watch.Run(m.cfg.Table(), m.ports.restore)
 	}
-	m.pool = newPool(&plumb.Fitter{Home: m.home, RT: m.rt}, m.cfg.PoolSize, func() *segment {
+	m.pool = newPool(&plumb.Fitter{Home: m.home, RT: m.rt}, m.cfg.PoolSize, func() *segment.Segment {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return m.reg.byName(network.NetworkBridge)
+		return m.reg.ByName(network.NetworkBridge)
 	})
 	return nil
 }
 
-func (m *Manager) bridges() *bridges { return &bridges{&m.cfg, m.rt, &m.reg} }
+// route puts the rules in place and lets the host forward packets, those of
+// IPv6 too if six says so. The rules come first: between the two this host must
+// not be an open router.
+func (m *Manager) route(six bool) error {
+	wanted := m.cfg.IPForward && m.cfg.BridgeName != "none"
+	m.mu.Lock()
+	err := m.host.Decide(wanted, wanted && six)
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := m.assertRules(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.host.Enable()
+}
+
+func (m *Manager) bridges() *segment.Host { return segment.NewHost(&m.cfg, m.rt, m.reg.Register) }
 
 // state is what the rules are made from, without the ports.
 func (m *Manager) state() firewall.State {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := firewall.State{Table: m.cfg.table(), LocalPublish: !m.cfg.NoLocalPublish, CloseForward: m.host.Before == "0" && !m.cfg.IPForwardOpen}
-	for _, n := range m.reg.ordered() {
-		if n.link == 0 {
+	s := firewall.State{
+		Table: m.cfg.Table(), LocalPublish: !m.cfg.NoLocalPublish, DirectRouting: m.cfg.DirectRouting,
+		CloseForward: [2]bool{m.host.Before == "0" && !m.cfg.IPForwardOpen, m.host.Before6 == "0" && !m.cfg.IPForwardOpen},
+	}
+	for _, n := range m.reg.Ordered() {
+		if n.Link == 0 || !n.Bridged() {
 			continue
 		}
-		s.Networks = append(s.Networks, firewall.Network{Bridge: n.bridgeName(), Subnet: n.subnet, ICC: n.icc(), Masquerade: n.masquerade(), Internal: n.Internal})
+		w := firewall.Network{Bridge: n.BridgeName(), ICC: n.ICC(), Internal: n.Internal, Trusted: n.Trusted()}
+		for f, st := range n.Stacks {
+			six := segment.Family(f).Six()
+			w.Stacks[f] = firewall.Stack{Subnet: st.Subnet, Mode: n.Mode(six), Masquerade: n.Masquerade(six), Source: n.HostIP(six)}
+		}
+		s.Networks = append(s.Networks, w)
 	}
 	return s
 }
@@ -245,29 +250,23 @@ func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSett
 	named := false
 	var failed []error
 	for name, ep := range eps {
-		n, err := m.reg.find(name)
+		n, err := m.reg.Find(name)
 		if errdefs.IsNotFound(err) && ep.NetworkID != "" {
-			n, err = m.reg.find(ep.NetworkID)
+			n, err = m.reg.Find(ep.NetworkID)
 		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("adopt container %s: %w", containerID, err))
 			continue
 		}
-		if n.addrs != nil && ep.IPAddress.IsValid() {
-			err := n.addrs.Take(ep.IPAddress)
-			if errdefs.IsAlreadyExists(err) && m.pool.evict(n, ep.IPAddress) {
-				err = n.addrs.Take(ep.IPAddress)
-			}
-			if err != nil {
-				failed = append(failed, fmt.Errorf("adopt container %s: address %s: %w", containerID, ep.IPAddress, err))
-				continue
-			}
+		if err := m.pool.retake(n, ep); err != nil {
+			failed = append(failed, fmt.Errorf("adopt container %s: %w", containerID, err))
+			continue
 		}
 		ep = ep.Copy()
 		b.endpoints[n.ID] = ep
-		if !isPredefined(n.Name) && ep.IPAddress.IsValid() {
+		if !spec.IsPredefined(n.Name) {
 			named = true
-			n.directory.Add(ep.DNSNames, ep.IPAddress)
+			publishNames(n, ep)
 		}
 	}
 	m.boxes[containerID] = b
@@ -278,7 +277,7 @@ func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSett
 			ns.Close()
 		}
 		for nid, ep := range b.endpoints {
-			m.reg.nets[nid].introduce(b, ep)
+			introduce(m.reg.Nets[nid], b, ep)
 		}
 		failed = append(failed, err)
 	}
@@ -291,18 +290,30 @@ func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSett
 // meanwhile, and the rules are in place nevertheless.
 func (m *Manager) AdoptPorts(containerID string, ports network.PortMap) error {
 	m.mu.Lock()
-	b := m.boxes[containerID]
-	var ip netip.Addr
-	if b != nil {
-		if n := m.reg.exit(b.endpoints); n != nil {
-			ip = b.endpoints[n.ID].IPAddress
-		}
+	var d door
+	if b := m.boxes[containerID]; b != nil {
+		d = m.reg.door(b.endpoints)
 	}
 	m.mu.Unlock()
-	if !ip.IsValid() {
+	if d.addr == [2]netip.Addr{} {
 		return nil
 	}
-	return m.ports.claim(containerID, ip, ports)
+	return m.ports.claim(containerID, d, ports)
+}
+
+// door is where the published ports of a container with these endpoints lead.
+func (g register) door(endpoints map[string]*network.EndpointSettings) door {
+	var d door
+	for _, f := range segment.Families {
+		if n := g.exit(endpoints, f); n != nil && n.Bridged() {
+			ep := endpoints[n.ID]
+			d.seg[f], d.addr[f] = n, segment.AddressesOf(ep)[f]
+			if d.endpoint == "" {
+				d.endpoint = ep.EndpointID
+			}
+		}
+	}
+	return d
 }
 
 // Release gives back what the container held. The links go with its namespace,
@@ -317,9 +328,9 @@ func (m *Manager) Release(_ context.Context, containerID string) error {
 	}
 	delete(m.boxes, containerID)
 	for id, ep := range b.endpoints {
-		if n := m.reg.nets[id]; n != nil && n.addrs != nil && ep.IPAddress.IsValid() {
-			n.leave(b, ep)
-			n.addrs.Free(ep.IPAddress)
+		if n := m.reg.Nets[id]; n != nil {
+			leave(n, b, ep)
+			n.Free(segment.AddressesOf(ep))
 		}
 	}
 	go b.resolver.Close() // waits for what is being forwarded
@@ -360,20 +371,15 @@ func (m *Manager) Close(removeHostState bool) error {
 func (m *Manager) removeHostState() error {
 	var failed []error
 	if m.nf != nil {
-		failed = append(failed, m.nf.Delete(m.cfg.table()))
+		failed = append(failed, m.nf.Delete(m.cfg.Table()))
 	}
-	for _, n := range m.reg.ordered() {
-		if n.link == 0 || n.UserBridge {
-			continue
-		}
-		var b rtnl.Batch
-		b.DelLink(n.link)
-		failed = append(failed, m.rt.Do(&b))
+	for _, n := range m.reg.Ordered() {
+		m.bridges().TakeDown(n)
 	}
 	links, err := m.rt.Links()
 	failed = append(failed, err)
 	// As long as another engine's bridge is there, it needs the settings too.
-	if !slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Kind == "bridge" && strings.HasPrefix(l.Alias, aliasPrefix) }) {
+	if !slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Kind == "bridge" && strings.HasPrefix(l.Alias, segment.AliasPrefix) }) {
 		failed = append(failed, m.host.Restore())
 	}
 	return errors.Join(failed...)

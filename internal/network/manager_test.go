@@ -14,6 +14,8 @@ import (
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
 	"github.com/wherry-engine/wherry/internal/network/forwarding"
+	"github.com/wherry-engine/wherry/internal/network/settings"
+	"github.com/wherry-engine/wherry/internal/network/spec"
 )
 
 func testConfig(t testing.TB) Config {
@@ -178,7 +180,7 @@ func closeLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, l := range links {
-			if l.Name == DefaultBridge || strings.HasPrefix(l.Name, "veth") {
+			if l.Name == settings.DefaultBridge || strings.HasPrefix(l.Name, "veth") {
 				return false
 			}
 		}
@@ -225,11 +227,11 @@ func twoEngines(t *testing.T) {
 		sb := attach(t, m, Request{})
 		boxes[i] = sb
 		n, _ := m.Inspect("bridge", false)
-		key := n.Options[optBridgeName]
-		if seen[key] || seen[sb.Endpoints["bridge"].IPAddress.String()] || seen[m.cfg.table()] {
-			t.Errorf("engine %d shares %s, %s or %s", i, key, sb.Endpoints["bridge"].IPAddress, m.cfg.table())
+		key := n.Options[spec.OptBridgeName]
+		if seen[key] || seen[sb.Endpoints["bridge"].IPAddress.String()] || seen[m.cfg.Table()] {
+			t.Errorf("engine %d shares %s, %s or %s", i, key, sb.Endpoints["bridge"].IPAddress, m.cfg.Table())
 		}
-		seen[key], seen[sb.Endpoints["bridge"].IPAddress.String()], seen[m.cfg.table()] = true, true, true
+		seen[key], seen[sb.Endpoints["bridge"].IPAddress.String()], seen[m.cfg.Table()] = true, true, true
 		reaches(t, key, m.home, sb.NS, "tcp", "192.0.2.2:7000", "192.0.2.1")
 	}
 	if !seen["wherry0"] || !seen["wherry1"] || !seen["wherry2"] || !seen["wherry"] {
@@ -243,7 +245,7 @@ func twoEngines(t *testing.T) {
 		reaches(t, "after another's end", l.home, boxes[i].NS, "tcp", "192.0.2.2:7000", "192.0.2.1")
 	}
 	// One comes back to its own bridge.
-	name := engines[2].cfg.bridge()
+	name := engines[2].cfg.Bridge()
 	if err := engines[2].Close(false); err != nil {
 		t.Fatal(err)
 	}
@@ -251,11 +253,11 @@ func twoEngines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := again.cfg.bridge(); got != name {
+	if got := again.cfg.Bridge(); got != name {
 		t.Errorf("%s, was %s", got, name)
 	}
 	// One dies and its data root with it: its bridge is taken over.
-	orphan := engines[1].cfg.bridge()
+	orphan := engines[1].cfg.Bridge()
 	if err := engines[1].Close(false); err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +267,7 @@ func twoEngines(t *testing.T) {
 	names := map[string]bool{}
 	for range 2 {
 		m := open(t, testConfig(t))
-		names[m.cfg.bridge()] = true
+		names[m.cfg.Bridge()] = true
 	}
 	if !names[orphan] {
 		t.Errorf("%v, want %s among them", names, orphan)

@@ -9,6 +9,8 @@ import (
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/network/dns"
 	"github.com/wherry-engine/wherry/internal/network/resolv"
+	"github.com/wherry-engine/wherry/internal/network/segment"
+	"github.com/wherry-engine/wherry/internal/network/spec"
 )
 
 // nameServer is where containers of user-defined networks ask, as docker's.
@@ -38,35 +40,54 @@ func (m *Manager) Rename(containerID, name string) {
 	}
 	b.name = name
 	for nid, ep := range b.endpoints {
-		if n := m.reg.nets[nid]; n != nil {
-			n.directory.Remove(ep.IPAddress)
-			n.join(b, ep)
+		if n := m.reg.Nets[nid]; n != nil {
+			forgetNames(n, ep)
+			join(n, b, ep)
 		}
 	}
 }
 
 // join makes an endpoint known on its network, and the network to it.
-func (n *segment) join(b *box, ep *network.EndpointSettings) {
-	if !ep.IPAddress.IsValid() {
+func join(n *segment.Segment, b *box, ep *network.EndpointSettings) {
+	if !addressed(ep) {
 		return
 	}
-	if !isPredefined(n.Name) {
+	if !spec.IsPredefined(n.Name) {
 		ep.DNSNames = dnsNames(b.identity, ep.Aliases)
-		n.directory.Add(ep.DNSNames, ep.IPAddress)
+		publishNames(n, ep)
 	}
-	n.introduce(b, ep)
+	introduce(n, b, ep)
+}
+
+// publishNames makes the names of an endpoint known on its network.
+func publishNames(n *segment.Segment, ep *network.EndpointSettings) {
+	for _, a := range segment.AddressesOf(ep) {
+		if a.IsValid() {
+			n.Directory.Add(ep.DNSNames, a)
+		}
+	}
+}
+
+func forgetNames(n *segment.Segment, ep *network.EndpointSettings) {
+	for _, a := range segment.AddressesOf(ep) {
+		n.Directory.Remove(a)
+	}
+}
+
+func addressed(ep *network.EndpointSettings) bool {
+	return ep.IPAddress.IsValid() || ep.GlobalIPv6Address.IsValid()
 }
 
 // introduce tells the container's name service of a network that it is on.
-func (n *segment) introduce(b *box, ep *network.EndpointSettings) {
+func introduce(n *segment.Segment, b *box, ep *network.EndpointSettings) {
 	if n != nil && b.resolver != nil {
-		b.resolver.Enter(n.ID, dns.Zone{Network: n.Name, Directory: &n.directory, Links: ep.Links, Internal: n.Internal})
+		b.resolver.Enter(n.ID, dns.Zone{Network: n.Name, Directory: &n.Directory, Links: ep.Links, Internal: n.Internal})
 	}
 }
 
 // leave is the reverse of join.
-func (n *segment) leave(b *box, ep *network.EndpointSettings) {
-	n.directory.Remove(ep.IPAddress)
+func leave(n *segment.Segment, b *box, ep *network.EndpointSettings) {
+	forgetNames(n, ep)
 	if b.resolver != nil {
 		b.resolver.Leave(n.ID)
 	}

@@ -18,51 +18,34 @@
 package network
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
 
-	"github.com/wherry-engine/wherry/internal/network/ipam"
+	"github.com/wherry-engine/wherry/internal/network/segment"
+	"github.com/wherry-engine/wherry/internal/network/settings"
 )
-
-// DefaultBridge is the name of the default network's link on the host.
-const DefaultBridge = "wherry0"
 
 // DefaultPoolSize is how many wired namespaces wait for containers.
 const DefaultPoolSize = 8
 
-// Config is what Open needs. The zero value of a field means docker's default
-// unless it says otherwise.
-type Config struct {
-	Root     string // data root; "" keeps nothing
-	ExecRoot string // run-time state; "" keeps nothing
+// Config is what Open needs.
+type Config = settings.Config
 
-	BridgeName     string       // --bridge: "" is our own wherry0, "none" no default network, else an existing bridge
-	BIP            netip.Prefix // --bip: address and prefix length of the default bridge
-	FixedCIDR      netip.Prefix // --fixed-cidr: containers' addresses come from here
-	DefaultGateway netip.Addr   // --default-gateway: instead of the bridge's address
-	MTU            int          // --mtu; 0 is 1500
-	AddressPools   []ipam.Range // --default-address-pool; nil is docker's list
-	DefaultBindIP  netip.Addr   // --ip: where ports are published without an address; invalid is every address
-	DNS            []netip.Addr // --dns
-	DNSSearch      []string     // --dns-search
-	DNSOptions     []string     // --dns-opt
-	HostGatewayIPs []netip.Addr // --host-gateway-ip; nil is the default bridge's address
+// The address families, as indices of pairs.
+const (
+	v4 = segment.V4
+	v6 = segment.V6
+)
 
-	IPForward      bool // --ip-forward: let the host forward packets; docker's default is true
-	IPForwardOpen  bool // --ip-forward-no-drop: do not drop what other links forward when this engine turned forwarding on
-	Firewall       bool // --iptables: write the nftables rules; docker's default is true
-	IPMasq         bool // --ip-masq; docker's default is true
-	ICC            bool // --icc; docker's default is true
-	UserlandProxy  bool // --userland-proxy: carry IPv6 clients of published ports to containers without IPv6; docker's default is true
-	NoLocalPublish bool // published ports are not reachable through 127.0.0.1 (no route_localnet on the bridges)
+// register answers questions about the networks that a container is on.
+type register struct{ *segment.Register }
 
-	// ownBridge is the bridge chosen by Open: wherry0, or the next free one on
-	// a host where another engine has that.
-	ownBridge string
-
-	PoolSize int // wired namespaces kept ready for the default network; < 0 is none, 0 is DefaultPoolSize
+func invalid(format string, a ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, a...))
 }
 
 // Request asks for a sandbox: a network namespace wired as a container wants it.

@@ -8,10 +8,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/network/plumb"
+	"github.com/wherry-engine/wherry/internal/network/segment"
+	"github.com/wherry-engine/wherry/internal/network/spec"
 	"github.com/wherry-engine/wherry/internal/undo"
 )
 
@@ -24,9 +27,9 @@ const quiet = 10 * time.Millisecond
 // and go with it, their links and addresses too.
 type pool struct {
 	fit    *plumb.Fitter
-	main   func() *segment // the default network, nil without
-	size   int             // wired
-	spares int             // with a loopback alone
+	main   func() *segment.Segment // the default network, nil without
+	size   int                     // wired
+	spares int                     // with a loopback alone
 
 	mu     sync.Mutex
 	ready  []*wire
@@ -40,7 +43,7 @@ type pool struct {
 	ended  chan struct{}
 }
 
-func newPool(fit *plumb.Fitter, size int, main func() *segment) *pool {
+func newPool(fit *plumb.Fitter, size int, main func() *segment.Segment) *pool {
 	p := &pool{fit: fit, main: main, size: size, wake: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{})}
 	if p.size == 0 {
 		p.size = DefaultPoolSize
@@ -108,22 +111,37 @@ func (p *pool) refill() {
 	}
 }
 
-// plug takes an address and chooses the names of a link.
-func (p *pool) plug(x wish, slot int) (*wire, error) {
-	w := &wire{seg: x.seg, want: x.want, slot: slot, gateway: slot == 0, mac: x.want.MacAddress}
-	if c := x.want.IPAMConfig; c != nil && c.IPv4Address.IsValid() {
-		err := x.seg.addrs.Take(c.IPv4Address)
-		if err != nil && p.evict(x.seg, c.IPv4Address) {
-			err = x.seg.addrs.Take(c.IPv4Address)
-		}
+// plug takes the addresses and chooses the names of a link.
+func (p *pool) plug(x wish, slot int) (_ *wire, err error) {
+	w := &wire{seg: x.seg, want: x.want, slot: slot, mac: x.want.MacAddress}
+	defer func() {
 		if err != nil {
-			return nil, err
+			x.seg.Free(w.addr)
 		}
-		w.addr = c.IPv4Address
-	} else {
-		var err error
-		if w.addr, err = x.seg.addrs.Get(); err != nil {
-			return nil, err
+	}()
+	for _, f := range segment.Families {
+		st := &x.seg.Stacks[f]
+		var given netip.Addr
+		if c := x.want.IPAMConfig; c != nil {
+			given = []netip.Addr{c.IPv4Address, c.IPv6Address}[f]
+		}
+		switch {
+		case st.Addrs == nil && given.IsValid():
+			return nil, invalid("invalid endpoint settings:\nno configured subnet contains IP address %s", given)
+		case st.Addrs == nil:
+		case given.IsValid():
+			err := st.Addrs.Take(given)
+			if err != nil && p.evict(x.seg, given) {
+				err = st.Addrs.Take(given)
+			}
+			if err != nil {
+				return nil, err
+			}
+			w.addr[f] = given
+		default:
+			if w.addr[f], err = st.Addrs.Get(); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if len(w.mac) == 0 {
@@ -176,27 +194,45 @@ func (p *pool) obtain(wires []*wire) (*os.File, error) {
 
 // evict drops a waiting namespace that has the address; it reports whether
 // there was one.
-func (p *pool) evict(n *segment, a netip.Addr) bool {
+func (p *pool) evict(n *segment.Segment, a netip.Addr) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, w := range p.ready {
-		if w.seg == n && w.addr == a {
+		if w.seg == n && slices.Contains(w.addr[:], a) {
 			p.ready = slices.Delete(p.ready, i, i+1)
 			w.ns.Close()
-			n.addrs.Free(a)
+			n.Free(w.addr)
 			return true
 		}
 	}
 	return false
 }
 
+// retake makes the addresses of an adopted endpoint its own again.
+func (p *pool) retake(n *segment.Segment, ep *network.EndpointSettings) error {
+	for f, a := range segment.AddressesOf(ep) {
+		addrs := n.Stacks[f].Addrs
+		if addrs == nil || !a.IsValid() {
+			continue
+		}
+		err := addrs.Take(a)
+		if errdefs.IsAlreadyExists(err) && p.evict(n, a) {
+			err = addrs.Take(a)
+		}
+		if err != nil {
+			return fmt.Errorf("address %s: %w", a, err)
+		}
+	}
+	return nil
+}
+
 // held returns how many addresses of a network wait in the pool.
-func (p *pool) held(n *segment) int {
+func (p *pool) held(n *segment.Segment, f segment.Family) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	count := 0
 	for _, w := range p.ready {
-		if w.seg == n {
+		if w.seg == n && w.addr[f].IsValid() {
 			count++
 		}
 	}
@@ -256,21 +292,24 @@ func (p *pool) fill() {
 	}
 }
 
-func (p *pool) addWired(n *segment) error {
+func (p *pool) addWired(n *segment.Segment) error {
 	w, err := p.plug(wish{n, &network.EndpointSettings{}}, 0)
 	if err != nil {
 		return err
 	}
+	for _, f := range segment.Families {
+		w.gateway[f] = n.Exits(f)
+	}
 	w.ns, err = p.spawn([]*wire{w})
 	if err != nil {
-		n.addrs.Free(w.addr)
+		n.Free(w.addr)
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		w.ns.Close()
-		n.addrs.Free(w.addr)
+		n.Free(w.addr)
 		return nil
 	}
 	p.ready = append(p.ready, w)
@@ -303,7 +342,7 @@ func (p *pool) close() {
 	p.idle.Stop()
 	for _, w := range p.ready {
 		w.ns.Close()
-		w.seg.addrs.Free(w.addr)
+		w.seg.Free(w.addr)
 	}
 	for _, ns := range p.bare {
 		ns.Close()
@@ -317,35 +356,43 @@ func (p *pool) close() {
 // wires makes the namespace and its links. What it takes is given back by u.
 func (p *pool) wires(r Request, wanted []wish, u *undo.Stack) ([]*wire, *os.File, error) {
 	main := wanted[0]
-	if main.seg.Driver == "null" {
+	if main.seg.Driver == spec.Null {
 		ns, err := p.namespace(r.NS)
 		return []*wire{{seg: main.seg, want: main.want, endpoint: id.New()}}, ns, err
 	}
-	plain := len(wanted) == 1 && r.NS == nil && len(main.want.MacAddress) == 0 && main.want.IPAMConfig == nil
+	plain := len(wanted) == 1 && r.NS == nil && len(main.want.MacAddress) == 0 && main.want.IPAMConfig == nil && len(main.want.DriverOpts) == 0
 	if plain && main.seg.Name == network.NetworkBridge {
 		if w := p.take(); w != nil {
 			w.want, w.endpoint = main.want, id.New()
-			u.Add(func() { w.seg.addrs.Free(w.addr) })
+			u.Add(func() { w.seg.Free(w.addr) })
 			return []*wire{w}, w.ns, nil
 		}
 	}
 	var wires []*wire
-	for i, x := range wanted {
-		w, err := p.plug(x, i)
+	slots := map[string]int{}
+	for _, x := range wanted {
+		slot := slots[x.seg.Prefix()]
+		w, err := p.plug(x, slot)
 		if err != nil {
 			return nil, nil, err
 		}
-		u.Add(func() { w.seg.addrs.Free(w.addr) })
+		if x.want.DriverOpts[spec.OptIfName] == "" {
+			slots[x.seg.Prefix()]++
+		}
+		u.Add(func() { w.seg.Free(w.addr) })
 		wires = append(wires, w)
 	}
-	best := wires[0]
-	for _, w := range wires {
-		w.gateway = false
-		if w.seg.gateway.IsValid() && (!best.seg.gateway.IsValid() || ahead(w.seg, w.want, best.seg, best.want)) {
-			best = w
+	for _, f := range segment.Families {
+		var best *wire
+		for _, w := range wires {
+			if w.seg.Exits(f) && (best == nil || ahead(w.seg, w.want, best.seg, best.want)) {
+				best = w
+			}
+		}
+		if best != nil {
+			best.gateway[f] = true
 		}
 	}
-	best.gateway = best.seg.gateway.IsValid()
 	if r.NS == nil {
 		ns, err := p.obtain(wires)
 		return wires, ns, err
@@ -359,4 +406,15 @@ func (p *pool) wires(r Request, wanted []wish, u *undo.Stack) ([]*wire, *os.File
 		return nil, nil, fmt.Errorf("wire network namespace: %w", err)
 	}
 	return wires, ns, nil
+}
+
+// unplug removes the link with these addresses.
+func (p *pool) unplug(pid int, addrs [2]netip.Addr, exits [2]plumb.Exit) error {
+	ns, err := namespaceOf(pid)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	gone := slices.DeleteFunc(addrs[:], func(a netip.Addr) bool { return !a.IsValid() })
+	return p.fit.Unplug(ns, gone, exits)
 }

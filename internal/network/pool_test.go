@@ -17,6 +17,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
 	"github.com/wherry-engine/wherry/internal/network/forwarding"
+	"github.com/wherry-engine/wherry/internal/network/spec"
 )
 
 func full(m *Manager, n int) func() bool {
@@ -109,7 +110,7 @@ func testPool(t *testing.T) {
 	if n := openFiles(t); n != files {
 		t.Errorf("%d open files, %d before", n, files)
 	}
-	if used := m.reg.byName("bridge").addrs.Used(); used != 1+3 {
+	if used := m.reg.ByName("bridge").Stacks[v4].Addrs.Used(); used != 1+3 {
 		t.Errorf("%d addresses in use, want the gateway's and the pool's 3", used)
 	}
 	in, err := m.Inspect("bridge", false)
@@ -194,7 +195,7 @@ func adopt(t *testing.T) {
 		}
 	}
 	say("before")
-	bridge := first.Options[optBridgeName]
+	bridge := first.Options[spec.OptBridgeName]
 	index := func() int { l, _ := m.rt.LinkByName(bridge); return l.Index }
 	was := index()
 	if err := m.Close(false); err != nil {

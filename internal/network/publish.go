@@ -17,6 +17,8 @@ import (
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
 	"github.com/wherry-engine/wherry/internal/network/firewall"
 	"github.com/wherry-engine/wherry/internal/network/portmap"
+	"github.com/wherry-engine/wherry/internal/network/segment"
+	"github.com/wherry-engine/wherry/internal/network/spec"
 )
 
 // published are the ports of all containers: the sockets that hold them and
@@ -73,7 +75,7 @@ func (p *published) assert() error {
 func (p *published) restore() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	there, err := p.nf.Exists(p.cfg.table())
+	there, err := p.nf.Exists(p.cfg.Table())
 	if err == nil && !there {
 		err = p.replace()
 	}
@@ -89,14 +91,14 @@ func (p *published) all() []firewall.Publication {
 		out = append(out, list...)
 	}
 	slices.SortFunc(out, func(a, b firewall.Publication) int {
-		return cmp.Or(a.HostIP.Compare(b.HostIP), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.HostPort, b.HostPort))
+		return cmp.Or(a.HostIP.Compare(b.HostIP), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.HostPort, b.HostPort), a.IP.Compare(b.IP), cmp.Compare(a.Port, b.Port))
 	})
 	return out
 }
 
 // publish opens the ports of a request to the container's address and returns
 // NetworkSettings.Ports: every exposed port, with what was chosen.
-func (p *published) publish(r Request, w *wire) (network.PortMap, error) {
+func (p *published) publish(r Request, d door) (network.PortMap, error) {
 	out := network.PortMap{}
 	for port := range r.Exposed {
 		out[port] = nil
@@ -119,7 +121,7 @@ func (p *published) publish(r Request, w *wire) (network.PortMap, error) {
 			}
 		}
 	}
-	if len(jobs) == 0 || w == nil || w.seg.Internal {
+	if len(jobs) == 0 || d.seg == [2]*segment.Segment{} {
 		return out, nil
 	}
 	// Fixed ports first, so that no random choice takes one of them.
@@ -138,31 +140,38 @@ func (p *published) publish(r Request, w *wire) (network.PortMap, error) {
 			}
 		}
 	}()
+	failed := func(err error) error {
+		return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", r.ContainerName, d.endpoint, err)
+	}
 	var rules []firewall.Publication
 	for _, j := range jobs {
 		lo, hi, err := hostPorts(j.binding.HostPort)
 		if err != nil {
 			return nil, err
 		}
-		l, err := p.table.Reserve(portmap.Want{
-			Proto: string(j.port.Proto()), IPs: p.hostIPs(w.seg, j.binding.HostIP), Lo: lo, Hi: hi,
-			Target: netip.AddrPortFrom(w.addr, j.port.Num()), Proxy: p.cfg.UserlandProxy,
-		})
+		rules = append(rules, p.openings(d, j.port)...)
+		ips, routed := p.hostIPs(d, j.binding.HostIP)
+		for _, ip := range routed {
+			out[j.port] = append(out[j.port], network.PortBinding{HostIP: ip})
+		}
+		if len(ips) == 0 {
+			continue
+		}
+		l, err := p.table.Reserve(p.want(d, j.port, ips, lo, hi))
 		if err != nil {
-			return nil, fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", r.ContainerName, w.endpoint, err)
+			return nil, failed(err)
 		}
 		leases = append(leases, l)
 		for _, ip := range l.IPs {
 			out[j.port] = append(out[j.port], network.PortBinding{HostIP: ip, HostPort: strconv.Itoa(int(l.Port))})
-			if ip.Is4() {
-				rules = append(rules, firewall.Publication{Proto: l.Proto, HostIP: ip, HostPort: l.Port, IP: w.addr, Port: j.port.Num()})
-			}
+			rules = append(rules, p.translations(d, j.port, ip, l.Port)...)
 		}
 	}
+	rules = unique(rules)
 	if err := p.setRules(r.ContainerID, rules); err != nil {
-		return nil, fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", r.ContainerName, w.endpoint, err)
+		return nil, failed(err)
 	}
-	if err := p.hairpin(w); err != nil {
+	if err := p.hairpin(d.veth); err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
@@ -172,37 +181,98 @@ func (p *published) publish(r Request, w *wire) (network.PortMap, error) {
 	return out, nil
 }
 
+// want is what is asked of the port table for a port that leads to a door.
+func (p *published) want(d door, port network.Port, ips []netip.Addr, lo, hi uint16) portmap.Want {
+	w := portmap.Want{Proto: string(port.Proto()), IPs: ips, Lo: lo, Hi: hi, Proxy: p.cfg.UserlandProxy}
+	for f, a := range d.addr {
+		if a.IsValid() {
+			w.Targets[f] = netip.AddrPortFrom(a, port.Num())
+		}
+	}
+	return w
+}
+
+// translations are the rules for a port of an address of the host. What arrives
+// for an address of the other family, the socket carries.
+func (p *published) translations(d door, port network.Port, host netip.Addr, hostPort uint16) []firewall.Publication {
+	a := d.addr[segment.FamilyOf(host)]
+	if !a.IsValid() {
+		return nil
+	}
+	return []firewall.Publication{{Proto: string(port.Proto()), HostIP: host, HostPort: hostPort, IP: a, Port: port.Num()}}
+}
+
+// openings are the rules for a port that can be reached at the container's own
+// addresses.
+func (p *published) openings(d door, port network.Port) []firewall.Publication {
+	var out []firewall.Publication
+	for f, n := range d.seg {
+		if n != nil && (p.cfg.DirectRouting || len(n.Trusted()) > 0 || n.Mode(f == int(v6)) == spec.Routed) {
+			out = append(out, firewall.Publication{Proto: string(port.Proto()), IP: d.addr[f], Port: port.Num()})
+		}
+	}
+	return out
+}
+
+func unique(list []firewall.Publication) []firewall.Publication {
+	var out []firewall.Publication
+	for _, r := range list {
+		if !slices.Contains(out, r) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
 // hairpin lets a container reach its own published port. Where bridged packets
 // pass the rules (br_netfilter), one to such a port is turned round inside the
 // bridge, which a port refuses by default.
-func (p *published) hairpin(w *wire) error {
-	if on, err := rtnl.ReadSysctl("net/bridge/bridge-nf-call-iptables"); err != nil || on == "0" {
+func (p *published) hairpin(veth string) error {
+	if on, err := rtnl.ReadSysctl("net/bridge/bridge-nf-call-iptables"); err != nil || on == "0" || veth == "" {
 		return nil // without the module there is no such setting
 	}
 	var b rtnl.Batch
-	b.SetHairpin(w.veth)
+	b.SetHairpin(veth)
 	return p.rt.Do(&b)
 }
 
-// hostIPs are the addresses that a binding means: without one, the network's
-// or the engine's default, and for "every address" IPv6's too where the
-// userland proxy can carry it.
-func (p *published) hostIPs(n *segment, ip netip.Addr) []netip.Addr {
+// hostIPs are the addresses of the host that a binding means. Without one, that
+// is the network's or the engine's default, and for "every address" IPv6's too
+// where the container has it or the userland proxy can carry it. routed are
+// those of a family that needs no address of the host: its network is routed.
+func (p *published) hostIPs(d door, ip netip.Addr) (ips, routed []netip.Addr) {
 	ip = ip.Unmap()
-	if ip.IsValid() {
-		return []netip.Addr{ip}
+	wanted := []netip.Addr{ip}
+	if !ip.IsValid() {
+		n := d.seg[v4]
+		if n == nil {
+			n = d.seg[v6]
+		}
+		if ip = n.BindIP(); !ip.IsValid() {
+			ip = p.cfg.DefaultBindIP
+		}
+		if !ip.IsValid() {
+			ip = netip.IPv4Unspecified()
+		}
+		wanted = []netip.Addr{ip}
+		if ip == netip.IPv4Unspecified() {
+			wanted = append(wanted, netip.IPv6Unspecified())
+		}
 	}
-	if a, err := netip.ParseAddr(n.Options[optBindIP]); err == nil {
-		ip = a
-	} else if p.cfg.DefaultBindIP.IsValid() {
-		ip = p.cfg.DefaultBindIP
-	} else {
-		ip = netip.IPv4Unspecified()
+	given := len(wanted) == 1
+	for _, a := range wanted {
+		f := segment.FamilyOf(a)
+		n := d.seg[f]
+		carried := f == v6 && d.seg[v4] != nil && d.seg[v4].Mode(false) != spec.Routed && p.cfg.UserlandProxy
+		switch {
+		case n != nil && n.Mode(f.Six()) == spec.Routed:
+			routed = append(routed, a)
+		case f == v6 && !given && !p.six(), n == nil && !carried:
+		default:
+			ips = append(ips, a)
+		}
 	}
-	if ip == netip.IPv4Unspecified() && p.cfg.UserlandProxy && p.six() {
-		return []netip.Addr{ip, netip.IPv6Unspecified()}
-	}
-	return []netip.Addr{ip}
+	return ips, routed
 }
 
 // hostPorts reads "", "8080" or "8080-8090".
@@ -240,7 +310,7 @@ func (p *published) setRules(containerID string, rules []firewall.Publication) e
 	if len(changes) == 0 {
 		return nil
 	}
-	err := p.nf.Update(firewall.Plan(firewall.State{Table: p.cfg.table()}), changes)
+	err := p.nf.Update(firewall.Plan(firewall.State{Table: p.cfg.Table()}), changes)
 	if err == nil {
 		err = forgetFlows(rules, old)
 	}
@@ -263,7 +333,7 @@ func forgetFlows(lists ...[]firewall.Publication) error {
 	var udp []uint16
 	for _, list := range lists {
 		for _, p := range list {
-			if p.Proto == "udp" {
+			if p.Proto == "udp" && p.HostPort != 0 {
 				udp = append(udp, p.HostPort)
 			}
 		}
@@ -289,22 +359,26 @@ func (p *published) unpublish(containerID string) error {
 }
 
 // claim makes ports of an earlier engine those of a container that was adopted.
-func (p *published) claim(containerID string, ip netip.Addr, ports network.PortMap) error {
+func (p *published) claim(containerID string, d door, ports network.PortMap) error {
 	var failed []error
 	var rules []firewall.Publication
 	var leases []*portmap.Lease
 	for port, bindings := range ports {
+		if len(bindings) > 0 {
+			rules = append(rules, p.openings(d, port)...)
+		}
 		for _, binding := range bindings {
+			if binding.HostPort == "" {
+				continue // routed
+			}
 			lo, hi, err := hostPorts(binding.HostPort)
 			if err != nil || lo == 0 {
 				failed = append(failed, invalid("port %s of container %s: %q", port, containerID, binding.HostPort))
 				continue
 			}
 			host := binding.HostIP.Unmap()
-			if host.Is4() {
-				rules = append(rules, firewall.Publication{Proto: string(port.Proto()), HostIP: host, HostPort: lo, IP: ip, Port: port.Num()})
-			}
-			l, err := p.table.Reserve(portmap.Want{Proto: string(port.Proto()), IPs: []netip.Addr{host}, Lo: lo, Hi: hi, Target: netip.AddrPortFrom(ip, port.Num()), Proxy: p.cfg.UserlandProxy})
+			rules = append(rules, p.translations(d, port, host, lo)...)
+			l, err := p.table.Reserve(p.want(d, port, []netip.Addr{host}, lo, hi))
 			if err != nil {
 				failed = append(failed, err)
 				continue
@@ -312,6 +386,7 @@ func (p *published) claim(containerID string, ip netip.Addr, ports network.PortM
 			leases = append(leases, l)
 		}
 	}
+	rules = unique(rules)
 	p.mu.Lock()
 	p.rules[""] = slices.DeleteFunc(p.rules[""], func(r firewall.Publication) bool { return slices.Contains(rules, r) })
 	p.rules[containerID] = rules
@@ -327,7 +402,7 @@ func (p *published) inherit() error {
 	if p.nf == nil {
 		return nil
 	}
-	t := firewall.Plan(firewall.State{Table: p.cfg.table()})
+	t := firewall.Plan(firewall.State{Table: p.cfg.Table()})
 	found, err := firewall.Read(func(set string) ([]nft.Element, error) { return p.nf.Elements(t, set) })
 	if err != nil {
 		return err

@@ -109,12 +109,12 @@ func publishConflicts(t *testing.T) {
 	defer foreign.Close()
 	fails := func(want string, p network.PortMap) {
 		t.Helper()
-		used := m.reg.byName("bridge").addrs.Used()
+		used := m.reg.ByName("bridge").Stacks[v4].Addrs.Used()
 		_, err := m.Attach(context.Background(), Request{ContainerID: "two", ContainerName: "two", Ports: p})
 		if err == nil || !strings.HasPrefix(err.Error(), "driver failed programming external connectivity on endpoint two (") || !strings.HasSuffix(err.Error(), "): "+want) {
 			t.Errorf("%v, want %s", err, want)
 		}
-		if n := m.reg.byName("bridge").addrs.Used(); n != used {
+		if n := m.reg.ByName("bridge").Stacks[v4].Addrs.Used(); n != used {
 			t.Errorf("%d addresses used, %d before", n, used)
 		}
 	}

@@ -2,6 +2,7 @@ package network
 
 import (
 	"fmt"
+	"hash/fnv"
 	"net"
 	"net/netip"
 	"os"
@@ -11,27 +12,34 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/network/plumb"
+	"github.com/wherry-engine/wherry/internal/network/segment"
+	"github.com/wherry-engine/wherry/internal/network/spec"
 )
 
 // wire is a link into a container's namespace.
 type wire struct {
-	seg      *segment
+	seg      *segment.Segment
 	want     *network.EndpointSettings
 	endpoint string // endpoint id
 	ns       *os.File
-	addr     netip.Addr
+	addr     [2]netip.Addr // IPv4 and IPv6; invalid for none
 	mac      network.HardwareAddr
-	slot     int    // eth<slot>
-	gateway  bool   // the default route goes this way
-	veth     string // the host's end
+	slot     int     // its number among the links of its prefix
+	gateway  [2]bool // the default routes of IPv4 and IPv6 go this way
+	veth     string  // the host's end
 }
 
 // macOf makes the link's address from its IP address, as docker did for long:
 // whoever gets the IP address next has the same one, so that no neighbour's
 // table is ever wrong.
-func macOf(a netip.Addr) network.HardwareAddr {
-	b := a.As4()
-	return network.HardwareAddr{0x02, 0x42, b[0], b[1], b[2], b[3]}
+func macOf(addrs [2]netip.Addr) network.HardwareAddr {
+	if addrs[v4].IsValid() {
+		b := addrs[v4].As4()
+		return network.HardwareAddr{0x02, 0x42, b[0], b[1], b[2], b[3]}
+	}
+	sum := fnv.New32a()
+	sum.Write(addrs[v6].AsSlice())
+	return sum.Sum(network.HardwareAddr{0x02, 0x42})
 }
 
 // settings is the endpoint as inspect shows it.
@@ -41,33 +49,78 @@ func (w *wire) settings() *network.EndpointSettings {
 		ep = w.want.Copy()
 	}
 	ep.NetworkID, ep.EndpointID = w.seg.ID, w.endpoint
-	if w.addr.IsValid() {
-		ep.IPAddress, ep.IPPrefixLen = w.addr, w.seg.subnet.Bits()
-		ep.Gateway = w.seg.gateway
+	if a, s := w.addr[v4], w.seg.Stacks[v4]; a.IsValid() {
+		ep.IPAddress, ep.IPPrefixLen, ep.Gateway = a, s.Subnet.Bits(), s.Gateway
+	}
+	if a, s := w.addr[v6], w.seg.Stacks[v6]; a.IsValid() {
+		ep.GlobalIPv6Address, ep.GlobalIPv6PrefixLen, ep.IPv6Gateway = a, s.Subnet.Bits(), s.Gateway
+	}
+	if w.addressed() && w.seg.Driver != spec.Ipvlan {
 		ep.MacAddress = w.mac
 	}
 	return ep
 }
 
-func (w *wire) device() string { return "eth" + strconv.Itoa(w.slot) }
+func (w *wire) addressed() bool { return w.addr[v4].IsValid() || w.addr[v6].IsValid() }
+
+func (w *wire) device() string {
+	if name := w.want.DriverOpts[spec.OptIfName]; name != "" {
+		return name
+	}
+	return w.seg.Prefix() + strconv.Itoa(w.slot)
+}
 
 // link is what has to be made of the wire.
-func (w *wire) link() *plumb.Link {
+func (w *wire) link() (*plumb.Link, error) {
 	l := &plumb.Link{
-		Bridge: w.seg.bridgeName(), Master: w.seg.link, MTU: w.seg.mtu, Isolated: !w.seg.icc(),
-		Device: w.device(), Addr: netip.PrefixFrom(w.addr, w.seg.subnet.Bits()), MAC: net.HardwareAddr(w.mac),
+		Kind: w.seg.Driver, Master: w.seg.Link, MTU: w.seg.LinkMTU, Device: w.device(), MAC: net.HardwareAddr(w.mac),
 	}
-	if w.gateway {
-		l.Gateway = w.seg.gateway
+	routed := false // the kernel's own routing instead of a gateway
+	switch w.seg.Driver {
+	case spec.Macvlan:
+		l.Mode = w.seg.MacvlanMode()
+	case spec.Ipvlan:
+		l.Mode, l.Flag, l.MAC = w.seg.IpvlanMode(), w.seg.Options[spec.OptIpvlanFlag], nil
+		routed = l.Mode != "l2"
+	default:
+		l.Bridge, l.Isolated = w.seg.BridgeName(), !w.seg.ICC()
 	}
-	return l
+	for f, a := range w.addr {
+		if !a.IsValid() {
+			continue
+		}
+		l.Addrs = append(l.Addrs, netip.PrefixFrom(a, w.seg.Stacks[f].Subnet.Bits()))
+		if !w.gateway[f] {
+			continue
+		}
+		if routed {
+			l.OnLink[f] = true
+		} else {
+			l.Gateways = append(l.Gateways, w.seg.Stacks[f].Gateway)
+		}
+	}
+	if c := w.want.IPAMConfig; c != nil {
+		for _, a := range c.LinkLocalIPs {
+			bits := 16
+			if a.Is6() {
+				bits = 64
+			}
+			l.Addrs = append(l.Addrs, netip.PrefixFrom(a, bits))
+		}
+	}
+	var err error
+	l.Sysctls, err = spec.Sysctls(w.want, l.Device)
+	return l, err
 }
 
 // connect makes the links of wires by fn.
 func connect(wires []*wire, fn func(links []*plumb.Link) error) error {
 	links := make([]*plumb.Link, len(wires))
 	for i, w := range wires {
-		links[i] = w.link()
+		var err error
+		if links[i], err = w.link(); err != nil {
+			return err
+		}
 	}
 	if err := fn(links); err != nil {
 		return err

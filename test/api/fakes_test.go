@@ -122,7 +122,7 @@ type noImages struct{ httpapi.Images }
 func (noImages) List(_ context.Context, o image.ListOptions) ([]*apiimage.Summary, error) {
 	return nil, o.Filters.Validate("dangling", "reference")
 }
-func (noImages) Inspect(_ context.Context, ref string) (*image.Inspection, error) {
+func (noImages) Inspect(_ context.Context, ref string) (*apiimage.InspectResponse, error) {
 	return nil, noImage(ref)
 }
 func (noImages) History(_ context.Context, ref string) ([]apiimage.HistoryResponseItem, error) {

@@ -149,7 +149,7 @@ func (n *Networks) Connect(ctx context.Context, ref, containerRef string, wish *
 }
 
 // Disconnect takes a container off a network. With force it does so too when
-// the container is not known any more, or the network.
+// the container is not known any more.
 func (n *Networks) Disconnect(ctx context.Context, ref, containerRef string, force bool) error {
 	c, err := n.containers.Get(containerRef)
 	if err != nil {
@@ -162,13 +162,9 @@ func (n *Networks) Disconnect(ctx context.Context, ref, containerRef string, for
 	defer c.Op.Unlock()
 	r := c.Snapshot()
 	one, err := n.manager.Inspect(ref, false)
-	if _, noted := r.Networks[ref]; errdefs.IsNotFound(err) && force && noted {
-		return n.note(c, func(networks map[string]*apinetwork.EndpointSettings) { delete(networks, ref) })
-	}
 	if err != nil {
 		return err
 	}
-	running := r.State.Running && !r.State.Restarting
 	keys := []string{one.Name, one.ID, ref}
 	if one.Name == apinetwork.NetworkBridge {
 		keys = append(keys, apinetwork.NetworkDefault)
@@ -181,11 +177,9 @@ func (n *Networks) Disconnect(ctx context.Context, ref, containerRef string, for
 	switch {
 	case one.Driver == "host":
 		return forbidden("container cannot be disconnected from host network or connected to host network")
-	case !known && running:
+	case !known && !force:
 		return errdefs.ErrInternal.WithMessage(fmt.Sprintf("container %s is not connected to network %s", r.ID, one.Name))
-	case !known:
-		return errdefs.ErrInternal.WithMessage(fmt.Sprintf("container %s is not connected to the network %s", r.ID, one.Name))
-	case running:
+	case r.State.Running && !r.State.Restarting:
 		if _, err := n.manager.Disconnect(ctx, r.ID, one.ID, r.State.Pid, force); err != nil {
 			return err
 		}
@@ -196,7 +190,7 @@ func (n *Networks) Disconnect(ctx context.Context, ref, containerRef string, for
 			delete(networks, k)
 		}
 	})
-	if running {
+	if r.State.Running && !r.State.Restarting {
 		err = errors.Join(err, n.files.Changed(&r, c))
 	}
 	return err

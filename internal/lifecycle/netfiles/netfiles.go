@@ -112,7 +112,16 @@ func addresses(r *container.Record) []netip.Addr {
 // served reports whether the name service answers the container.
 func served(r *container.Record) bool {
 	for name, ep := range r.Networks {
-		if ep != nil && ep.IPAddress.IsValid() && apicontainer.NetworkMode(name).IsUserDefined() {
+		if ep != nil && (ep.IPAddress.IsValid() || ep.GlobalIPv6Address.IsValid()) && apicontainer.NetworkMode(name).IsUserDefined() {
+			return true
+		}
+	}
+	return false
+}
+
+func hasIPv6(r *container.Record) bool {
+	for _, ep := range r.Networks {
+		if ep != nil && ep.GlobalIPv6Address.IsValid() {
 			return true
 		}
 	}
@@ -138,7 +147,7 @@ func (f *Files) resolvConf(r *container.Record) []byte {
 	case h.NetworkMode.IsHost():
 		return host.Plain(o)
 	default:
-		return host.Legacy(o, false)
+		return host.Legacy(o, hasIPv6(r))
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"strconv"
 
 	"github.com/wherry-engine/wherry/internal/linux/nft"
+	"github.com/wherry-engine/wherry/internal/network/spec"
 )
 
 // TableName is the name of the only table of a host's only engine.
@@ -21,18 +22,26 @@ const TableName = "wherry"
 
 // Network is one bridge with what may pass.
 type Network struct {
-	Bridge     string
-	Subnet     netip.Prefix // IPv4
-	ICC        bool         // containers reach each other
-	Masquerade bool         // sources are rewritten on the way to other links
-	Internal   bool         // nothing from or to other links
+	Bridge   string
+	ICC      bool     // containers reach each other
+	Internal bool     // nothing from or to other links
+	Trusted  []string // links from which published ports are open at the containers' own addresses
+	Stacks   [2]Stack // IPv4 and IPv6
+}
+
+// Stack is one address family of a network.
+type Stack struct {
+	Subnet     netip.Prefix // invalid: the network has none of this family
+	Mode       spec.Mode
+	Masquerade bool       // sources are rewritten on the way to other links
+	Source     netip.Addr // to this address; invalid for that of the link they leave by
 }
 
 // Publication sends what arrives at a port of the host to a container.
 type Publication struct {
 	Proto    string     // tcp, udp, sctp
 	HostIP   netip.Addr // unspecified: every address of the host
-	HostPort uint16
+	HostPort uint16     // 0: the port is open at the container's own address
 	IP       netip.Addr
 	Port     uint16
 }
@@ -45,15 +54,37 @@ type State struct {
 	// LocalPublish makes published ports reachable from the host through
 	// 127.0.0.0/8 too.
 	LocalPublish bool
-	// CloseForward drops what is forwarded between two links of which neither
-	// is a bridge: this host was no router before the engine made it one.
-	CloseForward bool
+	// DirectRouting opens published ports at the containers' own addresses.
+	DirectRouting bool
+	// CloseForward drops, for IPv4 and IPv6, what is forwarded between two links
+	// of which neither is a bridge: this host was no router before the engine
+	// made it one.
+	CloseForward [2]bool
 }
 
-// Names of the maps that change while containers start and stop.
-const (
-	mapAny   = "published"    // protocol . port
-	mapBound = "published_at" // address . protocol . port
+// Names of the sets and maps that change while containers start and stop, for
+// IPv4 and IPv6.
+var (
+	mapAny   = [2]string{"published", "published6"}       // protocol . port
+	mapBound = [2]string{"published_at", "published_at6"} // address . protocol . port
+	setOpen  = [2]string{"open", "open6"}                 // the container's address . protocol . port
+)
+
+// live lists them.
+func live() []string {
+	var out []string
+	for f := range 2 {
+		out = append(out, mapAny[f], mapBound[f], setOpen[f])
+	}
+	return out
+}
+
+// The words of the families.
+var (
+	address = [2]nft.Type{nft.IPv4, nft.IPv6}
+	source  = [2]func() nft.Field{nft.Source, nft.Source6}
+	dest    = [2]func() nft.Field{nft.Dest, nft.Dest6}
+	suffix  = [2]string{"", "6"}
 )
 
 // Plan is the whole table for a state.
@@ -63,64 +94,114 @@ func Plan(s State) *nft.Table {
 
 func sets(s State) []nft.Set {
 	bridges := nft.Set{Name: "bridges", Key: []nft.Type{nft.IfName}}
-	sources := nft.Set{Name: "sources", Key: []nft.Type{nft.IfName, nft.IPv4}, Interval: true}
 	peers := nft.Set{Name: "peers", Key: []nft.Type{nft.IfName, nft.IfName}}
-	masqueraded := nft.Set{Name: "masqueraded", Key: []nft.Type{nft.IPv4}, Interval: true}
 	internal := nft.Set{Name: "internal", Key: []nft.Type{nft.IfName}}
+	trusted := nft.Set{Name: "trusted", Key: []nft.Type{nft.IfName, nft.IfName}}
 	for _, n := range s.Networks {
-		subnet := n.Subnet.Masked().String()
 		add(&bridges, n.Bridge)
-		add(&sources, n.Bridge, subnet)
 		if n.ICC {
 			add(&peers, n.Bridge, n.Bridge)
-		}
-		if n.Masquerade && !n.Internal {
-			add(&masqueraded, subnet)
 		}
 		if n.Internal {
 			add(&internal, n.Bridge)
 		}
-	}
-	target := []nft.Type{nft.IPv4, nft.Service}
-	published := nft.Set{Name: mapAny, Key: []nft.Type{nft.Proto, nft.Service}, Value: target}
-	bound := nft.Set{Name: mapBound, Key: []nft.Type{nft.IPv4, nft.Proto, nft.Service}, Value: target}
-	for _, p := range s.Publications {
-		name, e := p.element()
-		if name == mapAny {
-			published.Elements = append(published.Elements, e)
-		} else {
-			bound.Elements = append(bound.Elements, e)
+		for _, link := range n.Trusted {
+			add(&trusted, link, n.Bridge)
 		}
 	}
-	return []nft.Set{bridges, sources, peers, masqueraded, internal, published, bound}
+	out := []nft.Set{bridges, peers, internal, trusted}
+	for f := range 2 {
+		out = append(out, family(s, f)...)
+	}
+	return out
+}
+
+// family has the sets of an address family.
+func family(s State, f int) []nft.Set {
+	sources := nft.Set{Name: "sources" + suffix[f], Key: []nft.Type{nft.IfName, address[f]}, Interval: true}
+	masqueraded := nft.Set{Name: "masqueraded" + suffix[f], Key: []nft.Type{address[f]}, Interval: true}
+	direct := nft.Set{Name: "direct" + suffix[f], Key: []nft.Type{nft.IfName}}
+	unprotected := nft.Set{Name: "unprotected" + suffix[f], Key: []nft.Type{nft.IfName}}
+	for _, n := range s.Networks {
+		st := n.Stacks[f]
+		if !st.Subnet.IsValid() {
+			continue
+		}
+		subnet := st.Subnet.Masked().String()
+		add(&sources, n.Bridge, subnet)
+		if f == 1 { // neighbour discovery and what else stays on the link
+			add(&sources, n.Bridge, "fe80::/10")
+			add(&sources, n.Bridge, "::")
+		}
+		if st.Masquerade && !st.Source.IsValid() {
+			add(&masqueraded, subnet)
+		}
+		switch {
+		case n.Internal:
+		case st.Mode == spec.Routed || s.DirectRouting:
+			add(&direct, n.Bridge)
+		case st.Mode == spec.Unprotected:
+			add(&unprotected, n.Bridge)
+		}
+	}
+	target := []nft.Type{address[f], nft.Service}
+	changing := map[string]*nft.Set{
+		mapAny[f]:   {Name: mapAny[f], Key: []nft.Type{nft.Proto, nft.Service}, Value: target},
+		mapBound[f]: {Name: mapBound[f], Key: []nft.Type{address[f], nft.Proto, nft.Service}, Value: target},
+		setOpen[f]:  {Name: setOpen[f], Key: []nft.Type{address[f], nft.Proto, nft.Service}},
+	}
+	for _, p := range s.Publications {
+		name, e := p.element()
+		if set := changing[name]; set != nil {
+			set.Elements = append(set.Elements, e)
+		}
+	}
+	return []nft.Set{sources, masqueraded, direct, unprotected, *changing[mapAny[f]], *changing[mapBound[f]], *changing[setOpen[f]]}
 }
 
 func add(s *nft.Set, key ...string) { s.Elements = append(s.Elements, nft.Element{Key: key}) }
 
-// element says which map the publication is an element of, and the element.
+// element says which set or map the publication is an element of, and the
+// element.
 func (p Publication) element() (string, nft.Element) {
-	port := strconv.Itoa(int(p.HostPort))
-	value := []string{p.IP.String(), strconv.Itoa(int(p.Port))}
-	if p.HostIP.IsValid() && !p.HostIP.IsUnspecified() {
-		return mapBound, nft.Element{Key: []string{p.HostIP.String(), p.Proto, port}, Value: value}
+	f := 0
+	if p.IP.Is6() {
+		f = 1
 	}
-	return mapAny, nft.Element{Key: []string{p.Proto, port}, Value: value}
+	own := strconv.Itoa(int(p.Port))
+	if p.HostPort == 0 {
+		return setOpen[f], nft.Element{Key: []string{p.IP.String(), p.Proto, own}}
+	}
+	port := strconv.Itoa(int(p.HostPort))
+	value := []string{p.IP.String(), own}
+	if p.HostIP.IsValid() && !p.HostIP.IsUnspecified() {
+		return mapBound[f], nft.Element{Key: []string{p.HostIP.WithZone("").String(), p.Proto, port}, Value: value}
+	}
+	return mapAny[f], nft.Element{Key: []string{p.Proto, port}, Value: value}
 }
 
 // Publish is the change of the table that adds and removes publications.
 func Publish(add, remove []Publication) []nft.Change {
-	changes := map[string]*nft.Change{mapAny: {Set: mapAny}, mapBound: {Set: mapBound}}
+	changes := map[string]*nft.Change{}
+	change := func(name string) *nft.Change {
+		if changes[name] == nil {
+			changes[name] = &nft.Change{Set: name}
+		}
+		return changes[name]
+	}
 	for _, p := range remove {
 		name, e := p.element()
-		changes[name].Remove = append(changes[name].Remove, e)
+		c := change(name)
+		c.Remove = append(c.Remove, e)
 	}
 	for _, p := range add {
 		name, e := p.element()
-		changes[name].Add = append(changes[name].Add, e)
+		c := change(name)
+		c.Add = append(c.Add, e)
 	}
 	var out []nft.Change
-	for _, name := range []string{mapAny, mapBound} {
-		if c := changes[name]; len(c.Add)+len(c.Remove) > 0 {
+	for _, name := range live() {
+		if c := changes[name]; c != nil {
 			out = append(out, *c)
 		}
 	}
@@ -135,12 +216,15 @@ const (
 	srcnat = 100
 )
 
+const loopback = "127.0.0.0/8"
+
 func chains(s State) []nft.Chain {
-	loopback := "127.0.0.0/8"
 	guard := nft.Chain{Name: "guard", Hook: &nft.Hook{Type: "filter", Point: "prerouting", Priority: raw}, Rules: []nft.Rule{
 		nft.R(nft.Among("bridges", nft.In()), nft.Is(nft.Dest(), loopback), nft.Drop()).
 			Because("route_localnet must not open the host's loopback"),
 		nft.R(nft.Among("bridges", nft.In()), nft.NotAmong("sources", nft.In(), nft.Source()), nft.Drop()).
+			Because("sources that are not of the network"),
+		nft.R(nft.Among("bridges", nft.In()), nft.NotAmong("sources6", nft.In(), nft.Source6()), nft.Drop()).
 			Because("sources that are not of the network"),
 	}}
 	forward := nft.Chain{Name: "forward", Hook: &nft.Hook{Type: "filter", Point: "forward", Priority: filter}, Rules: []nft.Rule{
@@ -150,41 +234,76 @@ func chains(s State) []nft.Chain {
 		nft.R(nft.Among("bridges", nft.Out()), nft.Jump("inward")),
 		nft.R(nft.Among("bridges", nft.In()), nft.Accept()),
 	}}
-	if s.CloseForward {
-		forward.Rules = append(forward.Rules, nft.R(nft.NotFromKind("bridge"), nft.NotToKind("bridge"), nft.Drop()).
-			Because("forwarding was off before the engine"))
+	for f, proto := range []string{"ipv4", "ipv6"} {
+		if s.CloseForward[f] {
+			forward.Rules = append(forward.Rules, nft.R(nft.OfFamily(proto), nft.NotFromKind("bridge"), nft.NotToKind("bridge"), nft.Drop()).
+				Because("forwarding was off before the engine"))
+		}
 	}
-	inward := nft.Chain{Name: "inward", Rules: []nft.Rule{
-		nft.R(nft.Established(), nft.Accept()),
-		nft.R(nft.Translated(), nft.Accept()).Because("published ports"),
-		nft.R(nft.Drop()),
-	}}
-	publish := nft.Chain{Name: "publish", Rules: []nft.Rule{
-		nft.R(nft.DNAT(mapBound, nft.Dest(), nft.L4Proto(), nft.DestPort())),
-		nft.R(nft.DNAT(mapAny, nft.L4Proto(), nft.DestPort())),
-	}}
+	publish := nft.Chain{Name: "publish"}
+	for f := range 2 {
+		to := []func(string, ...nft.Field) nft.Expr{nft.DNAT, nft.DNAT6}[f]
+		publish.Rules = append(publish.Rules,
+			nft.R(to(mapBound[f], dest[f](), nft.L4Proto(), nft.DestPort())),
+			nft.R(to(mapAny[f], nft.L4Proto(), nft.DestPort())))
+	}
 	arriving := nft.Chain{Name: "arriving", Hook: &nft.Hook{Type: "nat", Point: "prerouting", Priority: dstnat}, Rules: []nft.Rule{
 		nft.R(nft.Is(nft.Dest(), loopback), nft.Return()).Because("ports of the loopback are for the host alone"),
+		nft.R(nft.Is(nft.Dest6(), "fe80::/10"), nft.Return()).Because("what is sent to the link is not forwarded"),
 		nft.R(nft.ToLocal(), nft.Jump("publish")),
 	}}
 	local := nft.Chain{Name: "local", Hook: &nft.Hook{Type: "nat", Point: "output", Priority: dstnat}}
 	if !s.LocalPublish {
 		local.Rules = append(local.Rules, nft.R(nft.Is(nft.Dest(), loopback), nft.Return()))
 	}
-	local.Rules = append(local.Rules, nft.R(nft.ToLocal(), nft.Jump("publish")))
-	leaving := nft.Chain{Name: "leaving", Hook: &nft.Hook{Type: "nat", Point: "postrouting", Priority: srcnat}, Rules: []nft.Rule{
-		nft.R(nft.Translated(), nft.Among("sources", nft.Out(), nft.Source()), nft.Masquerade()).
-			Because("answers to neighbours must come back through the host"),
-		nft.R(nft.Among("bridges", nft.Out()), nft.Is(nft.Source(), loopback), nft.Masquerade()),
-		nft.R(nft.Among("masqueraded", nft.Source()), nft.NotAmong("sources", nft.Out(), nft.Source()), nft.Masquerade()),
+	local.Rules = append(local.Rules,
+		nft.R(nft.Is(nft.Dest6(), "::1"), nft.Return()).Because("has no way off the loopback"),
+		nft.R(nft.Is(nft.Dest6(), "fe80::/10"), nft.Return()),
+		nft.R(nft.ToLocal(), nft.Jump("publish")))
+	return []nft.Chain{guard, inward(), forward, publish, arriving, local, leaving(s)}
+}
+
+// inward is what may pass to a bridge from elsewhere.
+func inward() nft.Chain {
+	c := nft.Chain{Name: "inward", Rules: []nft.Rule{
+		nft.R(nft.Established(), nft.Accept()),
+		nft.R(nft.Translated(), nft.Accept()).Because("published ports"),
 	}}
-	return []nft.Chain{guard, inward, forward, publish, arriving, local, leaving}
+	for f := range 2 {
+		open := nft.Among(setOpen[f], dest[f](), nft.L4Proto(), nft.DestPort())
+		c.Rules = append(c.Rules,
+			nft.R(nft.OfFamily([]string{"ipv4", "ipv6"}[f]), nft.Among("unprotected"+suffix[f], nft.Out()), nft.Accept()),
+			nft.R(nft.Among("direct"+suffix[f], nft.Out()), open, nft.Accept()).Because("published ports at the containers' own addresses"),
+			nft.R(nft.Among("trusted", nft.In(), nft.Out()), open, nft.Accept()),
+			nft.R(nft.OfFamily([]string{"ipv4", "ipv6"}[f]), nft.Among("direct"+suffix[f], nft.Out()), nft.Ping(f == 1), nft.Accept()),
+		)
+	}
+	c.Rules = append(c.Rules, nft.R(nft.Drop()))
+	return c
+}
+
+// leaving rewrites sources.
+func leaving(s State) nft.Chain {
+	c := nft.Chain{Name: "leaving", Hook: &nft.Hook{Type: "nat", Point: "postrouting", Priority: srcnat}, Rules: []nft.Rule{
+		nft.R(nft.Among("bridges", nft.Out()), nft.Is(nft.Source(), loopback), nft.Masquerade()),
+	}}
+	for f := range 2 {
+		c.Rules = append(c.Rules, nft.R(nft.Translated(), nft.Among("sources"+suffix[f], nft.Out(), source[f]()), nft.Masquerade()).
+			Because("answers to neighbours must come back through the host"))
+		for _, n := range s.Networks {
+			if st := n.Stacks[f]; st.Masquerade && st.Source.IsValid() && st.Subnet.IsValid() {
+				c.Rules = append(c.Rules, nft.R(nft.Is(source[f](), st.Subnet.Masked().String()), nft.Not(nft.Out(), n.Bridge), nft.SNAT(st.Source.String())))
+			}
+		}
+		c.Rules = append(c.Rules, nft.R(nft.Among("masqueraded"+suffix[f], source[f]()), nft.NotAmong("sources"+suffix[f], nft.Out(), source[f]()), nft.Masquerade()))
+	}
+	return c
 }
 
 // Read returns the publications that the kernel has, as far as they are ours.
 func Read(elements func(set string) ([]nft.Element, error)) ([]Publication, error) {
 	var out []Publication
-	for _, name := range []string{mapAny, mapBound} {
+	for _, name := range live() {
 		found, err := elements(name)
 		if err != nil {
 			return nil, err
@@ -200,21 +319,39 @@ func Read(elements func(set string) ([]nft.Element, error)) ([]Publication, erro
 
 // publication is the reverse of element.
 func publication(set string, e nft.Element) (Publication, bool) {
-	p := Publication{HostIP: netip.IPv4Unspecified()}
 	k := e.Key
-	var err error
-	if set == mapBound && len(k) == 3 {
-		if p.HostIP, err = netip.ParseAddr(k[0]); err != nil {
-			return p, false
-		}
-		k = k[1:]
+	if len(k) < 2 {
+		return Publication{}, false
 	}
-	if len(k) != 2 || len(e.Value) != 2 {
+	p := Publication{Proto: k[len(k)-2]}
+	port, err := strconv.ParseUint(k[len(k)-1], 10, 16)
+	if err != nil {
 		return p, false
 	}
-	host, err1 := strconv.ParseUint(k[1], 10, 16)
-	port, err2 := strconv.ParseUint(e.Value[1], 10, 16)
-	ip, err3 := netip.ParseAddr(e.Value[0])
-	p.Proto, p.HostPort, p.IP, p.Port = k[0], uint16(host), ip, uint16(port)
-	return p, err1 == nil && err2 == nil && err3 == nil
+	var at netip.Addr
+	if len(k) == 3 {
+		if at, err = netip.ParseAddr(k[0]); err != nil {
+			return p, false
+		}
+	}
+	if set == setOpen[0] || set == setOpen[1] {
+		p.IP, p.Port = at, uint16(port)
+		return p, at.IsValid()
+	}
+	if len(e.Value) != 2 {
+		return p, false
+	}
+	own, err1 := strconv.ParseUint(e.Value[1], 10, 16)
+	ip, err2 := netip.ParseAddr(e.Value[0])
+	if err1 != nil || err2 != nil {
+		return p, false
+	}
+	if !at.IsValid() {
+		at = netip.IPv4Unspecified()
+		if ip.Is6() {
+			at = netip.IPv6Unspecified()
+		}
+	}
+	p.HostIP, p.HostPort, p.IP, p.Port = at, uint16(port), ip, uint16(own)
+	return p, true
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/linux/nft"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+	"github.com/wherry-engine/wherry/internal/network/spec"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -24,23 +25,50 @@ var update = flag.Bool("update", false, "write the golden files")
 func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 func ip(s string) netip.Addr    { return netip.MustParseAddr(s) }
 
+func four(subnet string, masquerade bool) [2]Stack {
+	return [2]Stack{{Subnet: pfx(subnet), Masquerade: masquerade, Mode: spec.NAT}, {}}
+}
+
+func dual(subnet, subnet6 string, mode spec.Mode) [2]Stack {
+	masquerade := mode == spec.NAT || mode == spec.Unprotected
+	return [2]Stack{{Subnet: pfx(subnet), Masquerade: masquerade, Mode: mode}, {Subnet: pfx(subnet6), Masquerade: masquerade, Mode: mode}}
+}
+
 var states = map[string]State{
 	"empty":            {},
-	"default":          {LocalPublish: true, CloseForward: true, Networks: []Network{{Bridge: "wherry0", Subnet: pfx("172.17.0.0/16"), ICC: true, Masquerade: true}}},
-	"no_local_publish": {Networks: []Network{{Bridge: "wherry0", Subnet: pfx("172.17.0.0/16"), Masquerade: true}}},
+	"default":          {LocalPublish: true, CloseForward: [2]bool{true, true}, Networks: []Network{{Bridge: "wherry0", Stacks: four("172.17.0.0/16", true), ICC: true}}},
+	"no_local_publish": {Networks: []Network{{Bridge: "wherry0", Stacks: four("172.17.0.0/16", true)}}},
 	"several": {
 		LocalPublish: true,
 		Networks: []Network{
-			{Bridge: "wherry0", Subnet: pfx("172.17.0.0/16"), ICC: true, Masquerade: true},
-			{Bridge: "br-0123456789ab", Subnet: pfx("172.18.0.0/16"), ICC: true, Masquerade: true},
-			{Bridge: "br-internal", Subnet: pfx("192.168.16.0/20"), ICC: true, Internal: true},
-			{Bridge: "br-routed", Subnet: pfx("10.9.0.0/24")},
+			{Bridge: "wherry0", Stacks: four("172.17.0.0/16", true), ICC: true},
+			{Bridge: "br-0123456789ab", Stacks: four("172.18.0.0/16", true), ICC: true},
+			{Bridge: "br-internal", Stacks: four("192.168.16.0/20", false), ICC: true, Internal: true},
+			{Bridge: "br-plain", Stacks: four("10.9.0.0/24", false)},
 		},
 		Publications: []Publication{
 			{Proto: "tcp", HostPort: 8080, IP: ip("172.17.0.2"), Port: 80},
 			{Proto: "udp", HostIP: ip("0.0.0.0"), HostPort: 53, IP: ip("172.18.0.2"), Port: 5353},
 			{Proto: "tcp", HostIP: ip("127.0.0.1"), HostPort: 8080, IP: ip("172.18.0.3"), Port: 80},
 			{Proto: "sctp", HostIP: ip("192.0.2.7"), HostPort: 9, IP: ip("172.18.0.3"), Port: 9},
+		},
+	},
+	"dual": {
+		LocalPublish: true, CloseForward: [2]bool{false, true},
+		Networks: []Network{
+			{Bridge: "br-nat", Stacks: dual("10.1.0.0/24", "fd00:1::/64", spec.NAT), ICC: true, Trusted: []string{"eth1", "wg0"}},
+			{Bridge: "br-open", Stacks: dual("10.2.0.0/24", "fd00:2::/64", spec.Unprotected), ICC: true},
+			{Bridge: "br-routed", Stacks: dual("10.3.0.0/24", "fd00:3::/64", spec.Routed), ICC: true},
+			{Bridge: "br-snat", ICC: true, Stacks: [2]Stack{
+				{Subnet: pfx("10.4.0.0/24"), Mode: spec.NAT, Masquerade: true, Source: ip("192.0.2.9")},
+				{Subnet: pfx("fd00:4::/64"), Mode: spec.NAT, Masquerade: true, Source: ip("2001:db8::9")},
+			}},
+		},
+		Publications: []Publication{
+			{Proto: "tcp", HostIP: ip("::"), HostPort: 8080, IP: ip("fd00:1::2"), Port: 80},
+			{Proto: "tcp", HostIP: ip("2001:db8::1"), HostPort: 8081, IP: ip("fd00:1::2"), Port: 80},
+			{Proto: "tcp", IP: ip("10.3.0.2"), Port: 80},
+			{Proto: "udp", IP: ip("fd00:3::2"), Port: 53},
 		},
 	},
 }

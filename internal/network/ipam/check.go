@@ -20,8 +20,8 @@ func Check(configs []network.IPAMConfig) error {
 			bad("invalid subnet %s: it should be %s", c.Subnet, c.Subnet.Masked())
 		}
 		if r := c.IPRange; r.IsValid() {
-			if !r.Addr().Is4() {
-				bad("invalid ip-range %s: parent subnet is an IPv4 block", r)
+			if r.Addr().Is4() != c.Subnet.Addr().Is4() {
+				bad("invalid ip-range %s: parent subnet is an %s block", r, word(c.Subnet))
 				continue
 			}
 			if r.Bits() < c.Subnet.Bits() {
@@ -38,8 +38,8 @@ func Check(configs []network.IPAMConfig) error {
 			switch {
 			case !a.IsValid() || c.Subnet.Contains(a):
 				return ""
-			case !a.Is4():
-				return "parent subnet is an IPv4 block"
+			case a.Is4() != c.Subnet.Addr().Is4():
+				return "parent subnet is an " + word(c.Subnet) + " block"
 			}
 			return fmt.Sprintf("parent subnet %s doesn't contain this address", c.Subnet)
 		}
@@ -56,4 +56,11 @@ func Check(configs []network.IPAMConfig) error {
 		return errdefs.ErrInvalidArgument.WithMessage("invalid network config:\n" + strings.Join(errs, "\n"))
 	}
 	return nil
+}
+
+func word(p netip.Prefix) string {
+	if p.Addr().Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
 }

@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"crypto/sha256"
 	"net/netip"
 
 	"github.com/containerd/errdefs"
@@ -21,6 +22,27 @@ func DefaultRanges() []Range {
 		out = append(out, Range{netip.MustParsePrefix(base), 16})
 	}
 	return append(out, Range{netip.MustParsePrefix("192.168.0.0/16"), 20})
+}
+
+// Local6 are the ranges for IPv6 where none is configured: the /64 networks of
+// a /48 of unique local addresses (RFC 4193) that follows from seed, so that
+// hosts that meet later have different ones.
+func Local6(seed string) []Range {
+	sum := sha256.Sum256([]byte(seed))
+	a := [16]byte{0xfd}
+	copy(a[1:6], sum[:])
+	return []Range{{netip.PrefixFrom(netip.AddrFrom16(a), 48), 64}}
+}
+
+// Of are the ranges of an address family.
+func Of(ranges []Range, six bool) []Range {
+	var out []Range
+	for _, r := range ranges {
+		if r.Base.Addr().Is6() == six {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // Choose returns the first subnet of the ranges that overlaps none of taken.

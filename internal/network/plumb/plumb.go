@@ -1,4 +1,4 @@
-// Package plumb owns the links from the host's bridges into network
+// Package plumb owns the links from the host's networks into network
 // namespaces: it makes namespaces, and links, addresses and routes in them.
 package plumb
 
@@ -6,28 +6,43 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+	"github.com/wherry-engine/wherry/internal/network/spec"
 )
 
-// Link is a pair: one end a port of a bridge, the other in a namespace.
+// Link is one link of a namespace: the far end of a pair whose near end is a
+// port of a bridge, or a sublink of a parent.
 type Link struct {
+	Kind     string // spec.Bridge, spec.Macvlan, spec.Ipvlan
 	Bridge   string // name of the bridge
-	Master   int    // its index
+	Master   int    // index of the bridge or of the parent
+	Mode     string // of a macvlan or ipvlan link
+	Flag     string // of an ipvlan link
 	MTU      int
-	Isolated bool         // the port reaches the bridge only
-	Device   string       // name of the end in the namespace
-	Addr     netip.Prefix // its address
+	Isolated bool           // the port reaches the bridge only
+	Device   string         // name of the end in the namespace; "eth*" is the first eth<n> that is free
+	Addrs    []netip.Prefix // its addresses
 	MAC      net.HardwareAddr
-	Gateway  netip.Addr // the default route leads there; invalid for none
+	Gateways []netip.Addr // default routes lead there, one for each family at most
+	OnLink   [2]bool      // default routes of IPv4 and IPv6 lead onto the link itself
+	Sysctls  []spec.Sysctl
 
 	Veth string // name of the host's end, once it is made
+}
+
+// six reports whether the link has an IPv6 address.
+func (l *Link) six() bool {
+	return slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
 }
 
 func vethName() string {
@@ -49,7 +64,7 @@ func (f *Fitter) Spawn(links []*Link) (*os.File, error) {
 	})
 }
 
-// enter links an existing namespace; fresh says that nothing was set in it yet.
+// Enter links an existing namespace; fresh says that nothing was set in it yet.
 func (f *Fitter) Enter(ns *os.File, links []*Link, fresh bool) error {
 	return rtnl.Enter(f.Home, ns, func(in *rtnl.Conn) error { return f.Furnish(ns, in, links, fresh) })
 }
@@ -57,9 +72,10 @@ func (f *Fitter) Enter(ns *os.File, links []*Link, fresh bool) error {
 // Furnish runs inside the namespace: links, addresses, routes and the settings
 // that docker gives a container's namespace.
 func (f *Fitter) Furnish(ns *os.File, in *rtnl.Conn, links []*Link, fresh bool) (err error) {
+	var made []*Link
 	defer func() {
 		if err != nil && !fresh { // else they go with the namespace
-			f.remove(links)
+			f.remove(in, made)
 		}
 	}()
 	var inner, outer rtnl.Batch
@@ -69,13 +85,12 @@ func (f *Fitter) Furnish(ns *os.File, in *rtnl.Conn, links []*Link, fresh bool) 
 		}
 		inner.SetUp(rtnl.LoopbackIndex)
 	}
-	for _, w := range links {
-		if err := f.addVeth(ns, w); err != nil {
+	for _, l := range links {
+		if err := f.add(ns, l); err != nil {
 			return err
 		}
-		// Before the link comes up, so that no link-local address is ever made.
-		err := rtnl.WriteSysctl("net/ipv6/conf/"+w.Device+"/disable_ipv6", "1")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		made = append(made, l)
+		if err := l.settings(); err != nil {
 			return err
 		}
 	}
@@ -89,21 +104,63 @@ func (f *Fitter) Furnish(ns *os.File, in *rtnl.Conn, links []*Link, fresh bool) 
 			index[l.Name] = l.Index
 		}
 	}
-	for _, w := range links {
-		dev := index[w.Device]
+	for _, l := range links {
+		dev := index[l.Device]
 		inner.SetUp(dev)
-		inner.AddAddr(dev, w.Addr)
-		if w.Gateway.IsValid() {
-			inner.AddRoute(dev, netip.Prefix{}, w.Gateway)
+		for _, a := range l.Addrs {
+			inner.AddAddr(dev, a)
 		}
-		inner.Sync(w.Device)
-		outer.Sync(w.Veth)
-		outer.Sync(w.Bridge) // has a carrier from its first port on
+		for _, g := range l.Gateways {
+			inner.AddRoute(dev, netip.Prefix{}, g)
+		}
+		for f, on := range l.OnLink {
+			if on {
+				inner.AddDefault(dev, f == 1)
+			}
+		}
+		inner.Sync(l.Device)
+		if l.Veth != "" {
+			outer.Sync(l.Veth)
+			outer.Sync(l.Bridge) // has a carrier from its first port on
+		}
 	}
 	if err := in.Do(&inner); err != nil {
 		return err
 	}
-	return f.RT.Do(&outer)
+	if err := f.RT.Do(&outer); err != nil {
+		return err
+	}
+	for _, l := range links {
+		for _, s := range l.Sysctls {
+			if err := rtnl.WriteSysctl(s.Path, s.Value); err != nil {
+				return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("failed to set sysctl %s=%s of %s: %v", s.Path, s.Value, l.Device, err))
+			}
+		}
+	}
+	return nil
+}
+
+// settings are made before the link comes up, so that a link without IPv6 never
+// gets a link-local address, and one with it uses its own at once.
+func (l *Link) settings() error {
+	values := [][2]string{{"disable_ipv6", "1"}}
+	if l.six() {
+		values = [][2]string{{"disable_ipv6", "0"}, {"accept_dad", "0"}, {"dad_transmits", "0"}, {"ndisc_notify", "1"}}
+		if l.Kind == spec.Bridge {
+			// A neighbour on the bridge is no router.
+			values = append(values, [2]string{"accept_ra", "0"})
+		}
+	}
+	for _, v := range values {
+		err := rtnl.WriteSysctl("net/ipv6/conf/"+l.Device+"/"+v[0], v[1])
+		if errors.Is(err, fs.ErrNotExist) && l.six() {
+			return errdefs.ErrUnavailable.WithMessage("IPv6 is not available in this kernel")
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // defaults are what docker sets in every private network namespace: programs
@@ -122,6 +179,28 @@ func defaults() error {
 	return nil
 }
 
+// add creates the link; its end in the namespace is down.
+func (f *Fitter) add(ns *os.File, l *Link) error {
+	var b rtnl.Batch
+	s := rtnl.Sublink{Name: l.Device, Parent: l.Master, MAC: l.MAC, MTU: l.MTU, NS: int(ns.Fd())}
+	switch l.Kind {
+	case spec.Macvlan:
+		b.AddMacvlan(s, l.Mode)
+	case spec.Ipvlan:
+		b.AddIpvlan(s, l.Mode, l.Flag)
+	default:
+		return f.addVeth(ns, l)
+	}
+	err := f.RT.Do(&b)
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOTSUP):
+		return errdefs.ErrNotImplemented.WithMessage("this kernel has no " + l.Kind + " links (modprobe " + l.Kind + ")")
+	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EINVAL):
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot make a %s link in %s mode: the parent is used in another way (%v)", l.Kind, l.Mode, err))
+	}
+	return err
+}
+
 // addVeth creates the pair; the inner end is down.
 func (f *Fitter) addVeth(ns *os.File, w *Link) error {
 	for {
@@ -136,60 +215,97 @@ func (f *Fitter) addVeth(ns *os.File, w *Link) error {
 			if _, lookup := f.RT.LinkByName(w.Veth); lookup == nil {
 				continue // that name is taken
 			}
+			return errdefs.ErrConflict.WithMessage("interface name " + w.Device + " is already in use in the container")
 		}
 		return err
 	}
 }
 
 // remove takes links away again that could not be completed.
-func (f *Fitter) remove(links []*Link) {
+func (f *Fitter) remove(in *rtnl.Conn, links []*Link) {
 	for _, l := range links {
-		if at, err := f.RT.LinkByName(l.Veth); err == nil {
+		c, name := f.RT, l.Veth
+		if name == "" {
+			c, name = in, l.Device
+		}
+		if at, err := c.LinkByName(name); err == nil {
 			var b rtnl.Batch
 			b.DelLink(at.Index)
-			_ = f.RT.Do(&b) // the first error is the one to tell
+			_ = c.Do(&b) // the first error is the one to tell
 		}
 	}
 }
 
-// NoDefaultRoute removes the IPv4 default routes of the namespace of in.
-func NoDefaultRoute(in *rtnl.Conn) error {
+// NoDefaultRoute removes the default routes of an address family from the
+// namespace of in.
+func NoDefaultRoute(in *rtnl.Conn, six bool) error {
 	routes, err := in.Routes()
 	if err != nil {
 		return err
 	}
 	var b rtnl.Batch
 	for _, r := range routes {
-		if r.Dst.Bits() == 0 && r.Dst.Addr().Is4() && r.Gateway.IsValid() && r.Table == unix.RT_TABLE_MAIN {
-			b.DelRoute(r.Link, netip.Prefix{}, r.Gateway)
+		if r.Dst.Bits() == 0 && r.Dst.Addr().Is6() == six && r.Table == unix.RT_TABLE_MAIN && r.Link != rtnl.LoopbackIndex {
+			b.DelDefault(r)
 		}
 	}
 	return in.Do(&b)
 }
 
-// Unplug removes the link with an address from a namespace and sends the
-// default route through gateway, by the link of subnet, if that is valid.
-func (f *Fitter) Unplug(ns *os.File, addr netip.Addr, subnet netip.Prefix, gateway netip.Addr) error {
+// Exit is where a default route leads: through Gateway by the link that has
+// the address Addr; with OnLink onto that link.
+type Exit struct {
+	Addr    netip.Addr // invalid for no change
+	Gateway netip.Addr
+}
+
+// Unplug removes the link with one of the addresses from a namespace and sends
+// the default routes by the exits, for IPv4 and IPv6.
+func (f *Fitter) Unplug(ns *os.File, gone []netip.Addr, exits [2]Exit) error {
 	return rtnl.Enter(f.Home, ns, func(in *rtnl.Conn) error {
 		addrs, err := in.Addrs()
 		if err != nil {
 			return err
 		}
 		var b rtnl.Batch
-		out := 0
-		for _, a := range addrs {
-			if a.Prefix.Addr() == addr {
-				b.DelLink(a.Link)
-			} else if gateway.IsValid() && subnet.Contains(a.Prefix.Addr()) {
-				out = a.Link
-			}
+		at := slices.IndexFunc(addrs, func(a rtnl.Addr) bool { return slices.Contains(gone, a.Prefix.Addr()) })
+		if at >= 0 {
+			b.DelLink(addrs[at].Link)
 		}
-		if out != 0 {
-			if err := NoDefaultRoute(in); err != nil {
-				return err
-			}
-			b.AddRoute(out, netip.Prefix{}, gateway)
+		if err := in.Do(&b); err != nil {
+			return err
 		}
-		return in.Do(&b)
+		return reroute(in, exits)
 	})
+}
+
+// Reroute sends the default routes of a namespace by the exits.
+func (f *Fitter) Reroute(ns *os.File, exits [2]Exit) error {
+	return rtnl.Enter(f.Home, ns, func(in *rtnl.Conn) error { return reroute(in, exits) })
+}
+
+func reroute(in *rtnl.Conn, exits [2]Exit) error {
+	addrs, err := in.Addrs()
+	if err != nil {
+		return err
+	}
+	var b rtnl.Batch
+	for f, x := range exits {
+		if !x.Addr.IsValid() {
+			continue
+		}
+		at := slices.IndexFunc(addrs, func(a rtnl.Addr) bool { return a.Prefix.Addr() == x.Addr })
+		if at < 0 {
+			continue
+		}
+		if err := NoDefaultRoute(in, f == 1); err != nil {
+			return err
+		}
+		if x.Gateway.IsValid() {
+			b.AddRoute(addrs[at].Link, netip.Prefix{}, x.Gateway)
+		} else {
+			b.AddDefault(addrs[at].Link, f == 1)
+		}
+	}
+	return in.Do(&b)
 }

@@ -33,14 +33,14 @@ func hold(w Want, at netip.AddrPort) (closer, error) {
 		if err != nil {
 			return nil, err
 		}
-		go serveTCP(l, w)
+		go serveTCP(l, w.Proxy, w.target(at.Addr()))
 		return l, nil
 	case "udp":
 		c, err := net.ListenUDP("udp"+family, net.UDPAddrFromAddrPort(at))
 		if err != nil {
 			return nil, err
 		}
-		go serveUDP(c, w)
+		go serveUDP(c, w.Proxy, w.target(at.Addr()))
 		return c, nil
 	}
 	return holdSCTP(at)
@@ -74,7 +74,7 @@ func holdSCTP(at netip.AddrPort) (closer, error) {
 	return f, nil
 }
 
-func serveTCP(l *net.TCPListener, w Want) {
+func serveTCP(l *net.TCPListener, proxy bool, to netip.AddrPort) {
 	for {
 		c, err := l.AcceptTCP()
 		if errors.Is(err, net.ErrClosed) {
@@ -85,12 +85,12 @@ func serveTCP(l *net.TCPListener, w Want) {
 			time.Sleep(50 * time.Millisecond)
 			continue
 		}
-		if !w.Proxy {
+		if !proxy {
 			c.SetLinger(0)
 			c.Close()
 			continue
 		}
-		go carry(c, w.Target)
+		go carry(c, to)
 	}
 }
 
@@ -120,7 +120,7 @@ type flows struct {
 	m  map[netip.AddrPort]*net.UDPConn
 }
 
-func serveUDP(c *net.UDPConn, w Want) {
+func serveUDP(c *net.UDPConn, proxy bool, to netip.AddrPort) {
 	f := flows{m: map[netip.AddrPort]*net.UDPConn{}}
 	defer f.close()
 	buf := make([]byte, 64<<10)
@@ -129,10 +129,10 @@ func serveUDP(c *net.UDPConn, w Want) {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil || !w.Proxy {
+		if err != nil || !proxy {
 			continue // an ICMP error of an earlier answer
 		}
-		out := f.get(c, from, w.Target)
+		out := f.get(c, from, to)
 		if out != nil {
 			out.SetReadDeadline(time.Now().Add(udpIdle))
 			out.Write(buf[:n])

@@ -23,8 +23,21 @@ type Want struct {
 	Proto  string // tcp, udp, sctp
 	IPs    []netip.Addr
 	Lo, Hi uint16 // the first free one of the range; 0, 0 is any of the ephemeral range
-	Target netip.AddrPort
-	Proxy  bool // carry what arrives at the socket to Target
+	// Targets are the container's port by IPv4 and by IPv6; invalid for none.
+	Targets [2]netip.AddrPort
+	Proxy   bool // carry what arrives at the socket to the target
+}
+
+// target is where what arrives at an address of the host is carried.
+func (w *Want) target(at netip.Addr) netip.AddrPort {
+	first := 0
+	if at.Is6() {
+		first = 1
+	}
+	if t := w.Targets[first]; t.IsValid() {
+		return t
+	}
+	return w.Targets[1-first]
 }
 
 // Table knows the taken ports. It is safe for concurrent use.

@@ -1,0 +1,125 @@
+package segment
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+	"github.com/wherry-engine/wherry/internal/network/spec"
+)
+
+// parentName is the link that a macvlan or ipvlan network stands on; without
+// one, a link of the network's own that leads nowhere.
+func parentName(n *Segment) string {
+	if p := n.Options[spec.OptParent]; p != "" {
+		return p
+	}
+	if n.Driver == spec.Macvlan {
+		return "dm-" + id.Short(n.ID)
+	}
+	return "di-" + id.Short(n.ID)
+}
+
+// bringUpParent finds or makes the parent of a macvlan or ipvlan network.
+func (b *Host) bringUpParent(n *Segment) error {
+	name := parentName(n)
+	if err := b.shareParent(n, name); err != nil {
+		return err
+	}
+	link, err := b.rt.LinkByName(name)
+	switch {
+	case err == nil && n.Created.IsZero():
+		n.UserParent = true // it was there before the network
+	case errdefs.IsNotFound(err):
+		if link, err = b.makeParent(n, name); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	}
+	if n.Created.IsZero() {
+		n.Created = time.Now().UTC()
+	}
+	n.Link, n.LinkMTU = link.Index, n.MTU()
+	if n.LinkMTU == 0 {
+		n.LinkMTU = link.MTU
+	}
+	for _, f := range Families {
+		for _, c := range n.Subnets(f.Six()) {
+			gateway := c.Gateway
+			if n.Internal {
+				gateway = netip.Addr{}
+			}
+			if err := n.serve(f, *c, netip.Addr{}, gateway); err != nil {
+				b.TakeDown(n)
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// shareParent refuses a second network on the same parent where the kernel does.
+func (b *Host) shareParent(n *Segment, name string) error {
+	for _, other := range b.reg.Nets {
+		if other == n || other.Bridged() || other.ConfigOnly || other.Link == 0 || parentName(other) != name {
+			continue
+		}
+		switch {
+		case other.Driver != n.Driver:
+			return forbidden("parent interface %s is already in use by the %s network %s", name, other.Driver, other.Name)
+		case n.Driver == spec.Macvlan && (n.MacvlanMode() == "passthru" || other.MacvlanMode() == "passthru"):
+			return forbidden("cannot use mode passthru, macvlan network %s already uses parent interface %s", other.Name, name)
+		case n.Driver == spec.Ipvlan && n.IpvlanMode() != other.IpvlanMode():
+			return forbidden("parent interface %s is already in use by the ipvlan network %s in mode %s", name, other.Name, other.IpvlanMode())
+		}
+	}
+	return nil
+}
+
+// makeParent makes a parent that is not there: a subinterface with a tag, or a
+// link that leads nowhere.
+func (b *Host) makeParent(n *Segment, name string) (rtnl.Link, error) {
+	var batch rtnl.Batch
+	what := ""
+	if n.Options[spec.OptParent] == "" {
+		what = "dummy links"
+		batch.AddDummy(name)
+	} else {
+		master, tag, err := spec.Parent(name)
+		if err != nil {
+			return rtnl.Link{}, err
+		}
+		if tag == 0 {
+			return rtnl.Link{}, invalid("invalid parent interface %s: no such link on this host", name)
+		}
+		on, err := b.rt.LinkByName(master)
+		if err != nil {
+			return rtnl.Link{}, invalid("invalid parent interface %s: no link %s on this host to make a subinterface of", name, master)
+		}
+		what = "802.1q subinterfaces"
+		batch.AddVLAN(name, on.Index, tag)
+	}
+	err := b.rt.Do(&batch)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		if what == "dummy links" { // a bridge without ports leads nowhere as well
+			return b.makeBridge(name, n.MTU())
+		}
+		return rtnl.Link{}, errdefs.ErrNotImplemented.WithMessage("this kernel has no " + what + " (modprobe 8021q)")
+	}
+	if err != nil {
+		return rtnl.Link{}, err
+	}
+	link, err := b.rt.LinkByName(name)
+	if err != nil {
+		return link, err
+	}
+	var up rtnl.Batch
+	up.SetUp(link.Index)
+	return link, b.rt.Do(&up)
+}
