@@ -45,6 +45,12 @@ func (s *state) become(p *initproto.Process) *initproto.Failure {
 	if f := s.drop(p, id); f != nil {
 		return f
 	}
+	if p.Bound {
+		// Only here: a change of identity takes it back.
+		if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+			return fail("parent death signal", err)
+		}
+	}
 	path, f := lookPath(p.Args[0], env)
 	if f != nil {
 		return f

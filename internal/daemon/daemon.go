@@ -20,6 +20,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/wherry-engine/wherry/internal/atomicfile"
+	"github.com/wherry-engine/wherry/internal/build"
 	"github.com/wherry-engine/wherry/internal/config"
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/embedded"
@@ -68,6 +69,7 @@ type System struct {
 	secrets    *secret.Store
 	engine     *lifecycle.Engine
 	view       *query.View
+	builder    *build.Builder
 	listening  sync.WaitGroup
 	loop       sync.WaitGroup
 	reloading  sync.Mutex // guards config once New has returned
@@ -76,6 +78,7 @@ type System struct {
 // New opens the engine. The API answers /_ping as soon as the data root is
 // locked and everything else once New has returned.
 func New(ctx context.Context, cfg *config.Config, b Build) (s *System, err error) {
+	logLibraries()
 	s = &System{build: b, config: cfg, failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
@@ -252,6 +255,7 @@ func (s *System) restore(ctx context.Context) error {
 		return err
 	}
 	s.loop.Go(s.follow)
+	s.openBuilder()
 	return nil
 }
 
@@ -347,6 +351,11 @@ func (s *System) Close(ctx context.Context) {
 		}
 		cancel()
 		s.listening.Wait()
+	}
+	if s.builder != nil {
+		if err := s.builder.Close(); err != nil {
+			slog.Warn("close the builder", "error", err)
+		}
 	}
 	if s.probes != nil {
 		s.probes.Close()

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/wherry-engine/wherry/internal/atomicfile"
+	buildapi "github.com/wherry-engine/wherry/internal/build/api"
 	"github.com/wherry-engine/wherry/internal/config"
 	"github.com/wherry-engine/wherry/internal/cp"
 	"github.com/wherry-engine/wherry/internal/httpapi"
@@ -195,7 +196,7 @@ func engineID(root string) (string, error) {
 func (s *System) backends() httpapi.Backends {
 	return httpapi.Backends{
 		Lifecycle: s.engine, Changes: s.engine, Sessions: s.sessions, Views: s.view, Images: s.images, ImagePruner: pruner{s.images},
-		Puller: puller{s.registries, s.images}, Registries: s.registries, Networks: membership.New(s.networks, s.store, s.engine.Files(), s.events), Volumes: s.volumes, Usage: s.usage(), Secrets: s.secrets,
+		Puller: puller{s.registries, s.images}, Registries: s.registries, Networks: membership.New(s.networks, s.store, s.engine.Files(), s.events), Volumes: s.volumes, Usage: s.usage(), Secrets: s.secrets, Builder: buildapi.Server{Builder: s.builder},
 		Files: cp.New(s.store, s.images, s.engine, s.events), Events: s.events, Cgroup2: s.cgroups.Version() == 2,
 	}
 }

@@ -159,6 +159,7 @@ type Backends struct {
 	Volumes     Volumes
 	Usage       Usage
 	Secrets     Secrets
+	Builder     Builder
 	Events      Events
 
 	// Cgroup2 says which default older clients expect for --cgroupns.

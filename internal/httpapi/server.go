@@ -38,6 +38,8 @@ type Server struct {
 	once   sync.Once
 	routes *router // set before ready is closed
 	ids    atomic.Uint64
+
+	builder Builder // with routes
 }
 
 // New makes a server that waits for Ready.
@@ -62,6 +64,10 @@ func New(o Options) (*Server, error) {
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	// HTTP/2 without TLS is what clients of BuildKit speak.
+	s.http.Protocols = new(http.Protocols)
+	s.http.Protocols.SetHTTP1(true)
+	s.http.Protocols.SetUnencryptedHTTP2(true)
 	s.http.RegisterOnShutdown(stop)
 	return s, nil
 }
@@ -71,7 +77,8 @@ func New(o Options) (*Server, error) {
 func (s *Server) Ready(b Backends) {
 	s.once.Do(func() {
 		s.routes = newRouter(
-			systemRoutes(&b), containerRoutes(&b), streamRoutes(&b), execRoutes(&b), imageRoutes(&b), networkRoutes(&b), fileRoutes(&b), volumeRoutes(&b), usageRoutes(&b), secretRoutes(&b), unservedRoutes())
+			systemRoutes(&b), containerRoutes(&b), streamRoutes(&b), execRoutes(&b), imageRoutes(&b), networkRoutes(&b), fileRoutes(&b), volumeRoutes(&b), usageRoutes(&b), secretRoutes(&b), buildRoutes(&b), unservedRoutes())
+		s.builder = b.Builder
 		close(s.ready)
 	})
 }
@@ -122,6 +129,10 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		if _, err := s.begin(w, given); err != nil {
 			s.fail(w, r, given, err)
 		}
+		return
+	}
+	if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+		s.builder.Direct(rw, r)
 		return
 	}
 	one, name, ok := s.routes.find(r.Method, rest)
@@ -189,8 +200,10 @@ func (s *Server) begin(w *responseWriter, given string) (version, error) {
 	return v, nil
 }
 
-// ping does without the router and without the engine. No Builder-Version is
-// claimed while there are no builds: clients then do not try BuildKit.
+// builderVersion says which builder clients are to prefer: BuildKit.
+const builderVersion = "2"
+
+// ping does without the router and without the engine.
 func (s *Server) ping(w *responseWriter, r *http.Request, given string) {
 	if _, err := s.begin(w, given); err != nil {
 		s.fail(w, r, given, err)
@@ -200,6 +213,7 @@ func (s *Server) ping(w *responseWriter, r *http.Request, given string) {
 	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
 	h.Set("Pragma", "no-cache")
 	h.Set("Swarm", "inactive")
+	h.Set("Builder-Version", builderVersion)
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	if r.Method == head {
 		h.Set("Content-Length", "0")

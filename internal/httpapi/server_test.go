@@ -125,7 +125,7 @@ func TestPingNeedsNoEngine(t *testing.T) {
 		w := do(s, method, "/v1.41/_ping", "")
 		h := w.Header()
 		if w.Code != 200 || h.Get("Api-Version") != MaxVersion || h.Get("Docker-Experimental") != "false" || h.Get("Swarm") != "inactive" ||
-			h.Get("Server") != "Wherry/1.2 (linux)" || h.Get("Builder-Version") != "" || !strings.Contains(h.Get("Cache-Control"), "no-store") {
+			h.Get("Server") != "Wherry/1.2 (linux)" || h.Get("Builder-Version") != "2" || !strings.Contains(h.Get("Cache-Control"), "no-store") {
 			t.Errorf("%s: %d %v", method, w.Code, h)
 		}
 		if body := w.Body.String(); method == "GET" && body != "OK" || method == "HEAD" && body != "" {
@@ -211,8 +211,8 @@ func TestRoutes(t *testing.T) {
 
 func TestUnservedRoutesNameThePart(t *testing.T) {
 	s, _ := newServer(t, Backends{})
-	w := do(s, "POST", "/build", "")
-	if want := `{"message":"build is not served by this version of wherryd"}` + "\n"; w.Code != 501 || w.Body.String() != want {
+	w := do(s, "POST", "/plugins/pull", "")
+	if want := `{"message":"plugin is not served by this version of wherryd"}` + "\n"; w.Code != 501 || w.Body.String() != want {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }
@@ -220,7 +220,7 @@ func TestUnservedRoutesNameThePart(t *testing.T) {
 // TestRouteTable finds paths that no request can reach because another one is before them.
 func TestRouteTable(t *testing.T) {
 	b := &Backends{}
-	lists := [][]route{systemRoutes(b), containerRoutes(b), streamRoutes(b), execRoutes(b), imageRoutes(b), networkRoutes(b), fileRoutes(b), unservedRoutes()}
+	lists := [][]route{systemRoutes(b), containerRoutes(b), streamRoutes(b), execRoutes(b), imageRoutes(b), networkRoutes(b), fileRoutes(b), buildRoutes(b), unservedRoutes()}
 	r := newRouter(lists...)
 	seen := map[string]bool{}
 	for _, list := range lists {

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,6 +15,8 @@ import (
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/wherry-engine/wherry/internal/build/request"
 )
 
 // transferHandlers are the routes that move whole images. Their answer is a
@@ -42,8 +45,18 @@ func (p progress) end(err error) error {
 	if err == nil || !p.c.w.begun {
 		return err
 	}
-	p.send(jsonstream.Message{Error: &jsonstream.Error{Message: err.Error()}})
+	p.send(jsonstream.Message{Error: streamError(err)})
 	return nil
+}
+
+// streamError is an error as a stream tells it; that of a step of a build has
+// the step's exit code, which becomes the client's.
+func streamError(err error) *jsonstream.Error {
+	out := &jsonstream.Error{Message: err.Error()}
+	if step := (*request.StepError)(nil); errors.As(err, &step) {
+		out.Code = step.Code
+	}
+	return out
 }
 
 func (h transferHandlers) load(c *call) error {

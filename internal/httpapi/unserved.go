@@ -24,11 +24,6 @@ func unservedRoutes() []route {
 		{method: get, path: "/containers/{name}/checkpoints", handle: no("checkpoint")},
 		{method: post, path: "/containers/{name}/checkpoints", handle: no("checkpoint")},
 		{method: get, path: "/images/{name}/attestations", handle: no("image attestations"), since: 55},
-		{method: post, path: "/build", handle: no("build")},
-		{method: post, path: "/build/prune", handle: no("build"), since: 31},
-		{method: post, path: "/build/cancel", handle: no("build")},
-		{method: post, path: "/session", handle: no("build")},
-		{method: post, path: "/grpc", handle: no("build")},
 		// There are no plugins, which is an answer; clients look for one of a
 		// name that is no container and no image either.
 		{method: get, path: "/plugins", handle: func(c *call) error { return c.reply(http.StatusOK, []struct{}{}) }},

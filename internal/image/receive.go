@@ -20,6 +20,8 @@ type Arrival struct {
 	Target   ocispec.Descriptor // what the names will stand for
 	Manifest ocispec.Descriptor // Target, or the one below it that is to run
 	Names    []reference.Named  // tagged or canonical
+	// Anonymous keeps an image that has no name, and would not have one otherwise.
+	Anonymous bool
 	// Ready returns when layer n's blob is in the store.
 	Ready func(ctx context.Context, n int) error
 	// Unpacking and Unpacked report on layer n, from several goroutines.
@@ -60,6 +62,9 @@ func (x Exchange) Receive(ctx context.Context, a Arrival) (img *Image, fresh boo
 		if old := s.index.names[r.name]; old == nil || old.id != r.id || old.manifest != r.manifest || old.target.Digest != r.target.Digest {
 			puts = append(puts, r)
 		}
+	}
+	if a.Anonymous && s.index.ids[done.id()] == nil {
+		puts = append(puts, l.record(nil))
 	}
 	s.mu.RUnlock()
 	if len(puts) > 0 {

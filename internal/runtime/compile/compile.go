@@ -62,6 +62,13 @@ type Options struct {
 	User   string
 	Groups []string
 
+	// Trees gives, by the destination of a bind mount of the spec, the index of
+	// a passed descriptor with the detached tree to put there.
+	Trees map[string]int
+
+	// Bound makes the process die with the thread that forked it.
+	Bound bool
+
 	Reaper bool // the program is wherry-init, bound into the root by --init
 
 	Hold bool // stop before sysctls and exec until Release
@@ -306,7 +313,7 @@ func (b *builder) process(p *specs.Process, keyring string) error {
 	out := &initproto.Process{
 		Args: p.Args, Env: p.Env, Cwd: p.Cwd, UID: p.User.UID, GID: p.User.GID, GIDs: p.User.AdditionalGids,
 		Lookup: b.o.Lookup, User: b.o.User, Groups: b.o.Groups, Umask: 0o022, NoNewPrivs: p.NoNewPrivileges,
-		AppArmor: p.ApparmorProfile, SELinux: p.SelinuxLabel, Keyring: keyring, Reaper: b.o.Reaper,
+		AppArmor: p.ApparmorProfile, SELinux: p.SelinuxLabel, Keyring: keyring, Reaper: b.o.Reaper, Bound: b.o.Bound,
 	}
 	if p.User.Umask != nil {
 		out.Umask = *p.User.Umask

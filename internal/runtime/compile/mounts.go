@@ -56,6 +56,10 @@ func (b *builder) bind(m *specs.Mount, o *mount.Options, out *initproto.Mount) e
 	if out.Spread == 0 {
 		out.Spread, out.SpreadAll = unix.MS_PRIVATE, true
 	}
+	if i, ok := b.o.Trees[out.Target]; ok {
+		out.Kind, out.Number = initproto.MountTree, uint32(i)
+		return nil
+	}
 	// The root of another process: taken out of its own mount namespace, where
 	// its links cannot lead anywhere else.
 	if rest, ok := strings.CutPrefix(m.Source, "/proc/"); ok {

@@ -93,6 +93,7 @@ func (r *reader) process() *Process {
 	}
 	p.SeccompFlags = r.u32()
 	p.Reaper = r.bool()
+	p.Bound = r.bool()
 	if len(p.Args) == 0 {
 		r.bad = true
 	}

@@ -152,6 +152,9 @@ type Process struct {
 	// KindExec when it takes signals: the kernel drops those that come earlier
 	// for the first process of a namespace.
 	Reaper bool
+
+	// Bound says that the process dies with the thread that forked it.
+	Bound bool
 }
 
 // Append adds the encoded operation to a program.
@@ -252,4 +255,5 @@ func (w *writer) process(p *Process) {
 	w.str(string(p.Seccomp))
 	w.u32(p.SeccompFlags)
 	w.bool(p.Reaper)
+	w.bool(p.Bound)
 }

@@ -1,0 +1,203 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/diff/apply"
+	"github.com/containerd/containerd/v2/pkg/gc"
+	"github.com/containerd/containerd/v2/plugins/diff/walking"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/cache/metadata"
+	"github.com/moby/buildkit/cache/remotecache"
+	inlinecache "github.com/moby/buildkit/cache/remotecache/inline"
+	localcache "github.com/moby/buildkit/cache/remotecache/local"
+	registrycache "github.com/moby/buildkit/cache/remotecache/registry"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/control"
+	"github.com/moby/buildkit/frontend"
+	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
+	"github.com/moby/buildkit/frontend/gateway"
+	"github.com/moby/buildkit/frontend/gateway/forwarder"
+	"github.com/moby/buildkit/session"
+	ctdsnapshot "github.com/moby/buildkit/snapshot/containerd"
+	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/bboltcachestorage"
+	"github.com/moby/buildkit/util/leaseutil"
+	"github.com/moby/buildkit/worker"
+	"github.com/moby/buildkit/worker/base"
+	"github.com/moby/buildkit/worker/label"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sync/semaphore"
+	"google.golang.org/grpc"
+
+	"github.com/wherry-engine/wherry/internal/build/executor"
+	"github.com/wherry-engine/wherry/internal/content"
+)
+
+var errClosed = errdefs.ErrUnavailable.WithMessage("the engine is shutting down")
+
+// engine is an opened builder.
+type engine struct {
+	b        *Builder
+	sessions *session.Manager
+	worker   *base.Worker
+	exec     *executor.Executor
+	control  *control.Controller
+	cache    *bboltcachestorage.Store
+	results  solver.CacheManager
+	gateway  []netip.Addr // what host-gateway stands for
+	stop     context.CancelFunc
+
+	classics outputs
+
+	serving sync.Once
+	http2   *grpc.Server // see direct
+}
+
+func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
+	e := &engine{b: b}
+	var undo []func() error
+	defer func() {
+		if err != nil {
+			for i := len(undo) - 1; i >= 0; i-- {
+				err = errors.Join(err, undo[i]())
+			}
+		}
+	}()
+	root := filepath.Join(b.cfg.Root, "build")
+	if err := os.MkdirAll(b.tmp(), 0o700); err != nil {
+		return nil, err
+	}
+	// BuildKit mounts in the directory for temporary files; what it leaves there
+	// after a kill must be known as ours.
+	if err := os.Setenv("TMPDIR", b.tmp()); err != nil {
+		return nil, err
+	}
+	if e.sessions, err = session.NewManager(); err != nil {
+		return nil, err
+	}
+	steps, err := b.cfg.Steps()
+	if err != nil {
+		return nil, err
+	}
+	steps.Root, e.gateway = b.steps(), steps.HostGateway
+	if e.exec, err = executor.New(steps); err != nil {
+		return nil, err
+	}
+	undo = append(undo, e.exec.Close)
+	opt, err := e.workerOptions(root)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, opt.MetadataStore.Close)
+	if e.worker, err = base.NewWorker(ctx, opt); err != nil {
+		return nil, fmt.Errorf("open the builder: %w", err)
+	}
+	workers := &worker.Controller{}
+	if err := workers.Add(&ownWorker{Worker: e.worker, engine: e}); err != nil {
+		return nil, err
+	}
+	if e.cache, err = bboltcachestorage.NewStore(filepath.Join(root, "cache.db")); err != nil {
+		return nil, fmt.Errorf("open the builder's cache: %w", err)
+	}
+	undo = append(undo, e.cache.Close)
+	history, err := bolt.Open(filepath.Join(root, "history.db"), 0o600, &bolt.Options{NoSync: true, FreelistType: bolt.FreelistMapType})
+	if err != nil {
+		return nil, fmt.Errorf("open the history of builds: %w", err)
+	}
+	undo = append(undo, history.Close)
+	frontends, err := e.frontends(workers)
+	if err != nil {
+		return nil, err
+	}
+	e.results = solver.NewCacheManager(ctx, "local", e.cache, worker.NewCacheResultStorage(workers))
+	running, stop := context.WithCancel(ctx)
+	e.stop = stop
+	hosts := b.cfg.Registries.Hosts
+	e.control, err = control.NewController(control.Opt{
+		SessionManager: e.sessions, WorkerController: workers, Frontends: frontends,
+		CacheManager: e.results, CacheStore: e.cache,
+		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{
+			"registry": registrycache.ResolveCacheExporterFunc(e.sessions, hosts),
+			"local":    localcache.ResolveCacheExporterFunc(e.sessions),
+			"inline":   inlinecache.ResolveCacheExporterFunc(),
+		},
+		ResolveCacheImporterFuncs: map[string]remotecache.ResolveCacheImporterFunc{
+			"registry": registrycache.ResolveCacheImporterFunc(e.sessions, e.worker.ContentStore(), hosts),
+			"local":    localcache.ResolveCacheImporterFunc(e.sessions),
+		},
+		Entitlements: b.cfg.Entitlements, HistoryDB: history, LeaseManager: e.worker.LeaseManager(), ContentStore: e.worker.ContentStore(),
+		GarbageCollect: e.worker.GarbageCollect, GracefulStop: running.Done(),
+	})
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("open the builder: %w", err)
+	}
+	return e, nil
+}
+
+// workerOptions joins BuildKit's worker to the engine's stores.
+func (e *engine) workerOptions(root string) (base.WorkerOpt, error) {
+	images := e.b.cfg.Images
+	store, driver := images.Content(), images.Snapshots().Driver()
+	id, err := base.ID(root)
+	if err != nil {
+		return base.WorkerOpt{}, err
+	}
+	md, err := metadata.NewStore(filepath.Join(root, "metadata_v2.db"))
+	if err != nil {
+		return base.WorkerOpt{}, fmt.Errorf("open the records of the build cache: %w", err)
+	}
+	// That there is a snapshotter tells clients of an image store that keeps
+	// manifests as they are, and thereby of exports of all kinds.
+	labels := map[string]string{label.Executor: "wherry", label.Snapshotter: driver, label.Network: "bridge"}
+	if len(e.gateway) > 0 {
+		labels[labelGateway] = e.gateway[0].String()
+	}
+	blobs := ctdsnapshot.NewContentStore(store.Blobs(), content.Namespace)
+	return base.WorkerOpt{
+		ID: id, Root: root, MetadataStore: md, Executor: e.exec,
+		Labels:          labels,
+		Snapshotter:     ctdsnapshot.NewSnapshotter(driver, layers{store.Snapshotter(driver)}, content.Namespace, nil),
+		ContentStore:    blobs,
+		Applier:         applier{apply.NewFileSystemApplier(blobs)},
+		Differ:          walking.NewWalkingDiff(blobs),
+		ImageStore:      names{store.Images(), images},
+		RegistryHosts:   e.b.cfg.Registries.Hosts,
+		Platforms:       []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())},
+		LeaseManager:    leaseutil.WithNamespace(holds{store.Leases()}, content.Namespace),
+		GarbageCollect:  func(ctx context.Context) (gc.Stats, error) { return nil, images.Collect(ctx) },
+		ParallelismSem:  semaphore.NewWeighted(int64(max(4, 2*runtime.NumCPU()))),
+		MountPoolRoot:   filepath.Join(e.b.tmp(), "cachemounts"),
+		BuildkitVersion: client.BuildkitVersion{Package: "github.com/moby/buildkit", Version: Version},
+	}, nil
+}
+
+// labelGateway tells clients what to write for host-gateway.
+const labelGateway = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
+
+// Version is the embedded BuildKit's.
+const Version = "v0.33.1"
+
+func (e *engine) frontends(workers *worker.Controller) (map[string]frontend.Frontend, error) {
+	builtin := forwarder.NewGatewayForwarder(workers.Infos(), dockerfile.Build)
+	remote, err := gateway.NewGatewayFrontend(workers.Infos(), nil)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]frontend.Frontend{"dockerfile.v0": builtin, "gateway.v0": remote, frontendClassic: forwarder.NewGatewayForwarder(workers.Infos(), e.classicFrontend)}, nil
+}
+
+func (e *engine) close() error {
+	e.stop()
+	return errors.Join(e.control.Close(), e.exec.Close())
+}

@@ -1,0 +1,224 @@
+package build
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/exporter"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/util/progress"
+	"github.com/moby/buildkit/worker/base"
+	"github.com/moby/moby/api/types/events"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/wherry-engine/wherry/internal/image"
+)
+
+// ownWorker is BuildKit's worker with an exporter into the engine's images.
+type ownWorker struct {
+	*base.Worker
+	engine *engine
+}
+
+// exporterMoby is what docker's clients ask for when the image is for the
+// engine itself.
+const exporterMoby = "moby"
+
+// Exporter gives the exporter of that name.
+func (w *ownWorker) Exporter(name string, sm *session.Manager) (exporter.Exporter, error) {
+	if name != exporterMoby && name != client.ExporterImage {
+		return w.Worker.Exporter(name, sm)
+	}
+	inner, err := w.Worker.Exporter(client.ExporterImage, sm)
+	if err != nil {
+		return nil, err
+	}
+	return &imageExporter{inner: inner, images: w.engine.b.cfg.Images}, nil
+}
+
+// imageExporter has BuildKit write manifest and layers, and hands them to the
+// image store under the names that were asked for.
+type imageExporter struct {
+	inner  exporter.Exporter
+	images *image.Store
+}
+
+// Resolve reads the options.
+func (x *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]string) (exporter.ExporterInstance, error) {
+	attrs = maps.Clone(attrs)
+	if attrs == nil {
+		attrs = map[string]string{}
+	}
+	i := &imageExport{images: x.images, attrs: maps.Clone(attrs), store: true}
+	for n := range strings.SplitSeq(attrs[string(exptypes.OptKeyName)], ",") {
+		if n = strings.TrimSpace(n); n == "" || n == "*" {
+			continue
+		}
+		named, err := reference.ParseNormalizedNamed(n)
+		if err != nil {
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid tag %q: %s", n, err))
+		}
+		if _, ok := named.(reference.Digested); ok {
+			return nil, errdefs.ErrInvalidArgument.WithMessage("refusing to create a tag with a digest reference: " + n)
+		}
+		i.names = append(i.names, reference.TagNameOnly(named))
+	}
+	if v, ok := attrs[string(exptypes.OptKeyStore)]; ok && v != "" {
+		on, err := strconv.ParseBool(v)
+		if err != nil {
+			return nil, errdefs.ErrInvalidArgument.WithMessage("non-bool value specified for store")
+		}
+		i.store = on
+	}
+	if v, ok := attrs[string(exptypes.OptKeyPush)]; ok && v != "" {
+		i.push, _ = strconv.ParseBool(v) // the inner exporter complains
+	} else if ok {
+		i.push = true
+	}
+	// Naming and unpacking are the image store's business.
+	for _, k := range []exptypes.ImageExporterOptKey{exptypes.OptKeyUnpack, exptypes.OptKeyDanglingPrefix, exptypes.OptKeyDanglingEmptyOnly, exptypes.OptKeyNameCanonical, "danging-name-empty-only", "danging-name-prefix"} {
+		delete(attrs, string(k))
+	}
+	attrs[string(exptypes.OptKeyStore)] = "false"
+	if _, ok := attrs[string(exptypes.OptKeyLayerCompression)]; !ok && !i.push {
+		// As with commit: what stays here is not compressed; a push compresses.
+		attrs[string(exptypes.OptKeyLayerCompression)] = "uncompressed"
+	}
+	inner, err := x.inner.Resolve(ctx, id, attrs)
+	i.ExporterInstance = inner
+	return i, err
+}
+
+// imageExport is one export.
+type imageExport struct {
+	exporter.ExporterInstance
+	images *image.Store
+	attrs  map[string]string
+	names  []reference.Named
+	store  bool
+	push   bool
+}
+
+// Type is shown by the history of builds.
+func (i *imageExport) Type() string { return exporterMoby }
+
+// Attrs are the options as they came.
+func (i *imageExport) Attrs() map[string]string { return i.attrs }
+
+// Export makes the image. It is durable, and can be run, when Export returns.
+func (i *imageExport) Export(ctx context.Context, src *exporter.Source, info exporter.ExportBuildInfo) (map[string]string, exporter.FinalizeFunc, exporter.DescriptorReference, error) {
+	ctx, release, err := i.images.Content().Lease(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	held := false
+	defer func() {
+		if !held {
+			release()
+		}
+	}()
+	resp, finalize, ref, err := i.ExporterInstance.Export(ctx, src, info)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var desc ocispec.Descriptor
+	raw, err := base64.StdEncoding.DecodeString(resp[exptypes.ExporterImageDescriptorKey])
+	if err == nil {
+		err = json.Unmarshal(raw, &desc)
+	}
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("the image's descriptor: %w", err)
+	}
+	if i.store {
+		if err := i.receive(ctx, desc, resp); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	held = true
+	return resp, finalize, &leased{DescriptorReference: ref, release: release}, nil
+}
+
+// leased ends a lease with the last use of what it keeps.
+type leased struct {
+	exporter.DescriptorReference
+	release func()
+}
+
+func (l *leased) Release() error {
+	err := l.DescriptorReference.Release()
+	l.release()
+	return err
+}
+
+// receive gives the image to the store.
+func (i *imageExport) receive(ctx context.Context, target ocispec.Descriptor, resp map[string]string) (err error) {
+	done := progress.OneOff(ctx, "exporting to the engine's images")
+	defer func() { err = done(err) }()
+	m, err := i.own(ctx, target)
+	if err != nil {
+		return err
+	}
+	x := image.NewExchange(i.images)
+	img, _, err := x.Receive(ctx, image.Arrival{Target: target, Manifest: m, Names: i.names, Anonymous: len(i.names) == 0})
+	if err != nil {
+		return err
+	}
+	resp[exptypes.ExporterImageConfigDigestKey] = img.ID.String()
+	var familiar []string
+	for _, n := range i.names {
+		familiar = append(familiar, n.String())
+		x.Announce(events.ActionTag, img, n)
+	}
+	if len(familiar) > 0 {
+		resp[exptypes.ExporterImageNameKey] = strings.Join(familiar, ",")
+	}
+	return nil
+}
+
+// own finds the manifest for this host below a target that may be an index.
+// An image for other platforms alone is kept by its first manifest.
+func (i *imageExport) own(ctx context.Context, target ocispec.Descriptor) (ocispec.Descriptor, error) {
+	if !images.IsIndexType(target.MediaType) {
+		return target, nil
+	}
+	b, err := i.images.Content().Read(ctx, target.Digest, 8<<20)
+	if err != nil {
+		return target, err
+	}
+	var index ocispec.Index
+	if err := json.Unmarshal(b, &index); err != nil {
+		return target, err
+	}
+	match := platforms.Default()
+	var first, best *ocispec.Descriptor
+	for n := range index.Manifests {
+		m := &index.Manifests[n]
+		if m.Platform == nil || m.Platform.OS == "unknown" {
+			continue
+		}
+		if first == nil {
+			first = m
+		}
+		if match.Match(*m.Platform) && (best == nil || match.Less(*m.Platform, *best.Platform)) {
+			best = m
+		}
+	}
+	switch {
+	case best != nil:
+		return *best, nil
+	case first != nil:
+		return *first, nil
+	}
+	return target, errdefs.ErrInvalidArgument.WithMessage("the build's result has no image")
+}

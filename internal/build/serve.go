@@ -1,0 +1,157 @@
+package build
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/grpcerrors"
+	"google.golang.org/grpc"
+)
+
+// maxMessage bounds a message of the wire; BuildKit's clients send up to that.
+const maxMessage = 16 << 20
+
+// server makes the gRPC server of BuildKit's API.
+func (e *engine) server() *grpc.Server {
+	s := grpc.NewServer(
+		grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, e.intercept), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
+	e.control.Register(s)
+	return s
+}
+
+// direct is the server for calls over HTTP/2, one for all connections.
+func (e *engine) direct() *grpc.Server {
+	e.serving.Do(func() { e.http2 = e.server() })
+	return e.http2
+}
+
+// intercept changes what clients ask for where the engine knows better.
+func (e *engine) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if r, ok := req.(*controlapi.SolveRequest); ok {
+		e.amend(r)
+	}
+	return next(ctx, req)
+}
+
+// amend gives a request the engine's defaults: a base image that is here is
+// taken as it is, as docker does, unless the client asks for a pull.
+func (e *engine) amend(r *controlapi.SolveRequest) {
+	if r.FrontendAttrs == nil {
+		r.FrontendAttrs = map[string]string{}
+	}
+	switch r.FrontendAttrs["image-resolve-mode"] {
+	case "", pb.AttrImageResolveModeDefault:
+		r.FrontendAttrs["image-resolve-mode"] = pb.AttrImageResolveModePreferLocal
+	}
+}
+
+// Session serves POST /session: the connection becomes a client's session, in
+// which the builder asks it for files, credentials and secrets.
+func (b *Builder) Session(w http.ResponseWriter, r *http.Request) error {
+	e, err := b.open(r.Context())
+	if err != nil {
+		return err
+	}
+	if err := upgrades(r); err != nil {
+		return err
+	}
+	return e.sessions.HandleHTTPRequest(context.WithoutCancel(r.Context()), w, r)
+}
+
+// GRPC serves POST /grpc: the connection becomes one of BuildKit's API.
+func (b *Builder) GRPC(w http.ResponseWriter, r *http.Request) error {
+	e, err := b.open(r.Context())
+	if err != nil {
+		return err
+	}
+	if err := upgrades(r); err != nil {
+		return err
+	}
+	h, ok := w.(http.Hijacker)
+	if !ok {
+		return errors.New("this connection cannot be taken over")
+	}
+	conn, rw, err := h.Hijack()
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"); err != nil {
+		conn.Close()
+		return nil //nolint:nilerr // the client went away
+	}
+	l := newSingle(conn, rw.Reader)
+	s := e.server()
+	s.Serve(l) //nolint:errcheck // its end is the connection's
+	s.Stop()
+	return nil
+}
+
+func upgrades(r *http.Request) error {
+	proto := r.Header.Get("Upgrade")
+	switch {
+	case proto == "":
+		return errdefs.ErrInvalidArgument.WithMessage("no upgrade proto in request")
+	case !strings.EqualFold(proto, "h2c"):
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("protocol %s not supported", proto))
+	}
+	return nil
+}
+
+// single is a listener of one connection, which ends with it.
+type single struct {
+	conn  net.Conn
+	once  sync.Once
+	given bool
+	ended chan struct{}
+}
+
+func newSingle(c net.Conn, r *bufio.Reader) *single {
+	s := &single{ended: make(chan struct{})}
+	s.conn = &counted{Conn: c, r: r, end: func() { s.once.Do(func() { close(s.ended) }) }}
+	return s
+}
+
+// Accept gives the connection, and after that waits for its end.
+func (s *single) Accept() (net.Conn, error) {
+	if !s.given {
+		s.given = true
+		return s.conn, nil
+	}
+	<-s.ended
+	return nil, net.ErrClosed
+}
+
+// Close does nothing: the connection closes itself.
+func (s *single) Close() error { return nil }
+
+// Addr is the engine's end.
+func (s *single) Addr() net.Addr { return s.conn.LocalAddr() }
+
+// counted reads what was read ahead first, and tells of its end.
+type counted struct {
+	net.Conn
+	r   *bufio.Reader
+	end func()
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	if c.r.Buffered() > 0 {
+		return c.r.Read(p)
+	}
+	return c.Conn.Read(p)
+}
+
+func (c *counted) Close() error {
+	defer c.end()
+	return c.Conn.Close()
+}

@@ -1,0 +1,142 @@
+package build
+
+import (
+	"context"
+	"net"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/moby/buildkit/identity"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/auth"
+	"github.com/moby/buildkit/session/upload/uploadprovider"
+	"github.com/moby/moby/api/types/registry"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"github.com/wherry-engine/wherry/internal/build/classic"
+	"github.com/wherry-engine/wherry/internal/build/request"
+)
+
+// outputs are the outputs of the classic builds that run.
+type outputs struct {
+	mu sync.Mutex
+	m  map[string]*classic.Output
+}
+
+func (c *outputs) add(o *classic.Output) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.m == nil {
+		c.m = map[string]*classic.Output{}
+	}
+	id := identity.NewID()
+	c.m[id] = o
+	return id
+}
+
+func (c *outputs) get(id string) *classic.Output {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.m[id]
+}
+
+func (c *outputs) drop(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.m, id)
+}
+
+// ownSession is a session whose client is the engine, for requests that bring
+// files and credentials themselves.
+type ownSession struct {
+	*session.Session
+	uploads *uploadprovider.Uploader
+	cancel  context.CancelFunc
+	ended   sync.WaitGroup
+}
+
+func (e *engine) openSession(ctx context.Context, r *request.Build) (*ownSession, error) {
+	s, err := session.NewSession(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	own := &ownSession{Session: s, uploads: uploadprovider.New(), cancel: cancel}
+	s.Allow(own.uploads)
+	s.Allow(&credentials{known: r.Auth})
+	// Both ends are here; what fails shows up at whoever asks the session.
+	own.ended.Go(func() {
+		s.Run(ctx, func(ctx context.Context, _ string, meta map[string][]string) (net.Conn, error) { //nolint:errcheck
+			ours, theirs, err := pair()
+			if err != nil {
+				return nil, err
+			}
+			own.ended.Go(func() { e.sessions.HandleConn(ctx, theirs, meta) }) //nolint:errcheck
+			return ours, nil
+		})
+	})
+	return own, nil
+}
+
+func (s *ownSession) close() {
+	s.cancel()
+	s.Close() //nolint:errcheck // it never fails
+	s.ended.Wait()
+}
+
+// pair is a connection within the engine.
+func pair() (a, b net.Conn, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	one, two := os.NewFile(uintptr(fds[0]), "session"), os.NewFile(uintptr(fds[1]), "session")
+	defer one.Close()
+	defer two.Close()
+	if a, err = net.FileConn(one); err != nil {
+		return nil, nil, err
+	}
+	if b, err = net.FileConn(two); err != nil {
+		a.Close()
+		return nil, nil, err
+	}
+	return a, b, nil
+}
+
+// credentials answers the builder's questions from X-Registry-Config.
+type credentials struct {
+	auth.UnimplementedAuthServer
+	known map[string]registry.AuthConfig
+}
+
+// Register offers the service in a session.
+func (c *credentials) Register(s *grpc.Server) { auth.RegisterAuthServer(s, c) }
+
+// Credentials are those for one registry host; none is an answer too.
+func (c *credentials) Credentials(_ context.Context, r *auth.CredentialsRequest) (*auth.CredentialsResponse, error) {
+	host := r.Host
+	for key, a := range c.known {
+		if registryHost(key) != host && !(host == "registry-1.docker.io" && isHub(registryHost(key))) {
+			continue
+		}
+		if a.IdentityToken != "" {
+			return &auth.CredentialsResponse{Secret: a.IdentityToken}, nil
+		}
+		return &auth.CredentialsResponse{Username: a.Username, Secret: a.Password}, nil
+	}
+	return &auth.CredentialsResponse{}, nil
+}
+
+func isHub(host string) bool { return host == "docker.io" || host == "index.docker.io" }
+
+// registryHost is the host of a key in a client's configuration, which may be
+// an address.
+func registryHost(key string) string {
+	if _, rest, ok := strings.Cut(key, "://"); ok {
+		key = rest
+	}
+	host, _, _ := strings.Cut(key, "/")
+	return host
+}

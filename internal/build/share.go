@@ -1,0 +1,148 @@
+package build
+
+import (
+	"context"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/labels"
+	"github.com/containerd/errdefs"
+	"github.com/moby/buildkit/snapshot"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/image"
+)
+
+// shared translates BuildKit's name for an image's layer to the engine's, which
+// is the chain id: both check a layer's content against its diff id before it
+// gets the name, so they may share it.
+func shared(key string) string {
+	if chain, ok := snapshot.ParseLayerSnapshotID(key); ok {
+		return chain.String()
+	}
+	return key
+}
+
+// layers are the engine's layers as BuildKit sees them.
+type layers struct{ snapshots.Snapshotter }
+
+func (l layers) Stat(ctx context.Context, key string) (snapshots.Info, error) {
+	return l.Snapshotter.Stat(content.With(ctx), shared(key))
+}
+
+func (l layers) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
+	return l.Snapshotter.Usage(content.With(ctx), shared(key))
+}
+
+func (l layers) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+	return l.Snapshotter.View(content.With(ctx), shared(key), shared(parent), opts...)
+}
+
+func (l layers) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+	return l.Snapshotter.Prepare(content.With(ctx), shared(key), shared(parent), opts...)
+}
+
+// present marks the mounts of a layer that need not be unpacked.
+const present = "wherry.present"
+
+// extracting gives the chain that a snapshot is prepared for, if it is one that
+// BuildKit unpacks a layer into: "extract-<random> <chain id>".
+func extracting(key string) (digest.Digest, bool) {
+	head, chain, ok := strings.Cut(key, " ")
+	if !ok || !strings.HasPrefix(head, "extract-") {
+		return "", false
+	}
+	d, err := digest.Parse(chain)
+	return d, err == nil
+}
+
+func (l layers) there(ctx context.Context, key string) bool {
+	chain, ok := extracting(key)
+	if !ok {
+		return false
+	}
+	_, err := l.Snapshotter.Stat(content.With(ctx), chain.String())
+	return err == nil
+}
+
+func (l layers) Mounts(ctx context.Context, key string) ([]mount.Mount, error) {
+	if l.there(ctx, key) {
+		return []mount.Mount{{Type: present}}, nil
+	}
+	return l.Snapshotter.Mounts(content.With(ctx), shared(key))
+}
+
+func (l layers) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+	ctx = content.With(ctx)
+	if l.there(ctx, key) {
+		return l.Snapshotter.Remove(ctx, key)
+	}
+	return l.Snapshotter.Commit(ctx, shared(name), key, opts...)
+}
+
+// applier unpacks layers that are not there yet.
+type applier struct{ diff.Applier }
+
+func (a applier) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+	if len(mounts) == 1 && mounts[0].Type == present {
+		d, err := digest.Parse(desc.Annotations[labels.LabelUncompressed])
+		return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: d}, err
+	}
+	return a.Applier.Apply(ctx, desc, mounts, opts...)
+}
+
+// holds are the leases, with layers under the engine's names.
+type holds struct{ leases.Manager }
+
+func (h holds) AddResource(ctx context.Context, l leases.Lease, r leases.Resource) error {
+	r.ID = shared(r.ID)
+	return h.Manager.AddResource(ctx, l, r)
+}
+
+func (h holds) DeleteResource(ctx context.Context, l leases.Lease, r leases.Resource) error {
+	r.ID = shared(r.ID)
+	return h.Manager.DeleteResource(ctx, l, r)
+}
+
+// names is the table of images for BuildKit to look bases up in. It finds what
+// the engine's own look-up finds, ids included, and changes nothing.
+type names struct {
+	images.Store
+	table *image.Store
+}
+
+func (n names) Get(ctx context.Context, name string) (images.Image, error) {
+	img, err := n.table.Resolve(ctx, name)
+	if errdefs.IsNotFound(err) {
+		// The name was made canonical, which ids are not.
+		if hex, ok := strings.CutPrefix(name, "docker.io/library/"); ok {
+			img, err = n.table.Resolve(ctx, strings.TrimSuffix(hex, ":latest"))
+		}
+	}
+	if err != nil {
+		return images.Image{}, err
+	}
+	return images.Image{Name: name, Target: img.Target, CreatedAt: img.Created, UpdatedAt: img.Tagged}, nil
+}
+
+func (n names) List(ctx context.Context, filters ...string) ([]images.Image, error) {
+	return n.Store.List(content.With(ctx), filters...)
+}
+
+func (n names) Create(context.Context, images.Image) (images.Image, error) {
+	return images.Image{}, errReadOnly
+}
+
+func (n names) Update(context.Context, images.Image, ...string) (images.Image, error) {
+	return images.Image{}, errReadOnly
+}
+
+func (n names) Delete(context.Context, string, ...images.DeleteOpt) error { return errReadOnly }
+
+var errReadOnly = errdefs.ErrNotImplemented.WithMessage("BuildKit does not change the engine's images")

@@ -1,0 +1,310 @@
+package build
+
+import (
+	"context"
+	"encoding/csv"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/moby/buildkit/identity"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/entitlements"
+	apicontainer "github.com/moby/moby/api/types/container"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/wherry-engine/wherry/internal/build/request"
+)
+
+// jobs are the builds that can be cancelled by their id.
+type jobs struct {
+	mu      sync.Mutex
+	cancels map[string]func(error)
+}
+
+func (j *jobs) add(id string, cancel func(error)) func() {
+	if id == "" {
+		return func() {}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.cancels == nil {
+		j.cancels = map[string]func(error){}
+	}
+	j.cancels[id] = cancel
+	return func() {
+		j.mu.Lock()
+		delete(j.cancels, id)
+		j.mu.Unlock()
+	}
+}
+
+var errCancelled = errdefs.ErrAborted.WithMessage("the build was cancelled")
+
+// Cancel ends the build with that id. One that is not known, or is over, is
+// no error: the client's wish is fulfilled.
+func (b *Builder) Cancel(id string) error {
+	b.jobs.mu.Lock()
+	cancel := b.jobs.cancels[id]
+	b.jobs.mu.Unlock()
+	if cancel != nil {
+		cancel(errCancelled)
+	}
+	return nil
+}
+
+// Solve is a build of version 2; see api.Builder.
+func (b *Builder) Solve(ctx context.Context, r *request.Build, trace func(any) error) (string, error) {
+	e, err := b.open(ctx)
+	if err != nil {
+		return "", err
+	}
+	if r.Session == "" {
+		return "", errdefs.ErrInvalidArgument.WithMessage("a build of version 2 needs a session: POST /session first")
+	}
+	attrs, err := frontendAttrs(r, e.gateway)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case r.Remote == "client-session":
+	case r.Remote != "":
+		attrs["context"] = r.Remote
+	default:
+		return "", errdefs.ErrInvalidArgument.WithMessage("a build of version 2 takes its context from the session or an address: remote is not set")
+	}
+	for _, c := range r.CacheFrom {
+		if _, err := csv.NewReader(strings.NewReader(c)).Read(); err != nil {
+			return "", errdefs.ErrInvalidArgument.WithMessage("cachefrom: " + err.Error())
+		}
+	}
+	req := &controlapi.SolveRequest{Ref: identity.NewID(), Session: r.Session, Frontend: "dockerfile.v0", FrontendAttrs: attrs, Cache: cacheOptions(r)}
+	if r.NetworkMode == "host" {
+		req.Entitlements = append(req.Entitlements, string(entitlements.EntitlementNetworkHost))
+	}
+	if slices.Contains(r.SecurityOpt, "insecure") {
+		req.Entitlements = append(req.Entitlements, string(entitlements.EntitlementSecurityInsecure))
+	}
+	if req.Exporters, err = exporters(r); err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer b.jobs.add(r.BuildID, cancel)()
+	resp, err := e.solve(ctx, req, func(s *controlapi.StatusResponse) error {
+		data, err := proto.Marshal(s)
+		if err != nil {
+			return err
+		}
+		return trace(data)
+	})
+	if err != nil {
+		return "", err
+	}
+	if id := resp[exptypes.ExporterImageConfigDigestKey]; id != "" {
+		return id, nil
+	}
+	return resp[exptypes.ExporterImageDigestKey], nil
+}
+
+// solve runs one request and hands its progress on.
+func (e *engine) solve(ctx context.Context, req *controlapi.SolveRequest, status func(*controlapi.StatusResponse) error) (map[string]string, error) {
+	e.amend(req)
+	var out map[string]string
+	g, inner := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		resp, err := e.control.Solve(inner, req)
+		if err == nil {
+			out = resp.ExporterResponse
+		}
+		return err
+	})
+	g.Go(func() error {
+		// Not the group's context: the last words of a failed build are wanted.
+		return e.control.Status(&controlapi.StatusRequest{Ref: req.Ref}, &statusStream{ctx: ctx, send: status})
+	})
+	err := g.Wait()
+	if err != nil && context.Cause(ctx) != nil {
+		err = context.Cause(ctx)
+	}
+	return out, err
+}
+
+// statusStream is the receiving end of a status without a connection.
+type statusStream struct {
+	grpc.ServerStream
+	ctx  context.Context
+	send func(*controlapi.StatusResponse) error
+}
+
+// Send hands a message on.
+func (s *statusStream) Send(m *controlapi.StatusResponse) error { return s.send(m) }
+
+// SendMsg hands a message on.
+func (s *statusStream) SendMsg(m any) error {
+	r, ok := m.(*controlapi.StatusResponse)
+	if !ok {
+		return fmt.Errorf("unexpected message %T", m)
+	}
+	return s.send(r)
+}
+
+// Context is the build's.
+func (s *statusStream) Context() context.Context { return s.ctx }
+
+// SendHeader has nowhere to go.
+func (s *statusStream) SendHeader(metadata.MD) error { return nil }
+
+// SetHeader has nowhere to go.
+func (s *statusStream) SetHeader(metadata.MD) error { return nil }
+
+// SetTrailer has nowhere to go.
+func (s *statusStream) SetTrailer(metadata.MD) {}
+
+// exporters turns outputs into BuildKit's; the engine's own images by default.
+func exporters(r *request.Build) ([]*controlapi.Exporter, error) {
+	if len(r.Outputs) > 1 {
+		return nil, errdefs.ErrInvalidArgument.WithMessage("multiple outputs not supported")
+	}
+	attrs := map[string]string{}
+	kind := exporterMoby
+	for _, o := range r.Outputs {
+		kind = o.Type
+		attrs = maps.Clone(o.Attrs)
+		if attrs == nil {
+			attrs = map[string]string{}
+		}
+		// "cacheonly" keeps the result in the cache alone.
+		if kind == "cacheonly" {
+			return nil, nil
+		}
+	}
+	if kind == exporterMoby && len(r.Tags) > 0 {
+		attrs[string(exptypes.OptKeyName)] = strings.Join(r.Tags, ",")
+	}
+	return []*controlapi.Exporter{{Type: kind, Attrs: attrs}}, nil
+}
+
+// cacheOptions are the images whose cache may be used, and whether this one
+// carries its own.
+func cacheOptions(r *request.Build) *controlapi.CacheOptions {
+	o := &controlapi.CacheOptions{}
+	for _, ref := range r.CacheFrom {
+		o.Imports = append(o.Imports, &controlapi.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
+	}
+	if v := r.BuildArgs["BUILDKIT_INLINE_CACHE"]; v != nil {
+		if on, err := strconv.ParseBool(*v); err == nil && on {
+			o.Exports = append(o.Exports, &controlapi.CacheOptionsEntry{Type: "inline"})
+		}
+	}
+	return o
+}
+
+// frontendAttrs are the options of the Dockerfile frontend.
+func frontendAttrs(r *request.Build, gateway []netip.Addr) (map[string]string, error) {
+	a := map[string]string{}
+	set := func(key, value string) {
+		if value != "" {
+			a[key] = value
+		}
+	}
+	set("target", r.Target)
+	set("platform", r.Platform)
+	set("cgroup-parent", r.CgroupParent)
+	if r.Dockerfile != "" && r.Dockerfile != "." {
+		a["filename"] = r.Dockerfile
+	}
+	if r.NoCache {
+		a["no-cache"] = ""
+	}
+	for k, v := range r.BuildArgs {
+		if v != nil {
+			a["build-arg:"+k] = *v
+		}
+	}
+	for k, v := range r.Labels {
+		a["label:"+k] = v
+	}
+	if r.Pull {
+		a["image-resolve-mode"] = pb.AttrImageResolveModeForcePull
+	}
+	switch r.NetworkMode {
+	case "", "default", "bridge":
+	case "host", "none":
+		a["force-network-mode"] = r.NetworkMode
+	default:
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("network mode %q not supported by buildkit - you can define a custom network for your builder using the network driver-opt in buildx create", r.NetworkMode))
+	}
+	if len(r.ExtraHosts) > 0 {
+		hosts, err := extraHosts(r.ExtraHosts, gateway)
+		if err != nil {
+			return nil, err
+		}
+		a["add-hosts"] = hosts
+	}
+	if r.ShmSize > 0 {
+		a["shm-size"] = strconv.FormatInt(r.ShmSize, 10)
+	}
+	set("ulimit", ulimits(r.Ulimits))
+	for key, n := range map[string]int64{
+		"memory": r.Memory, "memswap": r.MemorySwap, "cpushares": r.CPUShares, "cpuperiod": r.CPUPeriod, "cpuquota": r.CPUQuota,
+	} {
+		if n != 0 {
+			a[key] = strconv.FormatInt(n, 10)
+		}
+	}
+	set("cpusetcpus", r.CPUSetCPUs)
+	set("cpusetmems", r.CPUSetMems)
+	return a, nil
+}
+
+func ulimits(list []*apicontainer.Ulimit) string {
+	var out []string
+	for _, u := range list {
+		out = append(out, u.String())
+	}
+	return strings.Join(out, ",")
+}
+
+// extraHosts writes name:address pairs as the frontend reads them.
+func extraHosts(list []string, gateway []netip.Addr) (string, error) {
+	var out []string
+	for _, h := range list {
+		name, addr, ok := strings.Cut(h, ":")
+		if !ok {
+			name, addr, ok = strings.Cut(h, "=")
+		}
+		if !ok || name == "" || addr == "" {
+			return "", errdefs.ErrInvalidArgument.WithMessage("invalid host " + h)
+		}
+		if addr == "host-gateway" {
+			if len(gateway) == 0 {
+				return "", errdefs.ErrInvalidArgument.WithMessage("unable to derive the IP value for host-gateway")
+			}
+			addr = gateway[0].String()
+		}
+		out = append(out, name+"="+strings.Trim(addr, "[]"))
+	}
+	return strings.Join(out, ","), nil
+}
+
+// Direct serves a gRPC call that came over HTTP/2 on the main listener.
+func (b *Builder) Direct(w http.ResponseWriter, r *http.Request) {
+	e, err := b.open(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	e.direct().ServeHTTP(w, r)
+}

@@ -1,0 +1,45 @@
+package daemon
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+)
+
+// logLibraries sends what containerd's and BuildKit's packages log to the
+// engine's own log.
+var logLibraries = sync.OnceFunc(func() {
+	logrus.SetOutput(io.Discard)
+	logrus.AddHook(libraryLog{})
+})
+
+type libraryLog struct{}
+
+// Levels are all that the logger lets through.
+func (libraryLog) Levels() []logrus.Level { return logrus.AllLevels }
+
+// Fire hands one entry on.
+func (libraryLog) Fire(e *logrus.Entry) error {
+	level := slog.LevelDebug
+	switch {
+	case strings.HasPrefix(e.Message, "no trace recorder found"): // nobody asked for traces
+	case e.Level <= logrus.ErrorLevel:
+		level = slog.LevelError
+	case e.Level == logrus.WarnLevel:
+		level = slog.LevelWarn
+	}
+	ctx := e.Context
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	args := make([]any, 0, 2*len(e.Data))
+	for k, v := range e.Data {
+		args = append(args, k, v)
+	}
+	slog.Log(ctx, level, e.Message, args...)
+	return nil
+}
