@@ -36,7 +36,7 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	box := &box{identity: identity{r.ContainerID, r.ContainerName, r.Hostname}, id: id.New(), endpoints: map[string]*network.EndpointSettings{}}
+	box := &box{identity: identity{r.ContainerID, r.ContainerName, r.Hostname}, id: id.New(), endpoints: map[string]*network.EndpointSettings{}, veths: map[string]string{}}
 	sb := &Sandbox{ID: box.id, Endpoints: map[string]*network.EndpointSettings{}}
 	wires, ns, err := m.pool.wires(r, wanted, &u)
 	if err != nil {
@@ -45,7 +45,7 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	sb.NS = ns
 	u.Add(func() { ns.Close() })
 	for _, w := range wires {
-		box.endpoints[w.seg.ID] = w.settings()
+		box.endpoints[w.seg.ID], box.veths[w.seg.ID] = w.settings(), w.veth
 		if !spec.IsPredefined(w.seg.Name) && box.resolver == nil {
 			if box.resolver, err = m.dns.Open(ns, nameServer, r.DNS); err != nil {
 				return nil, err
@@ -55,9 +55,11 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 		}
 	}
 	u.Add(func() { _ = m.ports.unpublish(r.ContainerID) })
-	if sb.Ports, err = m.ports.publish(r, doorOf(wires)); err != nil {
+	box.door = doorOf(wires)
+	if sb.Ports, err = m.ports.publish(r, box.door); err != nil {
 		return nil, err
 	}
+	box.ports, box.asked = sb.Ports, askedOf(r, sb.Ports)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -152,31 +154,6 @@ func wishes(ep *network.EndpointSettings) *network.EndpointSettings {
 	out.GlobalIPv6Address, out.GlobalIPv6PrefixLen, out.IPv6Gateway = netip.Addr{}, 0, netip.Addr{}
 	out.DNSNames = nil
 	return out
-}
-
-// door is where published ports lead: for each family the network and the
-// container's address there.
-type door struct {
-	endpoint string // endpoint id
-	seg      [2]*segment.Segment
-	addr     [2]netip.Addr
-	veth     string // the host's end of the link; "" when it is not known
-}
-
-// doorOf is the door of a container with these links: where its default routes go.
-func doorOf(wires []*wire) door {
-	var d door
-	for _, f := range segment.Families {
-		for _, w := range wires {
-			if w.addr[f].IsValid() && w.gateway[f] && w.seg.Bridged() {
-				d.seg[f], d.addr[f] = w.seg, w.addr[f]
-				if d.endpoint == "" {
-					d.endpoint, d.veth = w.endpoint, w.veth
-				}
-			}
-		}
-	}
-	return d
 }
 
 // accepts refuses wishes that the network cannot fulfil, in dockerd's words.

@@ -26,34 +26,41 @@ type Connection struct {
 	DNS         []netip.Addr              // HostConfig.DNS
 }
 
-// Connect gives a running container a link to a network. It returns the
-// network's name and the endpoint.
-func (m *Manager) Connect(_ context.Context, c Connection) (string, *network.EndpointSettings, error) {
+// Change is what became of a container's networks.
+type Change struct {
+	Network  string                    // the network's name
+	Endpoint *network.EndpointSettings // nil when it was disconnected
+	Ports    network.PortMap           // NetworkSettings.Ports now; nil when the container was not known
+}
+
+// Connect gives a running container a link to a network. Its published ports
+// follow its default route.
+func (m *Manager) Connect(_ context.Context, c Connection) (*Change, error) {
 	var u undo.Stack
 	defer u.Run()
 	m.mu.Lock()
 	w, b, err := m.wish(c)
 	m.mu.Unlock()
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	ns, err := namespaceOf(c.PID)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	defer ns.Close()
 	wire, err := m.pool.plug(w, 0)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	u.Add(func() { w.seg.Free(wire.addr) })
 	if err := m.extend(ns, b, wire); err != nil {
-		return "", nil, fmt.Errorf("connect container %s to network %s: %w", c.ContainerID, w.seg.Name, err)
+		return nil, fmt.Errorf("connect container %s to network %s: %w", c.ContainerID, w.seg.Name, err)
 	}
 	if !spec.IsPredefined(w.seg.Name) && b.resolver == nil {
 		r, err := m.dns.Open(ns, nameServer, c.DNS)
 		if err != nil {
-			return "", nil, err
+			return nil, err
 		}
 		u.Add(r.Close)
 		m.mu.Lock()
@@ -65,14 +72,20 @@ func (m *Manager) Connect(_ context.Context, c Connection) (string, *network.End
 	}
 	ep := wire.settings()
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	if m.boxes[c.ContainerID] != b {
-		return "", nil, errors.New("container " + c.ContainerID + " has ended")
+		m.mu.Unlock()
+		return nil, errors.New("container " + c.ContainerID + " has ended")
 	}
 	b.endpoints[w.seg.ID] = ep
+	if b.veths == nil {
+		b.veths = map[string]string{}
+	}
+	b.veths[w.seg.ID] = wire.veth
 	join(w.seg, b, ep)
+	m.mu.Unlock()
 	u.Keep()
-	return w.seg.Name, ep.Copy(), nil
+	ports, err := m.follow(b)
+	return &Change{Network: w.seg.Name, Endpoint: ep.Copy(), Ports: ports}, err
 }
 
 // wish checks whether a connection can be made. m.mu is held.
@@ -169,14 +182,13 @@ func ahead(a *segment.Segment, epA *network.EndpointSettings, b *segment.Segment
 	return a.Name < b.Name
 }
 
-// Disconnect takes a running container off a network and returns the network's
-// name. With force a container that is not known is no error.
-func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int, force bool) (string, error) {
+// Disconnect takes a running container off a network. With force a container that is not known is no error.
+func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int, force bool) (*Change, error) {
 	m.mu.Lock()
 	n, err := m.reg.Find(ref)
 	if err != nil {
 		m.mu.Unlock()
-		return "", err
+		return nil, err
 	}
 	b := m.boxes[containerID]
 	var ep *network.EndpointSettings
@@ -196,26 +208,31 @@ func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int
 	m.mu.Unlock()
 	switch {
 	case ep == nil && force:
-		return n.Name, nil
+		return &Change{Network: n.Name}, nil
 	case ep == nil:
-		return "", fmt.Errorf("container %s is not connected to network %s", containerID, n.Name)
+		return nil, fmt.Errorf("container %s is not connected to network %s", containerID, n.Name)
 	case n.Driver == spec.Host:
-		return "", forbidden("container cannot be disconnected from host network or connected to host network")
+		return nil, forbidden("container cannot be disconnected from host network or connected to host network")
 	}
 	if addrs := segment.AddressesOf(ep); addrs != [2]netip.Addr{} {
 		err = m.pool.unplug(pid, addrs, exits)
 		if err != nil && !force {
-			return "", fmt.Errorf("disconnect container %s from network %s: %w", containerID, n.Name, err)
+			return nil, fmt.Errorf("disconnect container %s from network %s: %w", containerID, n.Name, err)
 		}
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if b.endpoints[n.ID] == ep {
+	mine := b.endpoints[n.ID] == ep
+	if mine {
 		delete(b.endpoints, n.ID)
 		leave(n, b, ep)
+	}
+	m.mu.Unlock()
+	// Nobody may have the address before the ports have left it.
+	ports, err := m.follow(b)
+	if mine {
 		n.Free(segment.AddressesOf(ep))
 	}
-	return n.Name, nil
+	return &Change{Network: n.Name, Ports: ports}, err
 }
 
 // exitsOf says where the default routes of a container with these endpoints go.

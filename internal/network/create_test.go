@@ -166,9 +166,9 @@ func networks(t *testing.T) {
 
 	// Connect and disconnect while running.
 	pid := sleeper(t, m, c.NS)
-	name, ep, err := m.Connect(ctx, Connection{ContainerID: far, Network: one[:10], PID: pid, Settings: &network.EndpointSettings{Aliases: []string{"guest"}}})
-	if err != nil || name != "one" || ep.IPAddress.String() != "172.18.0.3" {
-		t.Fatalf("connect: %s %+v %v", name, ep, err)
+	done, err := m.Connect(ctx, Connection{ContainerID: far, Network: one[:10], PID: pid, Settings: &network.EndpointSettings{Aliases: []string{"guest"}}})
+	if err != nil || done.Network != "one" || done.Endpoint.IPAddress.String() != "172.18.0.3" {
+		t.Fatalf("connect: %+v %v", done, err)
 	}
 	if got := asks(t, m, b.NS, "udp", "guest", dns.TypeA); got != "172.18.0.3" {
 		t.Errorf("guest: %s", got)
@@ -178,7 +178,7 @@ func networks(t *testing.T) {
 	}
 	reaches(t, "after connect", m.home, c.NS, "tcp", ip(a, "one")+":80", "172.18.0.3")
 	reaches(t, "LAN after connect", m.home, c.NS, "tcp", "192.0.2.2:7000", "192.0.2.1")
-	if _, _, err := m.Connect(ctx, Connection{ContainerID: far, Network: "one", PID: pid}); err == nil || err.Error() != "endpoint with name far already exists in network one" {
+	if _, err := m.Connect(ctx, Connection{ContainerID: far, Network: "one", PID: pid}); err == nil || err.Error() != "endpoint with name far already exists in network one" {
 		t.Errorf("%v", err)
 	}
 	if _, err := m.Remove(ctx, "one"); err == nil || !errdefs.IsPermissionDenied(err) || !strings.HasPrefix(err.Error(), `error while removing network: network one has active endpoints (name:"db" id:"`) {

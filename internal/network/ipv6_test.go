@@ -228,3 +228,57 @@ func modes(t *testing.T) {
 	published, _ = addr("nat", 80)
 	refused(t, "nat from another network", m.home, boxes["routed"].NS, "tcp", published)
 }
+
+// TestPortsFollow: published ports lead where the container's default routes
+// go, and to nobody who has its old address.
+func TestPortsFollow(t *testing.T) { fresh(t, func() { portsFollow(t) }) }
+
+func portsFollow(t *testing.T) {
+	l := newLAN(t)
+	m := open(t, proxied(t))
+	ctx := context.Background()
+	yes := true
+	create(t, m, network.CreateRequest{Name: "one"})
+	create(t, m, network.CreateRequest{Name: "two", EnableIPv6: &yes})
+	web := id.New()
+	sb := attach(t, m, Request{ContainerID: web, ContainerName: "web", Network: "one", Ports: ports("80/tcp", "", "81/udp", "5353")})
+	pid := sleeper(t, m, sb.NS)
+	echo(t, m.home, sb.NS, 80)
+	echo6(t, m, sb, 81)
+	port := sb.Ports[network.MustParsePort("80/tcp")][0].HostPort
+	at := func(want netip.Addr) {
+		t.Helper()
+		for _, r := range m.ports.rules[web] {
+			if r.IP.Is4() && r.IP != want {
+				t.Errorf("port %d leads to %s, want %s", r.HostPort, r.IP, want)
+			}
+		}
+		reaches(t, "published", m.home, l.ns, "tcp", "192.0.2.1:"+port, "192.0.2.2")
+	}
+	at(sb.Endpoints["one"].IPAddress)
+	done, err := m.Connect(ctx, Connection{ContainerID: web, Network: "two", PID: pid, Settings: &network.EndpointSettings{GwPriority: 3}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at(done.Endpoint.IPAddress)
+	if got := done.Ports[network.MustParsePort("80/tcp")]; len(got) != 2 || got[0].HostPort != port {
+		t.Errorf("%+v", got)
+	}
+	for _, name := range []string{"two", "one"} {
+		if done, err = m.Disconnect(ctx, web, name, pid, false); err != nil {
+			t.Fatal(err)
+		}
+		if name == "two" {
+			at(sb.Endpoints["one"].IPAddress)
+		}
+	}
+	if len(m.ports.all()) != 0 || done.Ports[network.MustParsePort("80/tcp")] != nil {
+		t.Errorf("published without a network: %+v, %+v", m.ports.all(), done.Ports)
+	}
+	refused(t, "without a network", m.home, l.ns, "tcp", "192.0.2.1:"+port)
+	done, err = m.Connect(ctx, Connection{ContainerID: web, Network: "bridge", PID: pid})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at(done.Endpoint.IPAddress)
+}

@@ -54,6 +54,10 @@ type box struct {
 	id        string                               // sandbox id
 	resolver  *dns.Client                          // nil without a user-defined network
 	endpoints map[string]*network.EndpointSettings // by network id
+	veths     map[string]string                    // the host's ends, by network id, as far as they are known
+	door      door                                 // where its published ports lead now
+	ports     network.PortMap                      // what is published now
+	asked     network.PortMap                      // what is to be, with what was chosen
 }
 
 // Open brings up what the configuration asks for: the default bridge, the
@@ -290,30 +294,18 @@ func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSett
 // meanwhile, and the rules are in place nevertheless.
 func (m *Manager) AdoptPorts(containerID string, ports network.PortMap) error {
 	m.mu.Lock()
-	var d door
-	if b := m.boxes[containerID]; b != nil {
-		d = m.reg.door(b.endpoints)
+	b := m.boxes[containerID]
+	if b == nil {
+		m.mu.Unlock()
+		return nil
 	}
+	d := m.reg.door(b)
+	b.door, b.ports, b.asked = d, ports, ports
 	m.mu.Unlock()
 	if d.addr == [2]netip.Addr{} {
 		return nil
 	}
 	return m.ports.claim(containerID, d, ports)
-}
-
-// door is where the published ports of a container with these endpoints lead.
-func (g register) door(endpoints map[string]*network.EndpointSettings) door {
-	var d door
-	for _, f := range segment.Families {
-		if n := g.exit(endpoints, f); n != nil && n.Bridged() {
-			ep := endpoints[n.ID]
-			d.seg[f], d.addr[f] = n, segment.AddressesOf(ep)[f]
-			if d.endpoint == "" {
-				d.endpoint = ep.EndpointID
-			}
-		}
-	}
-	return d
 }
 
 // Release gives back what the container held. The links go with its namespace,

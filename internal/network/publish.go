@@ -358,6 +358,18 @@ func (p *published) unpublish(containerID string) error {
 	return err
 }
 
+// vacate lets the sockets of a container's ports go; its rules stay until the
+// next publish replaces them.
+func (p *published) vacate(containerID string) {
+	p.mu.Lock()
+	leases := p.leases[containerID]
+	delete(p.leases, containerID)
+	p.mu.Unlock()
+	for _, l := range leases {
+		l.Close()
+	}
+}
+
 // claim makes ports of an earlier engine those of a container that was adopted.
 func (p *published) claim(containerID string, d door, ports network.PortMap) error {
 	var failed []error

@@ -132,15 +132,18 @@ func (n *Networks) Connect(ctx context.Context, ref, containerRef string, wish *
 	if settings == nil {
 		settings = &apinetwork.EndpointSettings{}
 	}
+	var ports apinetwork.PortMap
 	if r.State.Running && !r.State.Restarting {
-		name, settings, err = n.manager.Connect(ctx, network.Connection{ContainerID: r.ID, Network: ref, Settings: wish, PID: r.State.Pid, DNS: r.HostConfig.DNS})
-		if err != nil {
+		var done *network.Change
+		done, err = n.manager.Connect(ctx, network.Connection{ContainerID: r.ID, Network: ref, Settings: wish, PID: r.State.Pid, DNS: r.HostConfig.DNS})
+		if done == nil {
 			return err
 		}
+		name, settings, ports = done.Network, done.Endpoint, done.Ports
 	} else if have, ok := r.Networks[one.Name]; ok && have != nil && wish == nil {
 		settings = have
 	}
-	err = n.note(c, func(networks map[string]*apinetwork.EndpointSettings) { networks[name] = settings })
+	err = errors.Join(err, n.note(c, ports, func(networks map[string]*apinetwork.EndpointSettings) { networks[name] = settings }))
 	if r.State.Running && !r.State.Restarting {
 		err = errors.Join(err, n.files.Changed(&r, c))
 		n.publish(name, events.ActionConnect, map[string]string{"container": r.ID})
@@ -169,6 +172,7 @@ func (n *Networks) Disconnect(ctx context.Context, ref, containerRef string, for
 	if one.Name == apinetwork.NetworkBridge {
 		keys = append(keys, apinetwork.NetworkDefault)
 	}
+	var ports apinetwork.PortMap
 	known := false
 	for _, k := range keys {
 		_, ok := r.Networks[k]
@@ -180,24 +184,26 @@ func (n *Networks) Disconnect(ctx context.Context, ref, containerRef string, for
 	case !known && !force:
 		return errdefs.ErrInternal.WithMessage(fmt.Sprintf("container %s is not connected to network %s", r.ID, one.Name))
 	case r.State.Running && !r.State.Restarting:
-		if _, err := n.manager.Disconnect(ctx, r.ID, one.ID, r.State.Pid, force); err != nil {
-			return err
+		done, failed := n.manager.Disconnect(ctx, r.ID, one.ID, r.State.Pid, force)
+		if done == nil {
+			return failed
 		}
+		ports, err = done.Ports, failed
 		n.publish(one.ID, events.ActionDisconnect, map[string]string{"container": r.ID})
 	}
-	err = n.note(c, func(networks map[string]*apinetwork.EndpointSettings) {
+	err = errors.Join(err, n.note(c, ports, func(networks map[string]*apinetwork.EndpointSettings) {
 		for _, k := range keys {
 			delete(networks, k)
 		}
-	})
+	}))
 	if r.State.Running && !r.State.Restarting {
 		err = errors.Join(err, n.files.Changed(&r, c))
 	}
 	return err
 }
 
-// note changes the networks of a container's record.
-func (n *Networks) note(c *container.Container, change func(map[string]*apinetwork.EndpointSettings)) error {
+// note changes the networks of a container's record, and its ports unless nil.
+func (n *Networks) note(c *container.Container, ports apinetwork.PortMap, change func(map[string]*apinetwork.EndpointSettings)) error {
 	c.Lock()
 	defer c.Unlock()
 	networks := maps.Clone(c.Networks) // views may be reading the old one
@@ -206,6 +212,9 @@ func (n *Networks) note(c *container.Container, change func(map[string]*apinetwo
 	}
 	change(networks)
 	c.Networks = networks
+	if ports != nil {
+		c.Ports = ports
+	}
 	durability := atomicfile.Synced
 	if c.HostConfig.AutoRemove {
 		durability = atomicfile.Cached

@@ -29,7 +29,7 @@ func Sysctls(ep *network.EndpointSettings, link string) ([]Sysctl, error) {
 		if !ok || len(parts) != 5 || parts[0] != "net" || strings.Contains(key, "/") {
 			return nil, invalid("unrecognised network interface sysctl '%s'; represent 'net.X.Y.ethN.Z=V' as 'net.X.Y.IFNAME.Z=V'", s)
 		}
-		if parts[3] != "IFNAME" {
+		if !strings.EqualFold(parts[3], "IFNAME") { // the docker CLI writes it small
 			return nil, invalid("unrecognised network interface sysctl '%s'; represent 'net.X.Y.ethN.Z=V' as 'net.X.Y.IFNAME.Z=V'", s)
 		}
 		for _, p := range parts {
