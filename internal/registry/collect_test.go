@@ -118,7 +118,7 @@ func TestCollectPushing(t *testing.T) {
 	var sweeper, pushers sync.WaitGroup
 	sweeper.Go(func() {
 		for ctx.Err() == nil {
-			n, err := s.front.ledger.Sweep(ctx, time.Millisecond)
+			n, err := s.front.ledger.Sweep(ctx, 40*time.Millisecond)
 			removed.Add(int64(n))
 			if err != nil && ctx.Err() == nil {
 				t.Error(err)
