@@ -50,6 +50,10 @@ func run() (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	if *pulls > 0 {
+		fmt.Println(machine())
+		return timePulls(dir)
+	}
 	subjects, closeAll, err := prepare(dir)
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, os.Interrupt, unix.SIGTERM)
