@@ -144,7 +144,7 @@ func registryImage(ctx context.Context, s *image.Store, ref string) (bool, error
 	if err := cmd.Start(); err != nil {
 		return false, err
 	}
-	lerr := s.Load(ctx, out, true, func(jsonstream.Message) {})
+	lerr := s.Load(ctx, out, true, nil, func(jsonstream.Message) {})
 	if err := cmd.Wait(); err != nil {
 		return false, fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(stderr.String()))
 	}

@@ -19,9 +19,11 @@ import (
 	"github.com/moby/moby/api/types/volume"
 	"github.com/opencontainers/go-digest"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/wherry-engine/wherry/api"
 	"github.com/wherry-engine/wherry/internal/cp"
 	"github.com/wherry-engine/wherry/internal/filter"
+
 	imagestore "github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/lifecycle"
 	"github.com/wherry-engine/wherry/internal/query"
@@ -78,12 +80,12 @@ type Views interface {
 // Images is the image store.
 type Images interface {
 	List(ctx context.Context, o imagestore.ListOptions) ([]*image.Summary, error)
-	Inspect(ctx context.Context, ref string) (*image.InspectResponse, error)
-	History(ctx context.Context, ref string) ([]image.HistoryResponseItem, error)
+	Inspect(ctx context.Context, ref string, p *ocispec.Platform, manifests bool) (*image.InspectResponse, error)
+	History(ctx context.Context, ref string, p *ocispec.Platform) ([]image.HistoryResponseItem, error)
 	Tag(ctx context.Context, source, target string) error
 	Remove(ctx context.Context, ref string, o imagestore.RemoveOptions) ([]image.DeleteResponse, error)
-	Load(ctx context.Context, r io.Reader, quiet bool, progress func(jsonstream.Message)) error
-	Save(ctx context.Context, names []string, w io.Writer) error
+	Load(ctx context.Context, r io.Reader, quiet bool, platforms []ocispec.Platform, progress func(jsonstream.Message)) error
+	Save(ctx context.Context, names []string, platforms []ocispec.Platform, w io.Writer) error
 	Import(ctx context.Context, r io.Reader, ref, message string, changes []string, platform string) (digest.Digest, error)
 }
 

@@ -76,17 +76,17 @@ func legacyImage(from *image.Summary, v version) any {
 }
 
 func (h imageHandlers) inspect(c *call) error {
-	if !c.version.before(49) && c.arg("platform") != "" {
-		return notServed("image inspect of another platform")
-	}
-	r, err := h.Images.Inspect(c.ctx(), c.name)
+	p, err := c.platforms("platform", 49)
 	if err != nil {
 		return err
 	}
-	if !c.flag("manifests") && r.Manifests != nil {
-		plain := *r
-		plain.Manifests = nil
-		r = &plain
+	manifests := !c.version.before(48) && c.flag("manifests")
+	if manifests && p != nil {
+		return invalid("conflicting options: manifests and platform options cannot both be set")
+	}
+	r, err := h.Images.Inspect(c.ctx(), c.name, only(p), manifests)
+	if err != nil {
+		return err
 	}
 	return c.reply(http.StatusOK, legacyImageInspect(r, c.version))
 }
@@ -136,10 +136,11 @@ func legacyImageInspect(from *image.InspectResponse, v version) any {
 }
 
 func (h imageHandlers) history(c *call) error {
-	if !c.version.before(48) && c.arg("platform") != "" {
-		return notServed("the history of another platform")
+	p, err := c.platforms("platform", 48)
+	if err != nil {
+		return err
 	}
-	r, err := h.Images.History(c.ctx(), c.name)
+	r, err := h.Images.History(c.ctx(), c.name, only(p))
 	if err != nil {
 		return err
 	}
@@ -189,10 +190,11 @@ func (h imageHandlers) remove(c *call) error {
 	if strings.TrimSpace(c.name) == "" {
 		return invalid("image name cannot be blank")
 	}
-	if !c.version.before(50) && len(c.query["platforms"]) > 0 {
-		return notServed("removing single platforms of an image")
+	p, err := c.platforms("platforms", 50)
+	if err != nil {
+		return err
 	}
-	r, err := h.Images.Remove(c.lasting(), c.name, imagestore.RemoveOptions{Force: c.flag("force"), NoPrune: c.flag("noprune")})
+	r, err := h.Images.Remove(c.lasting(), c.name, imagestore.RemoveOptions{Force: c.flag("force"), NoPrune: c.flag("noprune"), Platforms: p})
 	if err != nil {
 		return err
 	}

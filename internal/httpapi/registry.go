@@ -2,9 +2,12 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"strconv"
 	"strings"
 
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/moby/moby/api/types/registry"
@@ -91,31 +94,51 @@ func (h registryHandlers) push(c *call) error {
 			return invalid(err.Error())
 		}
 	}
+	want, err := c.platforms("platform", 46)
+	if err != nil {
+		return err
+	}
 	platform := ""
-	if text := c.arg("platform"); text != "" && !c.version.before(46) {
-		if platform, err = platformText(text); err != nil {
-			return err
-		}
+	if p := only(want); p != nil {
+		platform = platforms.FormatAll(*p)
 	}
 	p := progress{c}
 	return p.end(h.Registries.Push(c.ctx(), reference.FamiliarString(named), platform, c.Header.Get(registry.AuthHeader), p.send))
 }
 
-// platformText turns the JSON form of a platform, which newer clients send,
-// into os/arch/variant.
-func platformText(text string) (string, error) {
-	if !strings.HasPrefix(text, "{") {
-		return text, nil
+// platforms reads the values of a parameter that API versions from since on
+// have: os/arch/variant, or JSON as newer clients send it.
+func (c *call) platforms(name string, since int) (list []ocispec.Platform, err error) {
+	if c.version.before(since) {
+		return nil, nil
 	}
-	var p ocispec.Platform
-	if err := decode([]byte(text), &p); err != nil {
-		return "", invalid("invalid platform: " + err.Error())
+	for _, text := range c.query[name] {
+		var p ocispec.Platform
+		if text == "" {
+			continue
+		}
+		if strings.HasPrefix(text, "{") {
+			err = decode([]byte(text), &p)
+		} else {
+			p, err = platforms.Parse(text)
+		}
+		if err == nil && (p.OS == "" || p.Architecture == "") {
+			err = errors.New("it needs an operating system and an architecture")
+		}
+		if err != nil {
+			return nil, invalid("invalid platform " + strconv.Quote(text) + ": " + err.Error())
+		}
+		list = append(list, p)
 	}
-	text = p.OS + "/" + p.Architecture
-	if p.Variant != "" {
-		text += "/" + p.Variant
+	return list, nil
+}
+
+// only is the first of them, or nil.
+func only(list []ocispec.Platform) *ocispec.Platform {
+	if len(list) == 0 {
+		return nil
 	}
-	return text, nil
+	return &list[0]
 }
 
 func (h registryHandlers) distribution(c *call) error {

@@ -1,14 +1,10 @@
 package httpapi
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -17,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/wherry-engine/wherry/internal/build/request"
+	"github.com/wherry-engine/wherry/internal/transfer/fetch"
 )
 
 // transferHandlers are the routes that move whole images. Their answer is a
@@ -60,15 +57,16 @@ func streamError(err error) *jsonstream.Error {
 }
 
 func (h transferHandlers) load(c *call) error {
-	if !c.version.before(48) && len(c.query["platform"]) > 0 {
-		return notServed("loading single platforms of an image")
+	want, err := c.platforms("platform", 48)
+	if err != nil {
+		return err
 	}
 	quiet := true
 	if c.query.Has("quiet") {
 		quiet = c.flag("quiet")
 	}
 	p := progress{c}
-	err := h.Images.Load(c.ctx(), c.Body, quiet, p.send)
+	err = h.Images.Load(c.ctx(), c.Body, quiet, want, p.send)
 	if err != nil && !c.w.begun {
 		// As dockerd: the errors of a load come in the stream.
 		p.send(jsonstream.Message{Error: &jsonstream.Error{Message: err.Error()}})
@@ -81,8 +79,9 @@ func (h transferHandlers) load(c *call) error {
 }
 
 func (h transferHandlers) save(c *call) error {
-	if !c.version.before(48) && len(c.query["platform"]) > 0 {
-		return notServed("saving single platforms of an image")
+	want, err := c.platforms("platform", 48)
+	if err != nil {
+		return err
 	}
 	names := c.query["names"]
 	if c.name != "" {
@@ -92,7 +91,7 @@ func (h transferHandlers) save(c *call) error {
 		return invalid("no images to save")
 	}
 	c.w.Header().Set("Content-Type", "application/x-tar")
-	return h.Images.Save(c.ctx(), names, c.w)
+	return h.Images.Save(c.ctx(), names, want, c.w)
 }
 
 func (h transferHandlers) create(c *call) error {
@@ -116,7 +115,7 @@ func (h transferHandlers) pull(c *call) error {
 		return p.end(h.Puller.Pull(c.ctx(), ref, platform, c.Header.Get(registry.AuthHeader), p.send))
 	}
 	// Without a registry client an image that is here, or built in, is all there can be.
-	if _, err := h.Images.Inspect(c.ctx(), ref); err != nil {
+	if _, err := h.Images.Inspect(c.ctx(), ref, nil, false); err != nil {
 		if errdefs.IsNotFound(err) {
 			return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf(
 				"cannot pull %s: registries are not served by this version of wherryd; bring images in with load or import", ref))
@@ -168,7 +167,7 @@ func (h transferHandlers) importTar(c *call) error {
 	p := progress{c}
 	tar := io.Reader(c.Body)
 	if src != "-" {
-		body, from, err := fetch(c.ctx(), src)
+		body, from, err := fetch.Open(c.ctx(), src)
 		if err != nil {
 			return err
 		}
@@ -182,31 +181,4 @@ func (h transferHandlers) importTar(c *call) error {
 	}
 	p.send(jsonstream.Message{Status: id.String()})
 	return nil
-}
-
-// fetch gets a tar from an address of the client's choice.
-func fetch(ctx context.Context, src string) (io.ReadCloser, string, error) {
-	if !strings.Contains(src, "://") {
-		src = "http://" + src
-	}
-	u, err := url.Parse(src)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, "", invalid(fmt.Sprintf("invalid source %q: not an http or https address", src))
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return nil, "", invalid(err.Error())
-	}
-	client := http.Client{Transport: &http.Transport{
-		Proxy: http.ProxyFromEnvironment, ResponseHeaderTimeout: time.Minute, DisableKeepAlives: true,
-	}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, "", errdefs.ErrUnavailable.WithMessage(err.Error())
-	}
-	if resp.StatusCode >= 400 {
-		resp.Body.Close()
-		return nil, "", invalid(fmt.Sprintf("failed to GET %s with status %s", u, resp.Status))
-	}
-	return resp.Body, u.String(), nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/moby/moby/api/types/system"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	imagestore "github.com/wherry-engine/wherry/internal/image"
 )
@@ -28,10 +29,10 @@ type fakeImages struct {
 	tagged string
 }
 
-func (f *fakeImages) Load(_ context.Context, r io.Reader, quiet bool, p func(jsonstream.Message)) error {
+func (f *fakeImages) Load(_ context.Context, r io.Reader, quiet bool, _ []ocispec.Platform, p func(jsonstream.Message)) error {
 	return f.load(r, quiet, p)
 }
-func (f *fakeImages) Save(_ context.Context, names []string, w io.Writer) error {
+func (f *fakeImages) Save(_ context.Context, names []string, _ []ocispec.Platform, w io.Writer) error {
 	return f.save(names, w)
 }
 func (f *fakeImages) Import(_ context.Context, r io.Reader, ref, message string, changes []string, platform string) (digest.Digest, error) {
@@ -45,7 +46,7 @@ func (f *fakeImages) Tag(_ context.Context, source, target string) error {
 	f.tagged = source + " " + target
 	return nil
 }
-func (f *fakeImages) Inspect(_ context.Context, ref string) (*image.InspectResponse, error) {
+func (f *fakeImages) Inspect(_ context.Context, ref string, _ *ocispec.Platform, _ bool) (*image.InspectResponse, error) {
 	if ref == "here:latest" || ref == "a" {
 		return &image.InspectResponse{ID: "sha256:1", Size: 5}, nil
 	}

@@ -57,15 +57,15 @@ func (s *Store) commitLeased(ctx context.Context, c *Commit, named reference.Nam
 	if err != nil {
 		return nil, err
 	}
-	from, err := s.pick(ctx, parent.Manifest)
+	from, err := s.tree.Pick(ctx, parent.Manifest)
 	if err != nil {
 		return nil, err
 	}
 	config := dockerspec.DockerOCIImage{}
-	config.Created, config.Author, config.Platform = c.History.Created, c.Author, from.config.Platform
+	config.Created, config.Author, config.Platform = c.History.Created, c.Author, from.Config.Platform
 	config.Config = c.Config
-	config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: slices.Clone(from.config.RootFS.DiffIDs)}
-	layers := slices.Clone(from.manifest.Layers)
+	config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: slices.Clone(from.Config.RootFS.DiffIDs)}
+	layers := slices.Clone(from.Manifest.Layers)
 	for _, l := range layers { // the parent may be removed meanwhile
 		if err := s.content.Hold(ctx, leases.Resource{ID: l.Digest.String(), Type: "content"}); err != nil {
 			return nil, err
@@ -73,9 +73,9 @@ func (s *Store) commitLeased(ctx context.Context, c *Commit, named reference.Nam
 	}
 	step := c.History
 	step.EmptyLayer = c.Layer == nil
-	config.History = append(slices.Clone(from.config.History), step)
+	config.History = append(slices.Clone(from.Config.History), step)
 	if c.Layer != nil {
-		layer, diff, err := s.writeLayer(ctx, c.Layer)
+		layer, diff, err := s.tree.WriteLayer(ctx, c.Layer)
 		if err != nil {
 			return nil, err
 		}
@@ -98,7 +98,7 @@ func (s *Store) commitLeased(ctx context.Context, c *Commit, named reference.Nam
 	if err != nil {
 		return nil, err
 	}
-	a, err := s.adopt(ctx, target, nil)
+	a, err := s.tree.Adopt(ctx, target, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -112,5 +112,5 @@ func (s *Store) commitLeased(ctx context.Context, c *Commit, named reference.Nam
 	if _, err := s.commit(ctx, nil, []*record{r}); err != nil {
 		return nil, err
 	}
-	return s.Resolve(ctx, a.id().String())
+	return s.Resolve(ctx, a.ID().String())
 }

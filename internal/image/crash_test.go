@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -42,9 +43,10 @@ func TestCrashWorker(t *testing.T) {
 	}
 	fmt.Println("open")
 	for n := 0; ; n = (n + 1) % 3 {
-		if err := s.Load(ctx, bytes.NewReader(crashArchive(n)), true, func(jsonstream.Message) {}); err != nil {
+		if err := s.Load(ctx, bytes.NewReader(crashArchive(n)), true, nil, func(jsonstream.Message) {}); err != nil {
 			t.Fatal(err)
 		}
+		fmt.Println("loaded")
 		if err := s.Tag(ctx, fmt.Sprintf("crash:%d", n), fmt.Sprintf("tagged:%d", n)); err != nil {
 			t.Fatal(err)
 		}
@@ -90,11 +92,16 @@ func crash(t *testing.T, driver string) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := pipe.Read(make([]byte, 4)); err != nil {
+		said := bufio.NewScanner(pipe)
+		if !said.Scan() || said.Text() != "open" {
 			cmd.Wait()
-			t.Fatalf("round %d: the store does not open: %v\n%s", i, err, out.Bytes())
+			t.Fatalf("round %d: the store does not open: %s\n%s", i, said.Text(), out.Bytes())
 		}
-		time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond) // the point of death is the input here
+		// The point of death is the input here.
+		for range i % 3 {
+			said.Scan()
+		}
+		time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -160,7 +167,7 @@ func (f *fixture) verify() int {
 		if _, err := os.Stat(filepath.Join(lower.Dirs[len(lower.Dirs)-1], "bin/busybox")); err != nil {
 			f.t.Error(err)
 		}
-		if err := f.Save(context.Background(), []string{img.ID.String()}, &bytes.Buffer{}); err != nil {
+		if err := f.Save(context.Background(), []string{img.ID.String()}, nil, &bytes.Buffer{}); err != nil {
 			f.t.Error(err)
 		}
 	}

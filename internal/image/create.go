@@ -10,7 +10,6 @@ import (
 	"path"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -18,7 +17,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/wherry-engine/wherry/internal/archive"
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/image/change"
 )
@@ -134,7 +132,7 @@ func (s *Store) single(ctx context.Context, r io.Reader, config *dockerspec.Dock
 }
 
 func (s *Store) singleLeased(ctx context.Context, r io.Reader, config *dockerspec.DockerOCIImage, named reference.Named) (*Image, error) {
-	layer, diff, err := s.writeLayer(ctx, r)
+	layer, diff, err := s.tree.WriteLayer(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +154,7 @@ func (s *Store) singleLeased(ctx context.Context, r io.Reader, config *dockerspe
 	if err != nil {
 		return nil, err
 	}
-	a, err := s.adopt(ctx, target, nil)
+	a, err := s.tree.Adopt(ctx, target, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -167,51 +165,12 @@ func (s *Store) singleLeased(ctx context.Context, r io.Reader, config *dockerspe
 	defer s.change.Unlock()
 	l := &loading{target: target, done: a}
 	s.mu.RLock()
-	known := s.index.ids[a.id()] != nil
+	known := s.index.ids[a.ID()] != nil
 	s.mu.RUnlock()
 	if named != nil || !known {
 		if _, err := s.commit(ctx, nil, []*record{l.record(named)}); err != nil {
 			return nil, err
 		}
 	}
-	return s.Resolve(ctx, a.id().String())
-}
-
-// writeLayer stores a layer that is not known yet, and computes its diffID on
-// the way.
-func (s *graph) writeLayer(ctx context.Context, r io.Reader) (ocispec.Descriptor, digest.Digest, error) {
-	head := make([]byte, archive.HeadLen)
-	n, err := io.ReadFull(r, head)
-	if err != nil && n == 0 {
-		return ocispec.Descriptor{}, "", invalid("the archive of the root file system is empty")
-	}
-	in := io.MultiReader(bytes.NewReader(head[:n]), r)
-	c := archive.Detect(head[:n])
-	if c == archive.XZ || c == archive.Bzip2 {
-		plain, _, err := archive.Decompress(in)
-		if err != nil {
-			return ocispec.Descriptor{}, "", err
-		}
-		defer plain.Close()
-		in, c = plain, archive.None
-	}
-	layer, _, err := s.content.Write(ctx, in, ocispec.Descriptor{})
-	if err != nil {
-		return layer, "", err
-	}
-	layer.MediaType = ocispec.MediaTypeImageLayer
-	if c == archive.None {
-		return layer, layer.Digest, nil
-	}
-	layer.MediaType += "+" + string(c)
-	plain, err := s.plain(ctx, layer, nil)
-	if err != nil {
-		return layer, "", err
-	}
-	defer plain.Close()
-	diff, err := digest.FromReader(plain)
-	if err != nil {
-		return layer, "", fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
-	}
-	return layer, diff, s.content.Label(ctx, layer.Digest, map[string]string{labelDiffID: diff.String()})
+	return s.Resolve(ctx, a.ID().String())
 }

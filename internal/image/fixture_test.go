@@ -74,7 +74,7 @@ func (f *fixture) restart() {
 // load loads an archive and returns the messages of kind stream.
 func (f *fixture) load(archive []byte) (string, error) {
 	var b strings.Builder
-	err := f.Load(context.Background(), bytes.NewReader(archive), false, func(m jsonstream.Message) { b.WriteString(m.Stream) })
+	err := f.Load(context.Background(), bytes.NewReader(archive), false, nil, func(m jsonstream.Message) { b.WriteString(m.Stream) })
 	return b.String(), err
 }
 

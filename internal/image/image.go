@@ -14,7 +14,9 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/image/manifest"
+	"github.com/wherry-engine/wherry/internal/image/tree"
 )
 
 // Image is a resolved image. It is shared between callers: read only.
@@ -57,10 +59,10 @@ type details struct {
 	chain    digest.Digest
 }
 
-// load reads manifest and config.
-func (s *graph) load(ctx context.Context, r *record) (*details, error) {
+// readDetails reads manifest and config.
+func readDetails(ctx context.Context, blobs *content.Store, r *record) (*details, error) {
 	d := &details{}
-	b, err := s.content.Read(ctx, r.manifest, manifest.MaxSize)
+	b, err := blobs.Read(ctx, r.manifest, manifest.MaxSize)
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", r.id, err)
 	}
@@ -70,7 +72,7 @@ func (s *graph) load(ctx context.Context, r *record) (*details, error) {
 	}
 	d.manifest = *m.Image
 	d.desc = ocispec.Descriptor{MediaType: m.MediaType, Digest: r.manifest, Size: int64(len(b))}
-	if b, err = s.content.Read(ctx, r.id, maxConfig); err != nil {
+	if b, err = blobs.Read(ctx, r.id, tree.MaxConfig); err != nil {
 		return nil, fmt.Errorf("image %s: %w", r.id, err)
 	}
 	if err := json.Unmarshal(b, &d.config); err != nil {
@@ -87,7 +89,7 @@ func (s *Store) build(ctx context.Context, e *entry) (*Image, error) {
 	d := e.details.Load()
 	if d == nil {
 		var err error
-		if d, err = s.load(ctx, e.records[0]); err != nil {
+		if d, err = readDetails(ctx, s.content, e.records[0]); err != nil {
 			return nil, err
 		}
 		e.details.Store(d)

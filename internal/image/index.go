@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/image/tree"
 )
 
 // Labels of image records, so that the index needs no blob to be read.
@@ -98,7 +99,7 @@ func (x *index) prefix(hex string) (*entry, error) {
 // table is the image table: on disk and in memory.
 type table struct {
 	content *content.Store
-	choose  func(context.Context, ocispec.Descriptor) (*candidate, error)
+	choose  func(context.Context, ocispec.Descriptor) (*tree.Candidate, error)
 
 	change sync.Mutex // held by whoever changes the table
 	mu     sync.RWMutex
@@ -121,7 +122,7 @@ func (s *table) fromRow(ctx context.Context, row images.Image) (*record, error) 
 		if err != nil {
 			return nil, fmt.Errorf("image table: %q: %w", row.Name, err)
 		}
-		r.id, r.manifest = c.manifest.Config.Digest, c.desc.Digest
+		r.id, r.manifest = c.Manifest.Config.Digest, c.Desc.Digest
 	}
 	return r, nil
 }

@@ -111,7 +111,7 @@ func TestLoadIndex(t *testing.T) {
 	f.mustLoad(only.tar(only.image(ocispec.Platform{OS: "linux", Architecture: "s390x"}, "foreign")))
 	var loop layout
 	deep := loop.image(ocispec.Platform{OS: "linux", Architecture: host.Architecture}, "deep")
-	for range maxDepth + 1 {
+	for range 6 {
 		deep = loop.index(deep)
 	}
 	if _, err := f.load(loop.tar(deep)); err == nil || !strings.Contains(err.Error(), "nested too deep") {
@@ -169,7 +169,7 @@ func TestLoadStreams(t *testing.T) {
 	runtime.GC()
 	var before, m runtime.MemStats
 	runtime.ReadMemStats(&before)
-	if err := f.Load(context.Background(), r, true, func(jsonstream.Message) {}); err != nil {
+	if err := f.Load(context.Background(), r, true, nil, func(jsonstream.Message) {}); err != nil {
 		t.Fatal(err)
 	}
 	runtime.ReadMemStats(&m)
@@ -179,7 +179,7 @@ func TestLoadStreams(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	f.remove("big:1", false)
 	slow := io.MultiReader(bytes.NewReader(big[:8<<20]), readerFunc(func([]byte) (int, error) { cancel(); return 0, nil }))
-	if err := f.Load(ctx, slow, true, func(jsonstream.Message) {}); err == nil {
+	if err := f.Load(ctx, slow, true, nil, func(jsonstream.Message) {}); err == nil {
 		t.Error("a cancelled load went through")
 	}
 	f.wantEmpty()

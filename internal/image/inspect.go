@@ -5,18 +5,20 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	imageapi "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/storage"
 	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/snapshot"
 )
 
-// Inspect describes one image in full. Manifests is left empty: a client asks
-// for it apart, with Manifests.
-func (s *Store) Inspect(ctx context.Context, ref string) (*imageapi.InspectResponse, error) {
-	img, err := s.Resolve(ctx, ref)
+// Inspect describes one image in full, as it is for a platform (nil: the one
+// that it is used for here).
+func (s *Store) Inspect(ctx context.Context, ref string, p *ocispec.Platform, manifests bool) (*imageapi.InspectResponse, error) {
+	img, err := at(ctx, s, ref, p)
 	if err != nil {
 		return nil, err
 	}
@@ -38,8 +40,13 @@ func (s *Store) Inspect(ctx context.Context, ref string) (*imageapi.InspectRespo
 	for _, d := range img.Config.RootFS.DiffIDs {
 		out.RootFS.Layers = append(out.RootFS.Layers, d.String())
 	}
+	if manifests {
+		if out.Manifests, err = s.Manifests(ctx, ref); err != nil {
+			return nil, err
+		}
+	}
 	lower, err := s.Layers(ctx, img)
-	if err != nil {
+	if err != nil && !errdefs.IsNotFound(err) { // another platform's need not be unpacked
 		return nil, err
 	}
 	out.GraphDriver = &storage.DriverData{Name: s.snapshots.Driver(), Data: map[string]string{}}
@@ -61,9 +68,10 @@ func (s *Store) Manifests(ctx context.Context, ref string) ([]imageapi.ManifestS
 	return s.manifests(ctx, img)
 }
 
-// History lists the steps that made the image, newest first.
-func (s *Store) History(ctx context.Context, ref string) ([]imageapi.HistoryResponseItem, error) {
-	img, err := s.Resolve(ctx, ref)
+// History lists the steps that made the image, as it is for a platform (nil:
+// the one that it is used for here), newest first.
+func (s *Store) History(ctx context.Context, ref string, p *ocispec.Platform) ([]imageapi.HistoryResponseItem, error) {
+	img, err := at(ctx, s, ref, p)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +87,7 @@ func (s *Store) History(ctx context.Context, ref string) ([]imageapi.HistoryResp
 				return nil, invalid("too many non-empty layers in History section")
 			}
 			layer++
-			if item.Size, err = s.snapshots.Size(content.With(ctx), identity.ChainID(diffs[:layer])); err != nil {
+			if item.Size, err = s.snapshots.Size(content.With(ctx), identity.ChainID(diffs[:layer])); err != nil && !errdefs.IsNotFound(err) {
 				return nil, err
 			}
 		}

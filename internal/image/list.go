@@ -69,7 +69,7 @@ func (s *Store) List(ctx context.Context, o ListOptions) ([]*imageapi.Summary, e
 		}
 		sum := summary(img, tags, digests, len(s.usedBy(img.ID)))
 		if o.SharedSize {
-			if sum.SharedSize, err = s.sharedSize(ctx, img, shares); err != nil {
+			if sum.SharedSize, err = sharedSize(ctx, s, img, shares); err != nil {
 				return nil, err
 			}
 		}
@@ -95,7 +95,7 @@ func summary(img *Image, tags, digests []string, containers int) *imageapi.Summa
 }
 
 // sharedSize sums the layers that an image shares with others.
-func (s *graph) sharedSize(ctx context.Context, img *Image, shares map[digest.Digest]int) (n int64, err error) {
+func sharedSize(ctx context.Context, s *Store, img *Image, shares map[digest.Digest]int) (n int64, err error) {
 	for i := range img.Config.RootFS.DiffIDs {
 		chain := identity.ChainID(img.Config.RootFS.DiffIDs[:i+1])
 		if shares[chain] < 2 {
@@ -218,25 +218,25 @@ func (f *listFilter) named(names []string) []string {
 // manifests describes what lies below an image's target.
 func (s *Store) manifests(ctx context.Context, img *Image) ([]imageapi.ManifestSummary, error) {
 	ctx = content.With(ctx)
-	list, err := s.candidates(ctx, img.Target)
+	list, err := s.tree.Candidates(ctx, img.Target)
 	if err != nil {
 		return nil, err
 	}
 	out := []imageapi.ManifestSummary{}
 	for _, c := range list {
-		m := imageapi.ManifestSummary{ID: c.desc.Digest.String(), Descriptor: c.desc, Available: c.missing == nil, Kind: imageapi.ManifestKindUnknown}
-		m.Size.Content = c.desc.Size
-		for _, b := range append(slices.Clone(c.manifest.Layers), c.manifest.Config) {
+		m := imageapi.ManifestSummary{ID: c.Desc.Digest.String(), Descriptor: c.Desc, Available: c.Missing == nil, Kind: imageapi.ManifestKindUnknown}
+		m.Size.Content = c.Desc.Size
+		for _, b := range append(slices.Clone(c.Manifest.Layers), c.Manifest.Config) {
 			if n, err := s.content.Size(ctx, b.Digest); err == nil {
 				m.Size.Content += n
 			}
 		}
 		m.Size.Total = m.Size.Content
 		switch {
-		case c.runnable:
+		case c.Runnable:
 			m.Kind = imageapi.ManifestKindImage
-			p := &imageapi.ImageProperties{Platform: c.platform, Containers: []string{}}
-			if c.desc.Digest == img.Manifest.Digest {
+			p := &imageapi.ImageProperties{Platform: c.Platform, Containers: []string{}}
+			if c.Desc.Digest == img.Manifest.Digest {
 				p.Size.Unpacked = img.Size
 				for _, u := range s.usedBy(img.ID) {
 					p.Containers = append(p.Containers, u.Container)
@@ -244,9 +244,9 @@ func (s *Store) manifests(ctx context.Context, img *Image) ([]imageapi.ManifestS
 			}
 			m.Size.Total += p.Size.Unpacked
 			m.ImageData = p
-		case strings.HasPrefix(c.desc.Annotations["vnd.docker.reference.type"], "attestation"):
+		case strings.HasPrefix(c.Desc.Annotations["vnd.docker.reference.type"], "attestation"):
 			m.Kind = imageapi.ManifestKindAttestation
-			m.AttestationData = &imageapi.AttestationProperties{For: digest.Digest(c.desc.Annotations["vnd.docker.reference.digest"])}
+			m.AttestationData = &imageapi.AttestationProperties{For: digest.Digest(c.Desc.Annotations["vnd.docker.reference.digest"])}
 		}
 		out = append(out, m)
 	}

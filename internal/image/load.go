@@ -8,16 +8,17 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/wherry-engine/wherry/internal/archive"
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/image/manifest"
 	"github.com/wherry-engine/wherry/internal/image/members"
+	"github.com/wherry-engine/wherry/internal/image/tree"
 )
 
 // annotationName is what docker, buildx and containerd write a full image
@@ -31,23 +32,25 @@ type loader struct{ *Store }
 type loading struct {
 	target ocispec.Descriptor
 	names  []reference.Named
-	done   *adopted
+	done   *tree.Adopted
 }
 
 // Load takes all images of an archive into the store: a docker-archive (of
 // `docker save`, of any age), an OCI layout, or both in one; the stream plain
 // or compressed with gzip, zstd, xz or bzip2. progress gets dockerd's messages
-// one after the other, from one goroutine. After an error no image of the
-// archive was added.
-func (s *Store) Load(ctx context.Context, r io.Reader, quiet bool, progress func(jsonstream.Message)) error {
+// one after the other, from one goroutine. With platforms, only what they need
+// of each image is kept. After an error no image of the archive was added.
+func (s *Store) Load(ctx context.Context, r io.Reader, quiet bool, want []ocispec.Platform, progress func(jsonstream.Message)) error {
 	ctx, release, err := s.content.Lease(content.With(ctx))
 	if err != nil {
 		return err
 	}
-	err = (&loader{s}).loadLeased(ctx, r, quiet, progress)
+	err = (&loader{s}).loadLeased(ctx, r, quiet, want, progress)
 	release()
 	if err != nil {
 		collectAfter(ctx, s, err)
+	} else if len(want) > 0 {
+		return s.Collect(context.WithoutCancel(ctx)) // the archive may hold more
 	}
 	return err
 }
@@ -59,7 +62,7 @@ func collectAfter(ctx context.Context, s *Store, cause error) {
 	}
 }
 
-func (s *loader) loadLeased(ctx context.Context, r io.Reader, quiet bool, progress func(jsonstream.Message)) error {
+func (s *loader) loadLeased(ctx context.Context, r io.Reader, quiet bool, want []ocispec.Platform, progress func(jsonstream.Message)) error {
 	m, err := members.Scan(ctx, s.content, r)
 	if err != nil {
 		return err
@@ -73,7 +76,12 @@ func (s *loader) loadLeased(ctx context.Context, r io.Reader, quiet bool, progre
 		layers = nil
 	}
 	for _, l := range list {
-		if l.done, err = s.adopt(ctx, l.target, layers); err != nil {
+		if len(want) == 0 {
+			l.done, err = s.tree.Adopt(ctx, l.target, layers)
+		} else {
+			l.done, err = s.part(ctx, l, want, layers)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -88,6 +96,20 @@ func (s *loader) loadLeased(ctx context.Context, r io.Reader, quiet bool, progre
 	return nil
 }
 
+// part adopts what the platforms need of an image.
+func (s *loader) part(ctx context.Context, l *loading, want []ocispec.Platform, progress func(jsonstream.Message)) (*tree.Adopted, error) {
+	name := l.target.Digest.String()
+	if len(l.names) > 0 {
+		name = reference.FamiliarString(l.names[0])
+	}
+	choice, err := s.tree.Choose(ctx, name, l.target, want)
+	if err != nil {
+		return nil, err
+	}
+	c := &choice.Images[0]
+	return s.tree.Settle(ctx, l.target, c, choice, tree.LoadingLayers(c.Config.RootFS.DiffIDs, progress))
+}
+
 // enter commits the names of a loaded image and says so.
 func (s *loader) enter(ctx context.Context, l *loading, progress func(jsonstream.Message)) error {
 	s.change.Lock()
@@ -96,14 +118,14 @@ func (s *loader) enter(ctx context.Context, l *loading, progress func(jsonstream
 	var said []string
 	for _, n := range l.names {
 		name := reference.FamiliarString(n)
-		if old := s.byName(n); old != nil && old.id != l.done.id() {
+		if old := s.byName(n); old != nil && old.id != l.done.ID() {
 			said = append(said, fmt.Sprintf("The image %s already exists, renaming the old one with ID %s to empty string\n", name, old.id))
 		}
 		puts = append(puts, l.record(n))
 	}
 	if len(puts) == 0 {
 		s.mu.RLock()
-		known := s.index.ids[l.done.id()] != nil
+		known := s.index.ids[l.done.ID()] != nil
 		s.mu.RUnlock()
 		if !known {
 			puts = append(puts, l.record(nil))
@@ -112,7 +134,7 @@ func (s *loader) enter(ctx context.Context, l *loading, progress func(jsonstream
 	if _, err := s.commit(ctx, nil, puts); err != nil {
 		return err
 	}
-	img, err := s.Resolve(ctx, l.done.id().String())
+	img, err := s.Resolve(ctx, l.done.ID().String())
 	if err != nil {
 		return err
 	}
@@ -131,7 +153,7 @@ func (s *loader) enter(ctx context.Context, l *loading, progress func(jsonstream
 }
 
 func (l *loading) record(n reference.Named) *record {
-	r := &record{name: danglingPrefix + l.target.Digest.String(), ref: n, target: l.target, manifest: l.done.img.desc.Digest, id: l.done.id()}
+	r := &record{name: danglingPrefix + l.target.Digest.String(), ref: n, target: l.target, manifest: l.done.Image.Desc.Digest, id: l.done.ID()}
 	if n != nil {
 		r.name = n.String()
 	}
@@ -216,12 +238,12 @@ func (s *loader) planDocker(ctx context.Context, m *members.List, b []byte, list
 	}
 	owner := map[digest.Digest]*loading{} // by id
 	for _, l := range list {
-		cs, err := s.candidates(ctx, l.target)
+		cs, err := s.tree.Candidates(ctx, l.target)
 		if err != nil {
 			return nil, err
 		}
 		for _, c := range cs {
-			owner[c.manifest.Config.Digest] = l
+			owner[c.Manifest.Config.Digest] = l
 		}
 	}
 	for _, e := range entries {
@@ -262,8 +284,8 @@ func (s *loader) planDocker(ctx context.Context, m *members.List, b []byte, list
 // It depends on nothing but config and layers: loading again changes nothing.
 func (s *loader) dockerImage(ctx context.Context, m *members.List, e dockerEntry, config ocispec.Descriptor) (ocispec.Descriptor, error) {
 	var none ocispec.Descriptor
-	if config.Size > maxConfig {
-		return none, invalid("%s has %d bytes, more than %d", e.Config, config.Size, maxConfig)
+	if config.Size > tree.MaxConfig {
+		return none, invalid("%s has %d bytes, more than %d", e.Config, config.Size, tree.MaxConfig)
 	}
 	config.MediaType = ocispec.MediaTypeImageConfig
 	doc := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: []ocispec.Descriptor{}}
@@ -273,7 +295,7 @@ func (s *loader) dockerImage(ctx context.Context, m *members.List, e dockerEntry
 		if err != nil {
 			return none, err
 		}
-		if d.MediaType, err = s.layerType(ctx, d); err != nil {
+		if d.MediaType, err = s.tree.LayerType(ctx, d); err != nil {
 			return none, err
 		}
 		doc.Layers = append(doc.Layers, d)
@@ -285,20 +307,6 @@ func (s *loader) dockerImage(ctx context.Context, m *members.List, e dockerEntry
 	return s.content.WriteBytes(ctx, ocispec.MediaTypeImageManifest, b)
 }
 
-// layerType tells a layer's media type from its first bytes.
-func (s *graph) layerType(ctx context.Context, d ocispec.Descriptor) (string, error) {
-	r, _, err := s.content.Reader(ctx, d.Digest)
-	if err != nil {
-		return "", err
-	}
-	defer r.Close()
-	head := make([]byte, archive.HeadLen)
-	n, _ := io.ReadFull(r, head)
-	switch archive.Detect(head[:n]) {
-	case archive.Gzip:
-		return ocispec.MediaTypeImageLayerGzip, nil
-	case archive.Zstd:
-		return ocispec.MediaTypeImageLayerZstd, nil
-	}
-	return ocispec.MediaTypeImageLayer, nil
+func invalid(format string, args ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
 }

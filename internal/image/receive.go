@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"slices"
 
 	"github.com/distribution/reference"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/image/manifest"
+	"github.com/wherry-engine/wherry/internal/image/tree"
 )
 
 // Arrival is an image that a registry client brings. Target, Manifest and the
@@ -41,11 +41,11 @@ func NewExchange(s *Store) Exchange { return Exchange{s} }
 func (x Exchange) Receive(ctx context.Context, a Arrival) (img *Image, fresh bool, err error) {
 	s := x.s
 	ctx = content.With(ctx)
-	c, err := s.arrived(ctx, a.Manifest)
+	c, err := s.tree.Arrived(ctx, a.Manifest)
 	if err != nil {
 		return nil, false, err
 	}
-	done, err := s.settle(ctx, a.Target, c, watcher{ready: a.Ready, report: a.Unpacking, done: a.Unpacked})
+	done, err := s.tree.Settle(ctx, a.Target, c, nil, tree.Watcher{Ready: a.Ready, Report: a.Unpacking, Done: a.Unpacked})
 	if err != nil {
 		return nil, false, err
 	}
@@ -54,7 +54,7 @@ func (x Exchange) Receive(ctx context.Context, a Arrival) (img *Image, fresh boo
 	}
 	s.change.Lock()
 	defer s.change.Unlock()
-	l := &loading{target: done.target, done: done}
+	l := &loading{target: done.Target, done: done}
 	var puts []*record
 	s.mu.RLock()
 	for _, n := range a.Names {
@@ -63,7 +63,7 @@ func (x Exchange) Receive(ctx context.Context, a Arrival) (img *Image, fresh boo
 			puts = append(puts, r)
 		}
 	}
-	if a.Anonymous && s.index.ids[done.id()] == nil {
+	if a.Anonymous && s.index.ids[done.ID()] == nil {
 		puts = append(puts, l.record(nil))
 	}
 	s.mu.RUnlock()
@@ -72,31 +72,8 @@ func (x Exchange) Receive(ctx context.Context, a Arrival) (img *Image, fresh boo
 			return nil, false, err
 		}
 	}
-	img, err = s.Resolve(ctx, done.id().String())
+	img, err = s.Resolve(ctx, done.ID().String())
 	return img, len(puts) > 0, err
-}
-
-// arrived reads the manifest that was chosen, and its config.
-func (s *graph) arrived(ctx context.Context, d ocispec.Descriptor) (*candidate, error) {
-	b, err := s.content.Read(ctx, d.Digest, manifest.MaxSize)
-	if err != nil {
-		return nil, err
-	}
-	doc, err := manifest.Parse(d, b)
-	if err != nil {
-		return nil, err
-	}
-	if doc.Image == nil {
-		return nil, invalid("%s is an index, not an image", d.Digest)
-	}
-	c := &candidate{desc: ocispec.Descriptor{MediaType: doc.MediaType, Digest: d.Digest, Size: int64(len(b))}, manifest: *doc.Image, runnable: true}
-	if b, err = s.content.Read(ctx, doc.Image.Config.Digest, maxConfig); err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(b, &c.config); err != nil {
-		return nil, invalid("image config %s: %v", doc.Image.Config.Digest, err)
-	}
-	return c, nil
 }
 
 // Pushed records the digest that a registry now knows an image by.
@@ -139,7 +116,7 @@ type Piece struct {
 func (x Exchange) Pieces(ctx context.Context, img *Image) (list []Piece, missing []ocispec.Descriptor, err error) {
 	ctx = content.With(ctx)
 	have := map[string]bool{}
-	err = x.s.walk(ctx, img.Target, 0, func(d ocispec.Descriptor, doc *manifest.Document) error {
+	err = x.s.tree.Walk(ctx, img.Target, 0, func(d ocispec.Descriptor, doc *manifest.Document) error {
 		if !have[d.Digest.String()] {
 			have[d.Digest.String()] = true
 			list = append(list, Piece{d, doc})

@@ -12,6 +12,7 @@ import (
 	imageapi "github.com/moby/moby/api/types/image"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/id"
@@ -21,6 +22,8 @@ import (
 type RemoveOptions struct {
 	Force   bool // also when several names or a stopped container refer to it
 	NoPrune bool // leave parents without a name alone
+	// Platforms, if any, are removed of the image, and it stays.
+	Platforms []ocispec.Platform
 }
 
 // Remove takes a name away or, when it was the last one or an id was given,
@@ -30,6 +33,9 @@ type RemoveOptions struct {
 func (s *Store) Remove(ctx context.Context, ref string, o RemoveOptions) ([]imageapi.DeleteResponse, error) {
 	s.change.Lock()
 	defer s.change.Unlock()
+	if len(o.Platforms) > 0 {
+		return removePlatforms(ctx, s, ref, o.Platforms)
+	}
 	img, err := s.Resolve(ctx, ref)
 	if err != nil {
 		return nil, err

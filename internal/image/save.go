@@ -15,23 +15,28 @@ import (
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/image/manifest"
+	"github.com/wherry-engine/wherry/internal/image/tree"
 )
 
 // saving is one image on its way into an archive.
 type saving struct {
-	img  *Image
-	tags []reference.Named // none: saved by its id
+	img    *Image
+	tags   []reference.Named // none: saved by its id
+	choice *tree.Choice      // nil: everything that is here
 }
 
 // Save writes the named images to one archive that is both a docker-archive
 // and an OCI layout. Blobs go out byte for byte as they came in, so digests
-// stay. A name without a tag stands for all tags of that repository.
-func (s *Store) Save(ctx context.Context, names []string, w io.Writer) error {
+// stay. A name without a tag stands for all tags of that repository. With
+// platforms, of each image only what they need is saved; for one of them the
+// archive names its manifest, for several the index, without the rest.
+func (s *Store) Save(ctx context.Context, names []string, want []ocispec.Platform, w io.Writer) error {
 	ctx, release, err := s.content.Lease(content.With(ctx))
 	if err != nil {
 		return err
@@ -40,6 +45,13 @@ func (s *Store) Save(ctx context.Context, names []string, w io.Writer) error {
 	list, err := saveList(ctx, s, names)
 	if err != nil {
 		return err
+	}
+	if len(want) > 0 {
+		for _, sv := range list {
+			if err := sv.part(ctx, s, want); err != nil {
+				return err
+			}
+		}
 	}
 	a := &archiver{s: s, tw: tar.NewWriter(w), done: map[digest.Digest]bool{}}
 	if err := a.dirs("blobs/", "blobs/sha256/"); err != nil {
@@ -55,6 +67,29 @@ func (s *Store) Save(ctx context.Context, names []string, w io.Writer) error {
 	}
 	for _, sv := range list {
 		s.publish(events.ActionSave, sv.img, sv.img.ID.String(), sv.img.ID.String())
+	}
+	return nil
+}
+
+// part makes it the saving of what some platforms need.
+func (sv *saving) part(ctx context.Context, s *Store, want []ocispec.Platform) error {
+	name := sv.img.ID.String()
+	if len(sv.tags) > 0 {
+		name = reference.FamiliarString(sv.tags[0])
+	}
+	choice, err := s.tree.Choose(ctx, name, sv.img.Target, want)
+	if err != nil {
+		return err
+	}
+	one := *sv.img // it is shared
+	sv.choice, sv.img = choice, &one
+	first := choice.Images[0]
+	one.ID, one.Manifest, one.ChainID = first.Manifest.Config.Digest, first.Desc, ""
+	if len(choice.Images) == 1 {
+		one.Target = first.Desc
+	}
+	if diffs := first.Config.RootFS.DiffIDs; len(diffs) > 0 {
+		one.ChainID = identity.ChainID(diffs)
 	}
 	return nil
 }
@@ -173,7 +208,10 @@ func (a *archiver) blob(ctx context.Context, d digest.Digest, needed bool) error
 
 func (a *archiver) image(ctx context.Context, sv *saving) error {
 	img := sv.img
-	err := a.s.walk(ctx, img.Target, 0, func(d ocispec.Descriptor, doc *manifest.Document) error {
+	err := a.s.tree.Walk(ctx, img.Target, 0, func(d ocispec.Descriptor, doc *manifest.Document) error {
+		if !sv.choice.Wants(d) {
+			return nil
+		}
 		if doc.Image != nil {
 			// Of the manifests for other platforms there may be parts only.
 			needed := d.Digest == img.Manifest.Digest

@@ -16,7 +16,7 @@ import (
 func (f *fixture) save(names ...string) []byte {
 	f.t.Helper()
 	var b bytes.Buffer
-	if err := f.Save(context.Background(), names, &b); err != nil {
+	if err := f.Save(context.Background(), names, nil, &b); err != nil {
 		f.t.Fatal(err)
 	}
 	return b.Bytes()
@@ -82,7 +82,7 @@ func TestImport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, err := f.Inspect(ctx, "mine:1")
+	in, err := f.Inspect(ctx, "mine:1", nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestBuiltin(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(lower.Dirs[0], "hello")); err != nil || string(b) != "\x7fELF hello" {
 		t.Errorf("hello: %q %v", b, err)
 	}
-	h, err := f.History(ctx, "hello-world")
+	h, err := f.History(ctx, "hello-world", nil)
 	if err != nil || len(h) != 2 || h[0].ID != img.ID.String() || h[1].Size != 10 {
 		t.Errorf("history %+v %v", h, err)
 	}

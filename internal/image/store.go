@@ -29,6 +29,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/image/tree"
 	"github.com/wherry-engine/wherry/internal/snapshot"
 	"github.com/wherry-engine/wherry/internal/undo"
 )
@@ -59,7 +60,7 @@ type Store struct {
 	events    func(events.Message)
 	builtin   map[string]func() []byte
 
-	*graph
+	tree *tree.Tree
 	*table
 
 	usersMu sync.RWMutex
@@ -95,8 +96,8 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("layers: %w", err)
 	}
-	s.graph = &graph{content: blobs, snapshots: s.snapshots}
-	s.table = &table{content: blobs, choose: s.pick, index: newIndex()}
+	s.tree = &tree.Tree{Content: blobs, Snapshots: s.snapshots}
+	s.table = &table{content: blobs, choose: s.tree.Pick, index: newIndex()}
 	if err := s.readTable(ctx); err != nil {
 		return nil, err
 	}

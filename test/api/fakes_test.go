@@ -17,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/moby/moby/api/types/network"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/httpapi"
@@ -122,18 +123,20 @@ type noImages struct{ httpapi.Images }
 func (noImages) List(_ context.Context, o image.ListOptions) ([]*apiimage.Summary, error) {
 	return nil, o.Filters.Validate("dangling", "reference")
 }
-func (noImages) Inspect(_ context.Context, ref string) (*apiimage.InspectResponse, error) {
+func (noImages) Inspect(_ context.Context, ref string, _ *ocispec.Platform, _ bool) (*apiimage.InspectResponse, error) {
 	return nil, noImage(ref)
 }
-func (noImages) History(_ context.Context, ref string) ([]apiimage.HistoryResponseItem, error) {
+func (noImages) History(_ context.Context, ref string, _ *ocispec.Platform) ([]apiimage.HistoryResponseItem, error) {
 	return nil, noImage(ref)
 }
 func (noImages) Tag(_ context.Context, source, _ string) error { return noImage(source) }
 func (noImages) Remove(_ context.Context, ref string, _ image.RemoveOptions) ([]apiimage.DeleteResponse, error) {
 	return nil, noImage(ref)
 }
-func (noImages) Save(_ context.Context, names []string, _ io.Writer) error { return noImage(names[0]) }
-func (noImages) Load(context.Context, io.Reader, bool, func(jsonstream.Message)) error {
+func (noImages) Save(_ context.Context, names []string, _ []ocispec.Platform, _ io.Writer) error {
+	return noImage(names[0])
+}
+func (noImages) Load(context.Context, io.Reader, bool, []ocispec.Platform, func(jsonstream.Message)) error {
 	return errdefs.ErrInvalidArgument.WithMessage("not an image")
 }
 func (noImages) Import(_ context.Context, r io.Reader, _, _ string, _ []string, _ string) (digest.Digest, error) {

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/distribution/reference"
 	"github.com/docker/cli/cli/command/formatter"
@@ -15,9 +16,9 @@ import (
 )
 
 type listFlags struct {
-	quiet, all, noTrunc, digests bool
-	format                       string
-	filter                       opts.FilterOpt
+	quiet, all, noTrunc, digests, asTree bool
+	format                               string
+	filter                               opts.FilterOpt
 }
 
 // NewImages is `images`.
@@ -38,6 +39,7 @@ func NewImages(sh *shell.Shell) *cobra.Command {
 	f.BoolVarP(&l.all, "all", "a", false, "Show intermediate images too")
 	f.BoolVar(&l.noTrunc, "no-trunc", false, "Don't truncate output")
 	f.BoolVar(&l.digests, "digests", false, "Show digests")
+	f.BoolVar(&l.asTree, "tree", false, "List multi-platform images as a tree")
 	f.StringVar(&l.format, "format", "", show.FormatHelp)
 	f.VarP(&l.filter, "filter", "f", "Conditions that the images must meet")
 	return cmd
@@ -47,6 +49,14 @@ func (l *listFlags) run(ctx context.Context, sh *shell.Shell, args []string) err
 	filters := l.filter.Value()
 	if len(args) == 1 {
 		filters = filters.Clone().Add("reference", args[0])
+	}
+	if l.asTree {
+		for name, set := range map[string]bool{"quiet": l.quiet, "digests": l.digests, "format": l.format != ""} {
+			if set {
+				return fmt.Errorf("--%s is not yet supported with --tree", name)
+			}
+		}
+		return l.tree(ctx, sh, filters)
 	}
 	format := l.format
 	if format == "" && !l.quiet {

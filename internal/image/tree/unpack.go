@@ -1,4 +1,4 @@
-package image
+package tree
 
 import (
 	"context"
@@ -16,71 +16,73 @@ import (
 	"github.com/wherry-engine/wherry/internal/snapshot"
 )
 
-// labelDiffID on a layer's blob: the digest of its plain content, once checked.
-const labelDiffID = "containerd.io/uncompressed"
+// LabelDiffID on a layer's blob: the digest of its plain content, once checked.
+const LabelDiffID = "containerd.io/uncompressed"
 
-// adopted is an image whose blobs are complete, labelled and unpacked.
-type adopted struct {
-	target ocispec.Descriptor
-	img    *candidate
+// Adopted is an image whose blobs are complete, labelled and unpacked.
+type Adopted struct {
+	Target ocispec.Descriptor
+	Image  *Candidate
 }
 
-func (a *adopted) id() digest.Digest { return a.img.manifest.Config.Digest }
+// ID is the image's id.
+func (a *Adopted) ID() digest.Digest { return a.Image.Manifest.Config.Digest }
 
-// watcher follows the layers of an image into the store. Its functions may be
+// Watcher follows the layers of an image into the store. Its functions may be
 // nil; they are called from several goroutines.
-type watcher struct {
-	ready  func(ctx context.Context, n int) error // returns when layer n's blob is there
-	report func(n int, done, total int64)
-	done   func(n int)
+type Watcher struct {
+	Ready  func(ctx context.Context, n int) error // returns when layer n's blob is there
+	Report func(n int, done, total int64)
+	Done   func(n int)
 }
 
-// loadingLayers words the progress of unpacking as docker's load does.
-func loadingLayers(diffs []digest.Digest, progress func(jsonstream.Message)) watcher {
+// LoadingLayers words the progress of unpacking as docker's load does.
+func LoadingLayers(diffs []digest.Digest, progress func(jsonstream.Message)) Watcher {
 	if progress == nil {
-		return watcher{}
+		return Watcher{}
 	}
 	var mu sync.Mutex
-	return watcher{report: func(n int, done, total int64) {
+	return Watcher{Report: func(n int, done, total int64) {
 		mu.Lock()
 		defer mu.Unlock()
 		progress(jsonstream.Message{Status: "Loading layer", ID: id.Short(diffs[n].String()), Progress: &jsonstream.Progress{Current: done, Total: total}})
 	}}
 }
 
-// adopt checks what target refers to, unpacks the manifest for this host and
+// Adopt checks what target refers to, unpacks the manifest for this host and
 // links everything for the collector. Until a name is committed, only the
 // lease in ctx keeps it.
-func (s *graph) adopt(ctx context.Context, target ocispec.Descriptor, progress func(jsonstream.Message)) (*adopted, error) {
-	c, err := s.pick(ctx, target)
+func (s *Tree) Adopt(ctx context.Context, target ocispec.Descriptor, progress func(jsonstream.Message)) (*Adopted, error) {
+	c, err := s.Pick(ctx, target)
 	if err != nil {
 		return nil, err
 	}
-	return s.settle(ctx, target, c, loadingLayers(c.config.RootFS.DiffIDs, progress))
+	return s.Settle(ctx, target, c, nil, LoadingLayers(c.Config.RootFS.DiffIDs, progress))
 }
 
-// settle is adopt for a manifest that was chosen already.
-func (s *graph) settle(ctx context.Context, target ocispec.Descriptor, c *candidate, w watcher) (*adopted, error) {
+// Settle is Adopt for a manifest that was chosen already; choice, if any, is
+// what is kept of an index.
+func (s *Tree) Settle(ctx context.Context, target ocispec.Descriptor, c *Candidate, choice *Choice, w Watcher) (*Adopted, error) {
 	chain, err := s.unpack(ctx, c, w)
 	if err != nil {
 		return nil, err
 	}
 	// An archive's index.json may leave out what the manifest says itself.
-	if target, err = s.keep(ctx, target); err != nil {
+	if target, err = s.Keep(ctx, target, choice); err != nil {
 		return nil, err
 	}
 	if chain != "" {
-		label := map[string]string{"containerd.io/gc.ref.snapshot." + s.snapshots.Driver(): chain.String()}
-		if err := s.content.Label(ctx, c.manifest.Config.Digest, label); err != nil {
+		label := map[string]string{"containerd.io/gc.ref.snapshot." + s.Snapshots.Driver(): chain.String()}
+		if err := s.Content.Label(ctx, c.Manifest.Config.Digest, label); err != nil {
 			return nil, err
 		}
 	}
-	return &adopted{target: target, img: c}, nil
+	return &Adopted{Target: target, Image: c}, nil
 }
 
 // unpack makes the image's chain of layers.
-func (s *graph) unpack(ctx context.Context, c *candidate, w watcher) (digest.Digest, error) {
-	diffs, blobs := c.config.RootFS.DiffIDs, c.manifest.Layers
+func (s *Tree) unpack(ctx context.Context, c *Candidate, w Watcher) (digest.Digest, error) {
+	diffs, blobs := c.Config.RootFS.DiffIDs, c.Manifest.Layers
 	if len(diffs) != len(blobs) {
 		return "", invalid("invalid manifest, layers length mismatch: expected %d, got %d", len(blobs), len(diffs))
 	}
@@ -92,26 +94,26 @@ func (s *graph) unpack(ctx context.Context, c *candidate, w watcher) (digest.Dig
 	for i, b := range blobs {
 		layers[i] = snapshot.Layer{DiffID: diffs[i], Open: func() (io.ReadCloser, error) {
 			opened[i] = true
-			if w.report == nil {
+			if w.Report == nil {
 				return s.plain(ctx, b, nil)
 			}
-			return s.plain(ctx, b, func(done, total int64) { w.report(i, done, total) })
+			return s.plain(ctx, b, func(done, total int64) { w.Report(i, done, total) })
 		}, Done: func() {
-			if w.done != nil {
-				w.done(i)
+			if w.Done != nil {
+				w.Done(i)
 			}
 		}}
-		if w.ready != nil {
-			layers[i].Ready = func(ctx context.Context) error { return w.ready(ctx, i) }
+		if w.Ready != nil {
+			layers[i].Ready = func(ctx context.Context) error { return w.Ready(ctx, i) }
 		}
 	}
-	chain, err := s.snapshots.Unpack(ctx, layers)
+	chain, err := s.Snapshots.Unpack(ctx, layers)
 	if err != nil {
 		return "", err
 	}
 	for i, b := range blobs {
-		if w.ready != nil {
-			if err := w.ready(ctx, i); err != nil {
+		if w.Ready != nil {
+			if err := w.Ready(ctx, i); err != nil {
 				return "", err
 			}
 		}
@@ -124,15 +126,15 @@ func (s *graph) unpack(ctx context.Context, c *candidate, w watcher) (digest.Dig
 
 // checkDiffID makes sure that a layer's blob is what the config says of it:
 // also when the layer was there already and the blob was not looked into.
-func (s *graph) checkDiffID(ctx context.Context, n int, b ocispec.Descriptor, want digest.Digest, checked bool) error {
+func (s *Tree) checkDiffID(ctx context.Context, n int, b ocispec.Descriptor, want digest.Digest, checked bool) error {
 	if b.Digest == want {
 		return nil // not compressed; it was checked when it was written
 	}
-	labels, err := s.content.Labels(ctx, b.Digest)
+	labels, err := s.Content.Labels(ctx, b.Digest)
 	if err != nil {
 		return err
 	}
-	got := digest.Digest(labels[labelDiffID])
+	got := digest.Digest(labels[LabelDiffID])
 	if checked {
 		got = want
 	}
@@ -149,16 +151,16 @@ func (s *graph) checkDiffID(ctx context.Context, n int, b ocispec.Descriptor, wa
 	if got != want {
 		return invalid("invalid diffID for layer %d: expected %q, got %q", n, want, got)
 	}
-	if labels[labelDiffID] == want.String() {
+	if labels[LabelDiffID] == want.String() {
 		return nil
 	}
-	return s.content.Label(ctx, b.Digest, map[string]string{labelDiffID: want.String()})
+	return s.Content.Label(ctx, b.Digest, map[string]string{LabelDiffID: want.String()})
 }
 
 // plain opens the uncompressed content of a layer's blob. progress, if any, is
 // told the blob's bytes as they are read.
-func (s *graph) plain(ctx context.Context, b ocispec.Descriptor, progress func(done, total int64)) (io.ReadCloser, error) {
-	in, size, err := s.content.Reader(ctx, b.Digest)
+func (s *Tree) plain(ctx context.Context, b ocispec.Descriptor, progress func(done, total int64)) (io.ReadCloser, error) {
+	in, size, err := s.Content.Reader(ctx, b.Digest)
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", b.Digest, err)
 	}

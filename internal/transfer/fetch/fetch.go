@@ -1,0 +1,43 @@
+// Package fetch owns plain downloads: files from http and https addresses that
+// a person named, for import and bootstrap.
+package fetch
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// Open begins a download from an address of the client's choice; http:// may be
+// left out. It returns the whole address, and its errors name it.
+func Open(ctx context.Context, src string) (io.ReadCloser, string, error) {
+	if !strings.Contains(src, "://") {
+		src = "http://" + src
+	}
+	u, err := url.Parse(src)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, "", errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid source %q: not an http or https address", src))
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, "", errdefs.ErrInvalidArgument.WithMessage(err.Error())
+	}
+	client := http.Client{Transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, ResponseHeaderTimeout: time.Minute, DisableKeepAlives: true,
+	}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, "", errdefs.ErrUnavailable.WithMessage(err.Error())
+	}
+	if resp.StatusCode >= 400 {
+		resp.Body.Close()
+		return nil, "", errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("failed to GET %s with status %s", u, resp.Status))
+	}
+	return resp.Body, u.String(), nil
+}
