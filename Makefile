@@ -25,10 +25,11 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
 
 .PHONY: build
-build: embed ## bin/wherryd and bin/wherry, which are a whole installation, and bin/wherry-registry
+build: embed ## bin/wherryd, bin/wherry and bin/wherry-build, which are a whole installation, and bin/wherry-registry
 	@mkdir -p bin
 	$(GOBUILD) -o bin/wherryd ./cmd/wherryd
 	$(GOBUILD) -o bin/wherry ./cmd/wherry
+	$(GOBUILD) -o bin/wherry-build ./cmd/wherry-build
 	$(GOBUILD) -o bin/wherry-registry ./cmd/wherry-registry
 
 # The programs wherryd carries inside itself, so they are built first.
@@ -38,6 +39,10 @@ embed:
 	$(GOBUILD) -o $(EMBED)/wherry-init ./cmd/wherry-init
 	$(GOBUILD) -o $(EMBED)/wherry-keeper ./cmd/wherry-keeper
 	$(GOBUILD) -o $(EMBED)/wherry-hello ./cmd/wherry-hello
+
+.PHONY: clients
+clients: ## the client for macOS, Windows and Linux on arm64, in bin/clients
+	LDFLAGS='$(LDFLAGS)' scripts/build_clients
 
 .PHONY: run
 run: build ## start a private engine, run hello-world and a busybox, show it, leave nothing behind
@@ -62,7 +67,7 @@ test-unit: embed ## what needs neither root nor a built engine
 
 .PHONY: test-root
 test-root: build ## the tests of the built engine, as root
-	$(PROMISE) go test -count=1 $(RUNFLAG) ./test/api/... ./test/script/... ./test/compare/... ./test/python/... ./test/isolation/... ./test/crash/... ./test/acceptance/...
+	$(PROMISE) go test -count=1 $(RUNFLAG) ./test/api/... ./test/script/... ./test/compare/... ./test/python/... ./test/isolation/... ./test/crash/... ./test/acceptance/... ./test/remote/...
 
 .PHONY: test-script
 test-script: build ## the CLI scripts, with wherry and with docker
@@ -91,7 +96,7 @@ lint: ## gofmt and golangci-lint, built on the spot the first time
 .PHONY: install
 install: build ## bin/* to $(PREFIX)/bin, with shell completion
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/bash-completion/completions share/zsh/site-functions share/fish/vendor_completions.d)
-	install -m 0755 bin/wherryd bin/wherry bin/wherry-registry $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 bin/wherryd bin/wherry bin/wherry-build bin/wherry-registry $(DESTDIR)$(PREFIX)/bin/
 	bin/wherry completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/wherry
 	bin/wherry completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_wherry
 	bin/wherry completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/wherry.fish

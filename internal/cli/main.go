@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/wherry-engine/wherry/internal/cli/shell"
@@ -18,10 +19,12 @@ import (
 const patience = 3
 
 // Main runs one command line on the process's streams and returns its exit
-// status.
-func Main(name string, b shell.Build, args []string) int {
+// status. The verbs about builds are in another program, to which it hands
+// over, unless that program gives them here.
+func Main(name string, b shell.Build, args []string, own ...Verb) int {
+	args = slices.Clone(args) // cobra writes into them, and handing over needs them as they were
 	ctx := interruptible(context.Background())
-	sh, err := agree(ctx, func() *shell.Shell { return shell.New(name, b) }, args)
+	sh, err := agree(ctx, func() *shell.Shell { return shell.New(name, b) }, args, own...)
 	if cause := context.Cause(ctx); cause != nil && err != nil && !errors.As(err, new(*shell.StatusError)) {
 		err = cause
 	}
@@ -32,21 +35,24 @@ func Main(name string, b shell.Build, args []string) int {
 // agree runs the command line, a second time if the engine speaks only an
 // older API: it refuses the first request then and changes nothing. Each run
 // has a shell of its own, because flags were parsed into the first.
-func agree(ctx context.Context, fresh func() *shell.Shell, args []string) (*shell.Shell, error) {
+func agree(ctx context.Context, fresh func() *shell.Shell, args []string, own ...Verb) (*shell.Shell, error) {
 	sh := fresh()
-	err := Run(ctx, sh, args)
+	err := Run(ctx, sh, args, own...)
 	v := shell.TooNew(err)
 	if v == "" || os.Getenv("DOCKER_API_VERSION") != "" {
 		return sh, err
 	}
 	sh = fresh()
 	sh.APIVersion = v
-	return sh, Run(ctx, sh, args)
+	return sh, Run(ctx, sh, args, own...)
 }
 
 // Run executes one command line in sh. Its error is not printed yet.
-func Run(ctx context.Context, sh *shell.Shell, args []string) error {
+func Run(ctx context.Context, sh *shell.Shell, args []string, own ...Verb) error {
 	root := newRoot(sh, args)
+	for _, v := range own {
+		v.replace(root, sh)
+	}
 	root.SetArgs(args)
 	return root.ExecuteContext(ctx)
 }

@@ -29,7 +29,7 @@ type verb struct {
 
 // common verbs come first in help, in this order.
 var common = []verb{
-	{"run", container.NewRun}, {"exec", container.NewExec}, {"ps", container.NewPs},
+	{"run", container.NewRun}, {"exec", container.NewExec}, {"ps", container.NewPs}, {"build", newElsewhere("build")},
 	{"pull", image.NewPull}, {"push", image.NewPush}, {"login", account.NewLogin}, {"logout", account.NewLogout}, {"search", image.NewSearch}, {"images", image.NewImages}, {"version", system.NewVersion}, {"info", system.NewInfo},
 }
 
@@ -50,8 +50,9 @@ var groups = []verb{
 	{"container", func(sh *shell.Shell) *cobra.Command {
 		return group("container", "Manage containers", append(container.Commands(sh), files.Commands(sh)...))
 	}},
+	{"builder", newElsewhere("builder")}, {"buildx", newElsewhere("buildx")},
 	{"image", func(sh *shell.Shell) *cobra.Command {
-		return group("image", "Manage images", image.Commands(sh))
+		return group("image", "Manage images", append(image.Commands(sh), newElsewhere("build")(sh)))
 	}},
 	{"secret", func(sh *shell.Shell) *cobra.Command {
 		return group("secret", "Manage secrets of containers", secret.Commands(sh))

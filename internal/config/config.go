@@ -160,6 +160,7 @@ type Config struct {
 	IpcMode         string
 	Runtimes        map[string]Runtime
 	DefaultRuntime  string
+	CDISpecDirs     []string // none are the usual ones
 	Ulimits         map[string]*units.Ulimit
 	ShmSize         int64 // bytes
 	Init            bool

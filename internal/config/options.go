@@ -80,7 +80,7 @@ var options = []option{
 	{flag: "selinux-enabled", key: "selinux-enabled", class: refused, toggle: true, harmless: "false"},
 	{flag: "cpu-rt-period", key: "cpu-rt-period", class: refused, harmless: "0"},
 	{flag: "cpu-rt-runtime", key: "cpu-rt-runtime", class: refused, harmless: "0"},
-	{flag: "cdi-spec-dir", key: "cdi-spec-dirs", class: refused},
+	{flag: "cdi-spec-dir", key: "cdi-spec-dirs", say: "CDI specification directories to use", bind: func(c *Config) value { return words(&c.CDISpecDirs, nil) }},
 	{flag: "nri-opts", key: "nri-opts", class: refused},
 	{flag: "log-driver", key: "log-driver", say: "Default driver for container logs", bind: func(c *Config) value { return text(&c.LogDriver) }},
 	{flag: "log-opt", key: "log-opts", say: "Default log driver options for containers", bind: func(c *Config) value { return pairs(&c.LogOpts) }},

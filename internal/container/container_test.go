@@ -152,8 +152,12 @@ func TestWait(t *testing.T) {
 	if got := code(next); got != 3 {
 		t.Errorf("next-exit: %d", got)
 	}
+	if got := code(stopped); got != 3 {
+		t.Errorf("not-running at an exit that is followed by a restart: %d", got)
+	}
+	stopped = armed("")
 	if got := code(stopped); got != -1 {
-		t.Errorf("not-running while restarting: %d", got)
+		t.Errorf("not-running asked between two runs: %d", got)
 	}
 	c.Lock()
 	c.SetRunning(2, time.Now())

@@ -85,8 +85,7 @@ func (c *Container) SetRunning(pid int, at time.Time) {
 func (c *Container) SetPaused(paused bool) { c.State.Paused = paused }
 
 // SetExited notes the end of the process. With restarting, the container goes
-// on under its restart policy: waiters for "not running" keep waiting, waiters
-// for the next exit are woken.
+// on under its restart policy; waiters are woken all the same, as by dockerd.
 func (c *Container) SetExited(code int, oom, restarting bool, at time.Time) {
 	c.State.Pid = 0
 	c.State.Paused = false
@@ -94,9 +93,7 @@ func (c *Container) SetExited(code int, oom, restarting bool, at time.Time) {
 	c.State.Restarting = restarting
 	c.State.Running = restarting
 	c.wake(container.WaitConditionNextExit, code)
-	if !restarting {
-		c.wake(container.WaitConditionNotRunning, code)
-	}
+	c.wake(container.WaitConditionNotRunning, code)
 }
 
 // SetStopped ends the wait between two runs of a restart policy.

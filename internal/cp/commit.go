@@ -52,10 +52,12 @@ func (f *Files) Commit(ctx context.Context, ref string, o CommitOptions) (digest
 		return "", err
 	}
 	if o.Pause && r.State.Running && !r.State.Paused && !r.State.Restarting {
-		if err := f.pauser.Pause(ctx, r.ID); err != nil {
+		switch err := f.pauser.Pause(ctx, r.ID); {
+		case err == nil:
+			defer f.pauser.Unpause(context.WithoutCancel(ctx), r.ID) //nolint:errcheck // it may have been removed meanwhile
+		case c.Snapshot().State.Pid != 0:
 			return "", err
-		}
-		defer f.pauser.Unpause(context.WithoutCancel(ctx), r.ID) //nolint:errcheck // it may have been removed meanwhile
+		} // else it ended before it could be paused, which is as good
 	}
 	v, err := f.open(c, bare)
 	if err != nil {

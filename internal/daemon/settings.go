@@ -18,6 +18,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/config"
 	"github.com/wherry-engine/wherry/internal/cp"
 	"github.com/wherry-engine/wherry/internal/httpapi"
+	"github.com/wherry-engine/wherry/internal/httpapi/listen"
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/idmap"
 	"github.com/wherry-engine/wherry/internal/lifecycle"
@@ -25,6 +26,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/network/ipam"
 	"github.com/wherry-engine/wherry/internal/query"
+	"github.com/wherry-engine/wherry/internal/runtime/cdi"
 	"github.com/wherry-engine/wherry/internal/runtime/foreign"
 )
 
@@ -54,6 +56,7 @@ func lifecycleConfig(c *config.Config) (lifecycle.Config, error) {
 		DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, CgroupParent: cgroupParent(c), Live: live(c),
 		Ulimits: c.Ulimits, Init: c.Init, InitPath: initPath(c), NoNewPrivileges: c.NoNewPrivileges, LogDriver: c.LogDriver, LogOptions: c.LogOpts,
 		DNS: c.DNS.Servers, DNSSearch: c.DNS.Search, DNSOptions: c.DNS.Options, HostGatewayIPs: c.DNS.HostGateway,
+		CDI: cdiDirectories(c),
 	}
 	lc.Runtimes = foreign.Set{Dir: filepath.Join(c.ExecRoot, "runtimes"), Systemd: c.CgroupDriver == "systemd", Programs: map[string]foreign.Program{}}
 	for name, r := range c.Runtimes {
@@ -81,6 +84,18 @@ func lifecycleConfig(c *config.Config) (lifecycle.Config, error) {
 		}
 	}
 	return lc, nil
+}
+
+// cdiDirectories are where device specifications lie. One empty name turns
+// them off, as in dockerd.
+func cdiDirectories(c *config.Config) cdi.Directories {
+	switch {
+	case len(c.CDISpecDirs) == 0:
+		return cdi.Directories{"/etc/cdi", "/var/run/cdi"}
+	case len(c.CDISpecDirs) == 1 && c.CDISpecDirs[0] == "":
+		return nil
+	}
+	return cdi.Directories(c.CDISpecDirs)
 }
 
 func idMaps(list []idmap.Range) []specs.LinuxIDMapping {
@@ -129,6 +144,7 @@ func (s *System) host() (query.Host, error) {
 		DataRoot: c.DataRoot, Labels: c.Labels, LogDriver: c.LogDriver, InitBinary: "docker-init", LiveRestore: c.LiveRestore, Debug: c.Debug,
 		HTTPProxy: c.Registry.HTTPProxy, HTTPSProxy: c.Registry.HTTPSProxy, NoProxy: c.Registry.NoProxy, Mirrors: c.Registry.Mirrors, Insecure: c.Registry.Insecure,
 		SecurityOptions: []string{"name=seccomp,profile=" + seccompName(c)}, StorageDriver: s.images.Snapshots().Driver(),
+		CDI:            cdiDirectories(c),
 		EventListeners: s.events.Listeners, DefaultRuntime: c.DefaultRuntime,
 		Runtimes: map[string]system.RuntimeWithStatus{config.DefaultRuntime: {Runtime: system.Runtime{Path: "wherry-init"}}}, NetworkWarnings: s.networks.Warnings,
 	}
@@ -146,6 +162,7 @@ func (s *System) host() (query.Host, error) {
 	case profile != "":
 		h.SecurityOptions = append([]string{"name=apparmor"}, h.SecurityOptions...)
 	}
+	h.Warnings = append(h.Warnings, listen.Warnings(c)...)
 	if s.cgroups.Version() == 2 {
 		h.SecurityOptions = append(h.SecurityOptions, "name=cgroupns")
 	}

@@ -80,7 +80,7 @@ type Views interface {
 // Images is the image store.
 type Images interface {
 	List(ctx context.Context, o imagestore.ListOptions) ([]*image.Summary, error)
-	Inspect(ctx context.Context, ref string, p *ocispec.Platform, manifests bool) (*image.InspectResponse, error)
+	Inspect(ctx context.Context, ref string, p *ocispec.Platform, manifests bool) (*imagestore.Inspection, error)
 	History(ctx context.Context, ref string, p *ocispec.Platform) ([]image.HistoryResponseItem, error)
 	Tag(ctx context.Context, source, target string) error
 	Remove(ctx context.Context, ref string, o imagestore.RemoveOptions) ([]image.DeleteResponse, error)

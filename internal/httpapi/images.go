@@ -93,8 +93,8 @@ func (h imageHandlers) inspect(c *call) error {
 
 // legacyImageInspect gives older clients the members that newer versions leave
 // out, some of them always empty.
-func legacyImageInspect(from *image.InspectResponse, v version) any {
-	r := *from
+func legacyImageInspect(from *imagestore.Inspection, v version) any {
+	r := from.InspectResponse
 	if r.RepoTags == nil {
 		r.RepoTags = []string{}
 	}
@@ -121,7 +121,7 @@ func legacyImageInspect(from *image.InspectResponse, v version) any {
 			config[name] = ""
 		}
 	}
-	more := fields{"Parent": "", "Comment": "", "DockerVersion": "", "Author": "", "Config": config}
+	more := fields{"Parent": from.Parent, "Comment": "", "DockerVersion": "", "Author": "", "Config": config}
 	if v.before(45) {
 		more["Container"] = ""
 		more["ContainerConfig"] = nil

@@ -76,9 +76,6 @@ func (h networkHandlers) connect(c *call) error {
 	if err := c.json(&r); err != nil {
 		return err
 	}
-	if c.version.before(54) && r.EndpointConfig != nil {
-		r.EndpointConfig.MacAddress = nil
-	}
 	return h.Networks.Connect(c.lasting(), c.name, r.Container, r.EndpointConfig)
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	imageapi "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/storage"
+	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -15,22 +16,29 @@ import (
 	"github.com/wherry-engine/wherry/internal/snapshot"
 )
 
+// Inspection is an image in full. Parent is the image that it was committed
+// from or built on here, "" for none; only older clients are told.
+type Inspection struct {
+	imageapi.InspectResponse
+	Parent digest.Digest `json:"-"`
+}
+
 // Inspect describes one image in full, as it is for a platform (nil: the one
 // that it is used for here).
-func (s *Store) Inspect(ctx context.Context, ref string, p *ocispec.Platform, manifests bool) (*imageapi.InspectResponse, error) {
+func (s *Store) Inspect(ctx context.Context, ref string, p *ocispec.Platform, manifests bool) (*Inspection, error) {
 	img, err := at(ctx, s, ref, p)
 	if err != nil {
 		return nil, err
 	}
 	target, config := img.Target, img.Config.Config
-	out := &imageapi.InspectResponse{
+	out := &Inspection{Parent: img.Parent, InspectResponse: imageapi.InspectResponse{
 		ID: img.ID.String(), RepoTags: img.RepoTags, RepoDigests: img.RepoDigests,
 		Author: img.Config.Author, Config: &config,
 		Architecture: img.Config.Architecture, Variant: img.Config.Variant, Os: img.Config.OS, OsVersion: img.Config.OSVersion,
 		Size: img.Size, RootFS: imageapi.RootFS{Type: img.Config.RootFS.Type},
 		Metadata:   imageapi.Metadata{LastTagTime: img.Tagged},
 		Descriptor: &target,
-	}
+	}}
 	if n := len(img.Config.History); n > 0 {
 		out.Comment = img.Config.History[n-1].Comment
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/linux/seccomp"
 	"github.com/wherry-engine/wherry/internal/logs/ship"
 	"github.com/wherry-engine/wherry/internal/network"
+	"github.com/wherry-engine/wherry/internal/runtime/cdi"
 	"github.com/wherry-engine/wherry/internal/runtime/foreign"
 	"github.com/wherry-engine/wherry/internal/secret"
 	"github.com/wherry-engine/wherry/internal/snapshot"
@@ -56,6 +57,7 @@ type Config struct {
 	DNSSearch          []string
 	DNSOptions         []string
 	HostGatewayIPs     []netip.Addr
+	CDI                cdi.Directories
 	Live
 }
 

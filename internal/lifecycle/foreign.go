@@ -3,13 +3,17 @@ package lifecycle
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strconv"
 
 	"github.com/containerd/errdefs"
 	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/wherry-engine/wherry/internal/container"
+	"github.com/wherry-engine/wherry/internal/runtime/compile"
 	"github.com/wherry-engine/wherry/internal/runtime/foreign"
+	"github.com/wherry-engine/wherry/internal/runtime/hook"
 	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
 	"github.com/wherry-engine/wherry/internal/runtime/spec"
 	"github.com/wherry-engine/wherry/internal/undo"
@@ -38,10 +42,15 @@ func (p *parts) validateRuntime(h *apicontainer.HostConfig) error {
 // engine's own with the control group ready, or one for another runtime, which
 // makes the group itself. joined is called when the process is in its group.
 func (l *launcher) plan(in *spec.Input, s *specs.Spec, c *container.Container, n *networking, u *undo.Stack) (p *sandbox.Plan, joined func(), err error) {
+	groups := groupsOf(in, s)
 	if r := l.foreign(c.HostConfig); r != nil {
 		u.Add(func() { warn("take back bundle", c.ID, r.Delete(context.Background(), c.ID)) })
-		p, err = r.Create(c.ID, s, foreign.Root(in.Rootfs), foreign.User{Name: in.Config.User, Groups: in.HostConfig.GroupAdd}, n.held)
+		p, err = r.Create(c.ID, s, foreign.Root(in.Rootfs), foreign.User{Name: in.Config.User, Groups: groups}, n.held)
 		return p, func() {}, err
+	}
+	hooks, err := hook.Wanted(s.Hooks)
+	if err != nil {
+		return nil, nil, err
 	}
 	group, warnings, err := l.cgroups.Create(c.CgroupPath, s.Linux.Resources)
 	if err != nil {
@@ -51,6 +60,16 @@ func (l *launcher) plan(in *spec.Input, s *specs.Spec, c *container.Container, n
 	for _, w := range warnings {
 		warn("limits", c.ID, fmt.Errorf("%s", w))
 	}
-	p, err = l.compile(in, s, group, n)
+	p, err = l.compile(in, s, group, n, compile.Options{Groups: groups, Hold: n.held || hooks})
 	return p, group.Settle, err
+}
+
+// groupsOf are the further groups of the process: the user's, and those that
+// its devices ask for.
+func groupsOf(in *spec.Input, s *specs.Spec) []string {
+	groups := slices.Clone(in.HostConfig.GroupAdd)
+	for _, gid := range s.Process.User.AdditionalGids {
+		groups = append(groups, strconv.FormatUint(uint64(gid), 10))
+	}
+	return groups
 }

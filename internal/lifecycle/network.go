@@ -8,9 +8,11 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/network"
+	"github.com/wherry-engine/wherry/internal/runtime/hook"
 	"github.com/wherry-engine/wherry/internal/supervise"
 	"github.com/wherry-engine/wherry/internal/undo"
 )
@@ -80,8 +82,9 @@ func (l *launcher) attach(ctx context.Context, c *container.Container, n *networ
 	return nil
 }
 
-// release wires the network of a process that waits for it, and lets it go on.
-func (l *launcher) release(ctx context.Context, c *container.Container, n *networking, pid int, u *undo.Stack) error {
+// release wires the network of a process that waits for it, runs the hooks of
+// its devices, and lets it go on.
+func (l *launcher) release(ctx context.Context, c *container.Container, n *networking, s *specs.Spec, pid int, u *undo.Stack) error {
 	key := supervise.Key{Container: c.ID}
 	// A process that is not needed any more has an exit that nobody waits for.
 	u.Add(func() { _ = l.keeper.Signal(context.WithoutCancel(ctx), key, syscall.SIGKILL) })
@@ -94,6 +97,12 @@ func (l *launcher) release(ctx context.Context, c *container.Container, n *netwo
 			return err
 		}
 		if err := l.writeFiles(c, n); err != nil {
+			return err
+		}
+	}
+	if s.Hooks != nil && l.foreign(c.HostConfig) == nil {
+		err := hook.Run(ctx, hook.Container{ID: c.ID, PID: pid, Dir: filepath.Join(l.cfg.ExecRoot, "hooks", c.ID), Spec: s})
+		if err != nil {
 			return err
 		}
 	}

@@ -165,12 +165,12 @@ func (l *launcher) seccompProfile(c *container.Record) (*specs.LinuxSeccomp, err
 	return l.filters.Load([]byte(s.seccomp), caps)
 }
 
-// compile turns the specification into the plan for one start.
-func (l *launcher) compile(in *spec.Input, s *specs.Spec, g *cgroup.Group, n *networking) (*sandbox.Plan, error) {
-	o := compile.Options{
-		ID: in.ID, CgroupDir: g.Dir(), CgroupTasks: g.Tasks(), Cgroup2: in.Cgroup2, Lookup: true, User: in.Config.User, Groups: in.HostConfig.GroupAdd, Hold: n.held,
-		Reaper: in.Init && s.Process.Args[0] == spec.InitTarget,
-	}
+// compile turns the specification into the plan for one start. o has Groups
+// and Hold; the rest is filled in here.
+func (l *launcher) compile(in *spec.Input, s *specs.Spec, g *cgroup.Group, n *networking, o compile.Options) (*sandbox.Plan, error) {
+	o.ID, o.CgroupDir, o.CgroupTasks, o.Cgroup2 = in.ID, g.Dir(), g.Tasks(), in.Cgroup2
+	o.Lookup, o.User = true, in.Config.User
+	o.Reaper = in.Init && s.Process.Args[0] == spec.InitTarget
 	if in.Rootfs.Dir == "" {
 		o.Overlay = &compile.Overlay{Lower: in.Rootfs.Lower, Upper: in.Rootfs.Upper, Work: in.Rootfs.Work, Options: in.Rootfs.Options}
 	}

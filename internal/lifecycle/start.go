@@ -133,6 +133,9 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 	for _, w := range warnings {
 		warn("start", c.ID, errors.New(w))
 	}
+	if err := l.cfg.CDI.Inject(s, c.HostConfig.DeviceRequests); err != nil {
+		return nil, err
+	}
 	plan, joined, err := l.plan(in, s, c, net, u)
 	if err != nil {
 		return nil, err
@@ -168,7 +171,7 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 	if !plan.Hold {
 		return started, nil
 	}
-	return started, l.release(ctx, c, net, started.PID, u)
+	return started, l.release(ctx, c, net, s, started.PID, u)
 }
 
 // stepUser is init's name for the step that looks USER up. Its failures tell

@@ -15,6 +15,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/logs/driver"
+	"github.com/wherry-engine/wherry/internal/runtime/cdi"
 )
 
 // Host is what the engine knows of itself and was configured for.
@@ -38,6 +39,7 @@ type Host struct {
 	Warnings                       []string
 	Runtimes                       map[string]system.RuntimeWithStatus
 	DefaultRuntime                 string
+	CDI                            cdi.Directories
 }
 
 // Info describes the engine and its host, with docker's warnings about what
@@ -55,12 +57,14 @@ func (v *View) Info(ctx context.Context) (*system.Info, error) {
 		HTTPProxy: h.HTTPProxy, HTTPSProxy: h.HTTPSProxy, NoProxy: h.NoProxy, ServerVersion: h.Version,
 		DefaultRuntime: h.DefaultRuntime, Runtimes: h.Runtimes,
 		LiveRestoreEnabled: h.LiveRestore, InitBinary: h.InitBinary, SecurityOptions: h.SecurityOptions,
-		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, CDISpecDirs: []string{}, DefaultAddressPools: h.AddressPools,
+		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, CDISpecDirs: append([]string{}, h.CDI...), DefaultAddressPools: h.AddressPools,
 		Warnings: append([]string{}, h.Warnings...),
 	}
 	if h.Firewall != "" {
 		i.FirewallBackend = &system.FirewallInfo{Driver: h.Firewall}
 	}
+	devices, warnings := h.CDI.List()
+	i.DiscoveredDevices, i.Warnings = append([]system.DeviceInfo{}, devices...), append(i.Warnings, warnings...)
 	for _, c := range v.store.All() {
 		r := c.Snapshot()
 		i.Containers++

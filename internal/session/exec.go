@@ -32,7 +32,8 @@ type exec struct {
 	done          chan int // of Run: gets the exit code
 }
 
-// ExecStartOptions are those of POST /exec/{id}/start.
+// ExecStartOptions are those of POST /exec/{id}/start. Tty is the form of the
+// stream, raw or framed, and the client's to choose, whatever the command runs on.
 type ExecStartOptions struct {
 	Detach, Tty bool
 	ConsoleSize *[2]uint // height, width
@@ -143,7 +144,7 @@ func (m *Manager) ExecStart(ctx context.Context, execID string, o ExecStartOptio
 		req.Stdin = false
 		fail = func(err error) error { return err }
 	} else {
-		conn, readAhead, err := hijack(x.request.Tty)
+		conn, readAhead, err := hijack(o.Tty)
 		if err != nil {
 			m.unclaim(x)
 			return err
@@ -157,10 +158,10 @@ func (m *Manager) ExecStart(ctx context.Context, execID string, o ExecStartOptio
 		defer socket.Close()
 		req.Attach = []supervise.Attachment{{
 			Conn: socket, Stdin: x.request.AttachStdin, Stdout: x.request.AttachStdout, Stderr: x.request.AttachStderr,
-			Framed: !x.request.Tty, DetachKeys: x.keys, ReadAhead: readAhead, Token: x.id,
+			Framed: !o.Tty, DetachKeys: x.keys, ReadAhead: readAhead, Token: x.id,
 		}}
 		fail = func(err error) error {
-			fmt.Fprintf(newStreams(socket, !x.request.Tty).stdout, "%v\r\n", err)
+			fmt.Fprintf(newStreams(socket, !o.Tty).stdout, "%v\r\n", err)
 			return nil
 		}
 	}

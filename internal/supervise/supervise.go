@@ -84,7 +84,7 @@ type Started struct {
 type Attachment struct {
 	Conn                  *os.File // a connected stream socket
 	Stdin, Stdout, Stderr bool
-	Framed                bool   // docker's 8-byte headers; not for a terminal
+	Framed                bool   // docker's 8-byte headers
 	DetachKeys            []byte // nil for none
 	ReadAhead             []byte // input that was read from Conn already
 	Token                 string // returned in AttachEnd

@@ -123,7 +123,7 @@ type noImages struct{ httpapi.Images }
 func (noImages) List(_ context.Context, o image.ListOptions) ([]*apiimage.Summary, error) {
 	return nil, o.Filters.Validate("dangling", "reference")
 }
-func (noImages) Inspect(_ context.Context, ref string, _ *ocispec.Platform, _ bool) (*apiimage.InspectResponse, error) {
+func (noImages) Inspect(_ context.Context, ref string, _ *ocispec.Platform, _ bool) (*image.Inspection, error) {
 	return nil, noImage(ref)
 }
 func (noImages) History(_ context.Context, ref string, _ *ocispec.Platform) ([]apiimage.HistoryResponseItem, error) {

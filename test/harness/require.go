@@ -81,6 +81,8 @@ var conditions = map[string]func() bool{
 	"dockerd":  func() bool { return exists("/usr/sbin/dockerd") },
 	"docker20": func() bool { return dockerVersion(oldDocker, "20.") },
 	"docker28": func() bool { return dockerVersion(newDocker, "28.") || dockerVersion(newDocker, "29.") },
+	"sshd":     func() bool { return exists("/usr/sbin/sshd") && exists("/usr/bin/ssh") },
+	"activate": func() bool { return exists("/usr/bin/systemd-socket-activate") },
 	"runc":     func() bool { _, err := exec.LookPath("runc"); return err == nil },
 	// What userns-remap=default needs of the machine.
 	"subuid": func() bool { return listed("/etc/subuid", "dockremap") && listed("/etc/subgid", "dockremap") },

@@ -10,10 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // pack writes the local file or directory src as a tar stream; the plan and
@@ -37,7 +34,7 @@ func pack(w io.Writer, src place, p plan) error {
 		}
 		entry := name
 		if rel != "." {
-			entry = name + "/" + rel
+			entry = name + "/" + filepath.ToSlash(rel)
 		}
 		return packOne(t, file, p.name(entry), links)
 	})
@@ -55,12 +52,11 @@ func packOne(t *tar.Writer, file, name string, links map[[2]uint64]string) error
 	if st.Mode()&os.ModeSocket != 0 {
 		return nil
 	}
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fmt.Errorf("%s: its owner is not known", file)
+	h := &tar.Header{Name: name, ModTime: st.ModTime().Truncate(time.Second), Format: tar.FormatPAX}
+	inode, err := describe(h, file, st)
+	if err != nil {
+		return err
 	}
-	h := &tar.Header{Name: name, Mode: int64(sys.Mode & 0o7777), Uid: int(sys.Uid), Gid: int(sys.Gid),
-		ModTime: st.ModTime().Truncate(time.Second), Format: tar.FormatPAX}
 	switch st.Mode().Type() {
 	case 0:
 		h.Typeflag, h.Size = tar.TypeReg, st.Size()
@@ -78,15 +74,13 @@ func packOne(t *tar.Writer, file, name string, links map[[2]uint64]string) error
 		if st.Mode()&os.ModeCharDevice != 0 {
 			h.Typeflag = tar.TypeChar
 		}
-		h.Devmajor, h.Devminor = int64(unix.Major(uint64(sys.Rdev))), int64(unix.Minor(uint64(sys.Rdev))) //nolint:unconvert // its width differs
 	}
-	if sys.Nlink > 1 && !st.IsDir() {
-		id := [2]uint64{uint64(sys.Dev), sys.Ino} //nolint:unconvert // its width differs
-		if first, ok := links[id]; ok {
+	if inode != [2]uint64{} {
+		if first, ok := links[inode]; ok {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
 			return t.WriteHeader(h)
 		}
-		links[id] = name
+		links[inode] = name
 	}
 	if h.Typeflag != tar.TypeReg {
 		return t.WriteHeader(h)
@@ -220,18 +214,4 @@ func finish(root *os.Root, name string, h *tar.Header) error {
 		return err
 	}
 	return root.Chtimes(name, h.ModTime, h.ModTime)
-}
-
-func makeNode(root *os.Root, name string, h *tar.Header) error {
-	d, err := root.Open(path.Dir(name))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	kind := map[byte]uint32{tar.TypeFifo: unix.S_IFIFO, tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK}[h.Typeflag]
-	err = unix.Mknodat(int(d.Fd()), path.Base(name), kind|0o600, int(unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor))))
-	if err != nil {
-		return fmt.Errorf("make %s: %w", name, err)
-	}
-	return nil
 }

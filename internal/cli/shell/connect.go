@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/url"
 	"os"
 	"runtime"
 	"strings"
@@ -18,8 +19,16 @@ import (
 // spent on negotiation: an engine that finds it too new says so, and the
 // program then starts over with what the engine offers.
 func (s *Shell) connect(ep *Endpoint) (client.APIClient, error) {
+	host, ssh := ep.Host, strings.HasPrefix(ep.Host, "ssh://")
+	if ssh {
+		u, err := url.Parse(ep.Host)
+		if err != nil {
+			return nil, err
+		}
+		host = "http://" + u.Hostname() // what messages say; nobody looks it up
+	}
 	options := []client.Opt{
-		client.WithHost(ep.Host),
+		client.WithHost(host),
 		client.WithUserAgent("Wherry-Client/" + s.Build.Version + " (" + runtime.GOOS + ")"),
 	}
 	if h := s.Config().HTTPHeaders; len(h) > 0 {
@@ -48,6 +57,12 @@ func (s *Shell) connect(ep *Endpoint) (client.APIClient, error) {
 			d := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 30 * time.Second}, Config: cfg}
 			options = append(options, client.WithScheme("http"), client.WithDialContext(d.DialContext))
 		}
+	} else if ssh {
+		dial, err := sshDialer(ep.Host)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, client.WithDialContext(dial))
 	} else if path, ok := strings.CutPrefix(ep.Host, "unix://"); ok {
 		options = append(options, client.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer

@@ -105,6 +105,10 @@ func (s *Shell) direct(host string) (*Endpoint, error) {
 		return nil, err
 	}
 	ep.Host = h
+	if strings.HasPrefix(h, "ssh://") {
+		ep.TLS, ep.Verify = false, false // ssh knows both ends by its own keys
+		return ep, nil
+	}
 	if !ep.TLS || strings.HasPrefix(h, "unix://") {
 		ep.TLS = false
 		if !g.TLSVerify {
@@ -177,10 +181,10 @@ func (s *Shell) byContext(name string) (*Endpoint, error) {
 func served(host string) error {
 	proto, _, _ := strings.Cut(host, "://")
 	switch proto {
-	case "unix", "tcp", "http", "https":
+	case "unix", "tcp", "http", "https", "ssh":
 		return nil
 	case "fd":
 		return fmt.Errorf("%s: fd:// is for the engine's side only", host)
 	}
-	return fmt.Errorf("%s: hosts by %s:// are not supported yet; use unix:// or tcp://", host, proto)
+	return fmt.Errorf("%s: hosts by %s:// are not supported yet; use unix://, tcp:// or ssh://", host, proto)
 }

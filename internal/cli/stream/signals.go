@@ -4,7 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"syscall"
+	"slices"
 	"time"
 
 	"github.com/moby/moby/client"
@@ -27,7 +27,7 @@ type Killer interface {
 func ForwardSignals(ctx context.Context, k Killer, id string, tty bool, debugf func(string, ...any)) (stop func()) {
 	ctx = context.WithoutCancel(ctx)
 	c := make(chan os.Signal, 128)
-	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	signal.Notify(c, usual...)
 	quit := make(chan struct{})
 	rest := time.AfterFunc(20*time.Millisecond, func() { signal.Notify(c) })
 	go func() {
@@ -37,7 +37,7 @@ func ForwardSignals(ctx context.Context, k Killer, id string, tty bool, debugf f
 				return
 			case s := <-c:
 				name := forwardName(s)
-				if name == "" || tty && s == syscall.SIGWINCH {
+				if name == "" || tty && s == resized {
 					continue
 				}
 				if _, err := k.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: name}); err != nil {
@@ -55,8 +55,7 @@ func ForwardSignals(ctx context.Context, k Killer, id string, tty bool, debugf f
 
 // forwardName returns "" for signals that are about this process only.
 func forwardName(s os.Signal) string {
-	switch s {
-	case syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGURG:
+	if slices.Contains(private, s) {
 		return ""
 	}
 	for name, n := range msignal.SignalMap {
@@ -78,10 +77,9 @@ func FollowSize(ctx context.Context, size func() (h, w uint), resize func(ctx co
 		}
 		return resize(ctx, h, w)
 	}
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, syscall.SIGWINCH)
+	changes, stop := sizeChanges()
 	go func() {
-		defer signal.Stop(c)
+		defer stop()
 		err := ask()
 		for try := 1; err != nil && try <= 10; try++ {
 			select {
@@ -98,7 +96,7 @@ func FollowSize(ctx context.Context, size func() (h, w uint), resize func(ctx co
 			select {
 			case <-ctx.Done():
 				return
-			case <-c:
+			case <-changes:
 				_ = ask() // the program may just have ended
 			}
 		}

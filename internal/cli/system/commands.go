@@ -10,5 +10,5 @@ import (
 
 // Commands returns the verbs for the `system` group.
 func Commands(sh *shell.Shell) []*cobra.Command {
-	return []*cobra.Command{NewDf(sh), NewEvents(sh), NewInfo(sh), NewPrune(sh)}
+	return []*cobra.Command{NewCerts(sh), NewDf(sh), NewDialStdio(sh), NewEvents(sh), NewInfo(sh), NewPrune(sh)}
 }

@@ -55,6 +55,24 @@ func Open(c *config.Config) ([]net.Listener, error) {
 	return all, nil
 }
 
+// Warnings is what `info` tells every client about sockets that let in whoever
+// can reach them.
+func Warnings(c *config.Config) []string {
+	const say = "WARNING: API is accessible on %s without %s.\n         Access to the remote API is equivalent to root access on the host; docs/remote.md tells how to make certificates."
+	var out []string
+	for _, host := range c.Hosts {
+		proto, addr, err := config.ParseHost(host, c.TLS.Enabled)
+		switch {
+		case err != nil || proto != "tcp":
+		case !c.TLS.Enabled:
+			out = append(out, fmt.Sprintf(say, "http://"+addr, "encryption"))
+		case !c.TLS.Verify:
+			out = append(out, fmt.Sprintf(say, "https://"+addr, "TLS client verification"))
+		}
+	}
+	return out
+}
+
 func listenTCP(addr string, c *config.Config) ([]net.Listener, error) {
 	if !c.TLS.Enabled || !c.TLS.Verify {
 		for _, text := range []string{

@@ -152,7 +152,7 @@ func (n *Networks) Connect(ctx context.Context, ref, containerRef string, wish *
 }
 
 // Disconnect takes a container off a network. With force it does so too when
-// the container is not known any more.
+// the container is not known any more, or the network.
 func (n *Networks) Disconnect(ctx context.Context, ref, containerRef string, force bool) error {
 	c, err := n.containers.Get(containerRef)
 	if err != nil {
@@ -165,9 +165,13 @@ func (n *Networks) Disconnect(ctx context.Context, ref, containerRef string, for
 	defer c.Op.Unlock()
 	r := c.Snapshot()
 	one, err := n.manager.Inspect(ref, false)
+	if _, noted := r.Networks[ref]; errdefs.IsNotFound(err) && force && noted {
+		return n.note(c, nil, func(networks map[string]*apinetwork.EndpointSettings) { delete(networks, ref) })
+	}
 	if err != nil {
 		return err
 	}
+	running := r.State.Running && !r.State.Restarting
 	keys := []string{one.Name, one.ID, ref}
 	if one.Name == apinetwork.NetworkBridge {
 		keys = append(keys, apinetwork.NetworkDefault)
@@ -181,9 +185,11 @@ func (n *Networks) Disconnect(ctx context.Context, ref, containerRef string, for
 	switch {
 	case one.Driver == "host":
 		return forbidden("container cannot be disconnected from host network or connected to host network")
-	case !known && !force:
+	case !known && running:
 		return errdefs.ErrInternal.WithMessage(fmt.Sprintf("container %s is not connected to network %s", r.ID, one.Name))
-	case r.State.Running && !r.State.Restarting:
+	case !known:
+		return errdefs.ErrInternal.WithMessage(fmt.Sprintf("container %s is not connected to the network %s", r.ID, one.Name))
+	case running:
 		done, failed := n.manager.Disconnect(ctx, r.ID, one.ID, r.State.Pid, force)
 		if done == nil {
 			return failed
@@ -196,7 +202,7 @@ func (n *Networks) Disconnect(ctx context.Context, ref, containerRef string, for
 			delete(networks, k)
 		}
 	}))
-	if r.State.Running && !r.State.Restarting {
+	if running {
 		err = errors.Join(err, n.files.Changed(&r, c))
 	}
 	return err

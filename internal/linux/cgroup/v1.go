@@ -329,6 +329,7 @@ func (g *groupV1) dirs() []string {
 // gather brings all threads of the group into dir, which was made after they
 // started. Threads that they start meanwhile are found in the next round.
 func (g *groupV1) gather(dir string) error {
+	tried := map[int]bool{}
 	for range 100 {
 		all, err := below(g.anchorDir())
 		if errors.Is(err, os.ErrNotExist) {
@@ -347,13 +348,16 @@ func (g *groupV1) gather(dir string) error {
 				return err
 			}
 			for _, tid := range list {
-				if slices.Contains(there, tid) {
+				if slices.Contains(there, tid) || tried[tid] {
 					continue
 				}
-				news = true
-				if err := writeInt(filepath.Join(dir, "tasks"), tid); err != nil && !errors.Is(err, unix.ESRCH) {
+				// One that is ending stays where it is, whatever the kernel answers.
+				tried[tid] = true
+				err := writeInt(filepath.Join(dir, "tasks"), tid)
+				if err != nil && !errors.Is(err, unix.ESRCH) {
 					return err
 				}
+				news = true
 			}
 		}
 		if !news {

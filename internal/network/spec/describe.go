@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
@@ -23,8 +24,12 @@ func Describe(r network.CreateRequest, defaults map[string]map[string]string) (N
 	if IsPredefined(r.Name) || r.Name == network.NetworkDefault {
 		return n, forbidden("operation is not permitted on predefined %s network ", r.Name)
 	}
-	if !id.ValidName(r.Name) && len(r.Name) != 1 || r.Name == "" {
-		return n, invalid("invalid network name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", r.Name)
+	// dockerd takes any name; what would be a path or a line of its own in some file is refused here.
+	if strings.TrimSpace(r.Name) == "" {
+		return n, invalid("invalid network name %q: it is empty", r.Name)
+	}
+	if strings.ContainsFunc(r.Name, func(c rune) bool { return c == '/' || !unicode.IsPrint(c) }) || len(r.Name) > 255 {
+		return n, invalid("invalid network name %q: a slash, characters that cannot be printed and more than 255 bytes are not allowed", r.Name)
 	}
 	if r.ConfigFrom != nil {
 		n.ConfigFrom = r.ConfigFrom.Network

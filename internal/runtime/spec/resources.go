@@ -232,9 +232,6 @@ func (b *builder) devices() error {
 			rules = append(rules, rule)
 		}
 	}
-	if len(h.DeviceRequests) > 0 {
-		return invalid("could not select device driver %q with capabilities: %v", h.DeviceRequests[0].Driver, h.DeviceRequests[0].Capabilities)
-	}
 	l.Resources.Devices = rules
 	return nil
 }

@@ -1,0 +1,42 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/identity"
+
+	"github.com/wherry-engine/wherry/internal/cli/shell"
+)
+
+// engine is the BuildKit inside the engine, spoken to through connections that
+// the engine's API hands over.
+type engine struct{ kit *client.Client }
+
+// connect makes no request yet.
+func connect(ctx context.Context, sh *shell.Shell) (*engine, error) {
+	api, err := sh.API()
+	if err != nil {
+		return nil, err
+	}
+	kit, err := client.New(ctx, "",
+		client.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return api.DialHijack(ctx, "/grpc", "h2c", nil)
+		}),
+		client.WithSessionDialer(func(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
+			return api.DialHijack(ctx, "/session", proto, meta)
+		}))
+	if err != nil {
+		return nil, fmt.Errorf("connect to the builder: %w", err)
+	}
+	return &engine{kit: kit}, nil
+}
+
+func (e *engine) close() {
+	_ = e.kit.Close() // the program is about to end
+}
+
+// newRef is an id of a build in the history.
+func newRef() string { return identity.NewID() }

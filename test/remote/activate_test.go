@@ -1,0 +1,82 @@
+package remote
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/wherry-engine/wherry/test/harness"
+)
+
+// TestActivation: systemd listens, the engine starts with the first client,
+// and that client is answered.
+func TestActivation(t *testing.T) {
+	harness.Require(t, "root", "engine", "activate")
+	for _, c := range []struct {
+		name, host string
+		refused    bool
+	}{{"all", "fd://", false}, {"the first", "fd://3", false}, {"one that is not there", "fd://4", true}} {
+		t.Run(c.name, func(t *testing.T) {
+			e, err := harness.New(harness.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := e.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			args := e.Args()
+			for i, a := range args {
+				if a == "-H" {
+					args[i+1] = c.host
+				}
+			}
+			log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer log.Close()
+			tail := func() string { b, _ := os.ReadFile(log.Name()); return string(b) }
+			// In a network of its own, as every engine of the tests.
+			cmd := exec.Command("unshare", append([]string{"--net", "systemd-socket-activate", "-l", e.Socket(), e.Program()}, args...)...)
+			cmd.Stdout, cmd.Stderr, cmd.Env = log, log, clean()
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+				if _, err := os.Stat(e.Socket()); err == nil {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("systemd does not listen: %s", tail())
+				}
+			}
+			if c.refused {
+				e.Ping() // wakes it
+				if err := <-ended; err == nil {
+					t.Errorf("started: %s", tail())
+				}
+				return
+			}
+			if err := e.LoadBusybox(); err != nil {
+				t.Fatalf("%v\n%s", err, tail())
+			}
+			if out, errOut, code, err := e.CLI("run", "--rm", "--network", "none", "busybox", "echo", "hi"); out != "hi\n" || code != 0 {
+				t.Errorf("%q %q %d %v\n%s", out, errOut, code, err, tail())
+			}
+			cmd.Process.Signal(syscall.SIGTERM)
+			if err := <-ended; err != nil {
+				t.Errorf("%v\n%s", err, tail())
+			}
+			if _, err := os.Stat(e.Socket()); err != nil {
+				t.Errorf("systemd's socket was removed by the engine: %v", err)
+			}
+		})
+	}
+}
