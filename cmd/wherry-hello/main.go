@@ -30,7 +30,7 @@ What is here, and what else there is to do:
 func main() {
 	for b := []byte(text); len(b) > 0; {
 		n, err := syscall.Write(1, b)
-		if err == syscall.EINTR { //nolint:errorlint // package errors would double the program
+		if err == syscall.EINTR { // package errors would double the program
 			continue
 		}
 		if err != nil {

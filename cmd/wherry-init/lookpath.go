@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -13,12 +14,12 @@ import (
 func lookPath(file string, env []string) (string, *initproto.Failure) {
 	quoted := "exec: \"" + file + "\": "
 	if strings.Contains(file, "/") {
-		switch err := executable(file); err {
-		case nil:
+		switch err := executable(file); {
+		case err == nil:
 			return file, nil
-		case unix.EISDIR:
+		case errors.Is(err, unix.EISDIR):
 			return "", notFound(quoted+"is a directory: permission denied", unix.EACCES)
-		case unix.EACCES, unix.EPERM:
+		case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 			return "", notFound(quoted+"permission denied", unix.EACCES)
 		default:
 			return "", notFound(quoted+"stat "+file+": "+err.Error(), err)

@@ -293,7 +293,7 @@ func (s *state) device(d *initproto.Device) *initproto.Failure {
 	}
 	defer unix.Close(dir)
 	err = unix.Mknodat(dir, base, d.Mode, int(d.Dev))
-	if err == unix.EEXIST {
+	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}
 	if err == nil && (d.UID != 0 || d.GID != 0) {
@@ -310,7 +310,7 @@ func (s *state) links(pairs []string) *initproto.Failure {
 		}
 		err = unix.Symlinkat(pairs[i], dir, base)
 		unix.Close(dir)
-		if err != nil && err != unix.EEXIST {
+		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fail("link "+pairs[i+1], err)
 		}
 	}

@@ -21,6 +21,9 @@ var (
 	commit  = "unknown"
 )
 
+// errStopped is the cause that ends the engine.
+var errStopped = errors.New("the engine was told to stop")
+
 func main() {
 	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -44,7 +47,7 @@ func run(args []string) error {
 	}
 	level := logTo(os.Stderr, c)
 	for _, w := range c.Warnings {
-		slog.Warn(w)
+		slog.Warn(w) //nolint:gosec // what the user wrote, quoted by the handler
 	}
 	if c.Validate {
 		fmt.Fprintln(os.Stderr, "configuration OK") // where dockerd says it
@@ -60,10 +63,10 @@ func run(args []string) error {
 	}
 	defer unlock()
 
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
+	ctx, stop := context.WithCancelCause(context.Background())
+	defer stop(nil)
 	r := &reloader{args: args, level: level}
-	go handleSignals(stop, r, c.ExecRoot)
+	go handleSignals(func() { stop(errStopped) }, r, c.ExecRoot)
 	engine, err := daemon.New(ctx, c, daemon.Build{Version: version, Commit: commit})
 	switch {
 	case err != nil && ctx.Err() != nil: // it was told to end before it was ready

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -37,7 +38,7 @@ type request struct {
 
 func newEngine(t *testing.T) *engine {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "cli") // t.TempDir is too long for a socket path
+	dir, err := os.MkdirTemp("", "cli") //nolint:usetesting // t.TempDir is too long for a socket path
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +131,7 @@ func docker(t *testing.T, e *engine, stdin string, args ...string) result {
 	cmd := exec.Command("docker", append([]string{"--config", t.TempDir(), "-H", e.Host}, args...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errOut
 	err := cmd.Run()
-	if _, ok := err.(*exec.ExitError); err != nil && !ok {
+	if err != nil && !errors.As(err, new(*exec.ExitError)) {
 		t.Fatal(err)
 	}
 	return result{out.String(), errOut.String(), cmd.ProcessState.ExitCode()}

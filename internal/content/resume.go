@@ -51,7 +51,7 @@ func (s *Store) Resume(ctx context.Context, name string) (_ context.Context, end
 		}
 		if s.resume.drop[name] {
 			// An error leaves the lease to Forget.
-			s.leases.Delete(context.WithoutCancel(ctx), leases.Lease{ID: name}) //nolint:errcheck
+			s.leases.Delete(context.WithoutCancel(ctx), leases.Lease{ID: name}) //nolint:errcheck // see above
 		}
 		delete(s.resume.active, name)
 		delete(s.resume.drop, name)

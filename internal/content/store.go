@@ -114,11 +114,11 @@ func Open(ctx context.Context, root string, sn map[string]snapshots.Snapshotter)
 // openBlobs opens the blob directory without the warning that its file system
 // has no fs-verity: few have, and nothing here needs it.
 func openBlobs(dir string) (content.Store, error) {
-	was := log.GetLevel()
-	if err := log.SetLevel("error"); err != nil {
+	was := log.GetLevel()                         //nolint:forbidigo // the library logs here
+	if err := log.SetLevel("error"); err != nil { //nolint:forbidigo // the library logs here
 		return nil, err
 	}
-	defer log.SetLevel(was.String()) //nolint:errcheck // it was a level before
+	defer log.SetLevel(was.String()) //nolint:errcheck,forbidigo // it was a level before
 	return local.NewStore(dir)
 }
 
@@ -217,7 +217,7 @@ func (s *Store) Lease(ctx context.Context) (_ context.Context, done func(), err 
 	}
 	return leases.WithLease(ctx, l.ID), func() {
 		// An error leaves the lease to Recover; there is nothing else to do about it.
-		s.leases.Delete(context.WithoutCancel(ctx), l) //nolint:errcheck
+		s.leases.Delete(context.WithoutCancel(ctx), l) //nolint:errcheck // see above
 	}, nil
 }
 
@@ -262,7 +262,7 @@ func (s *Store) Write(ctx context.Context, r io.Reader, want ocispec.Descriptor,
 	}
 	if err != nil {
 		w.Close()
-		s.blobs.Abort(clean, ref) //nolint:errcheck // collected otherwise
+		s.blobs.Abort(clean, ref) //nolint:errcheck // the commit's error is the one to tell // collected otherwise
 		return want, false, err
 	}
 	want.Digest, want.Size = w.Digest(), n

@@ -160,10 +160,10 @@ func (u *unpacker) makeRoom(parent int, base, full string, h *tar.Header) (there
 // removeAll removes an entry of a directory and what is below it, following nothing.
 func removeAll(parent int, name string) error {
 	err := unix.Unlinkat(parent, name, 0)
-	if err == nil || err == unix.ENOENT {
+	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
-	if err != unix.EISDIR && err != unix.EPERM {
+	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
 		return err
 	}
 	dir, oerr := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)

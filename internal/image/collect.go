@@ -2,11 +2,11 @@ package image
 
 import (
 	"context"
+	"log/slog"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/wherry-engine/wherry/internal/content"
@@ -80,5 +80,5 @@ func (s *Store) Collect(ctx context.Context) error {
 // logFailure reports a collection that failed after another error, which is
 // the one that the caller hears of.
 func logFailure(ctx context.Context, err, cause error) {
-	log.G(ctx).WithError(err).Warnf("images: cannot clean up after %q; the next collection will", cause)
+	slog.WarnContext(ctx, "images: cannot clean up; the next collection will", "after", cause, "error", err)
 }

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"os"
 	"syscall"
 	"testing"
 
@@ -17,14 +16,7 @@ func mountWritable(t *testing.T, w *snapshot.Writable) string {
 	root := t.TempDir()
 	data, chdir := w.OverlayOptions()
 	if chdir != "" {
-		was, err := os.Getwd()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chdir(chdir); err != nil {
-			t.Fatal(err)
-		}
-		defer os.Chdir(was)
+		t.Chdir(chdir)
 	}
 	if err := syscall.Mount("overlay", root, "overlay", 0, data); err != nil {
 		t.Fatalf("mount %q: %v", data, err)

@@ -18,13 +18,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/log"
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
 
@@ -102,11 +102,11 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, err
 	}
 	u.Keep()
-	bg, stop := context.WithCancel(context.WithoutCancel(ctx))
-	s.stop = stop
+	bg, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	s.stop = func() { stop(errors.New("the image store is closed")) }
 	s.background.Go(func() {
 		if err := s.recover(bg); err != nil && bg.Err() == nil {
-			log.L.WithError(err).Error("images: cannot remove what an earlier engine left half-made")
+			slog.Error("images: cannot remove what an earlier engine left half-made", "error", err)
 		}
 	})
 	return s, nil

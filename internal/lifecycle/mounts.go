@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 
 	"github.com/wherry-engine/wherry/internal/container"
@@ -283,15 +282,6 @@ func (p *parts) adoptVolumes(c *container.Container, pid int) {
 			warn("adopt volume", c.ID, p.volumes.Adopt(m.Name, c.ID, m.Destination, m.Device, pid))
 		}
 	}
-}
-
-// mountPoints is the list as inspect shows it.
-func mountPoints(ms []container.Mount) []apicontainer.MountPoint {
-	out := make([]apicontainer.MountPoint, 0, len(ms))
-	for _, m := range ms {
-		out = append(out, m.MountPoint)
-	}
-	return out
 }
 
 // makeSources makes the host directories of -v that do not exist.

@@ -267,7 +267,7 @@ func udpFlow(t *testing.T) {
 	for range 2 {
 		sb := attach(t, m, Request{ContainerID: "dns", Ports: ports("53/udp", "5353")})
 		echo(t, m.home, sb.NS, 53)
-		if !ask() && !ask() { // the first may meet an ICMP error of before
+		if !ask() && !ask() { //nolint:staticcheck // the first may meet an ICMP error of before
 			t.Error("not answered")
 		}
 		sb.NS.Close()

@@ -1,13 +1,14 @@
 package snapshot
 
 import (
+	"errors"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
-
-	"github.com/containerd/log"
 )
 
 // trash deletes directories in the background. What is thrown in is gone from
@@ -43,7 +44,7 @@ func (t *trash) throw(path, name string) error {
 	t.mu.Unlock()
 	to := filepath.Join(t.dir, name+"."+strconv.FormatInt(time.Now().UnixNano(), 36)+strconv.Itoa(n))
 	if err := os.Rename(path, to); err != nil {
-		if os.IsNotExist(err) {
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		return err
@@ -64,7 +65,7 @@ func (t *trash) delete(path string) {
 		defer func() { <-t.tokens }()
 		if err := os.RemoveAll(path); err != nil {
 			// Nobody waits for this; the next start tries again.
-			log.L.WithError(err).Warnf("cannot delete %s", path)
+			slog.Warn("cannot delete", "path", path, "error", err)
 		}
 	})
 }

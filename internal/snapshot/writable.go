@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -133,7 +134,7 @@ func (s *Store) claim(dir string, lower Lower, volatile bool) (<-chan struct{}, 
 	s.gate.RLock()
 	defer s.gate.RUnlock()
 	if err := os.Mkdir(dir, 0o711); err != nil {
-		if !os.IsNotExist(err) {
+		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("create writable layer: %w", err)
 		}
 		if err := os.MkdirAll(dir, 0o711); err != nil {
@@ -241,7 +242,7 @@ func (s *Store) OpenWritable(cid string, lower Lower) (*Writable, error) {
 	}
 	had, volatile, err := s.readLower(dir)
 	if err != nil {
-		if os.IsNotExist(err) {
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil, errdefs.ErrNotFound.WithMessage("no writable layer of container " + cid)
 		}
 		return nil, fmt.Errorf("open writable layer: %w", err)
@@ -287,7 +288,7 @@ func (s *Store) Usage(cid string) (int64, error) {
 		}
 	}
 	n, err := treeSize(filepath.Join(dir, "fs"), below)
-	if os.IsNotExist(err) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return 0, errdefs.ErrNotFound.WithMessage("no writable layer of container " + cid)
 	}
 	return n, err
@@ -304,7 +305,7 @@ func treeSize(root, below string) (int64, error) {
 	seen := map[uint64]bool{}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
-			if os.IsNotExist(err) {
+			if errors.Is(err, fs.ErrNotExist) {
 				return nil
 			}
 			return err

@@ -100,7 +100,7 @@ func hostStart(init *os.File, p *sandbox.Plan, io sandbox.Stdio, extra []*os.Fil
 		if proc.Terminal != nil {
 			proc.Terminal.Close()
 		}
-		return nil, &sandbox.StartError{Step: "exec", Message: "exec: " + path + ": " + err.Error(), Errno: err.(syscall.Errno)}
+		return nil, &sandbox.StartError{Step: "exec", Message: "exec: " + path + ": " + err.Error(), Errno: err.(syscall.Errno)} //nolint:errorlint // ForkExec gives nothing else
 	}
 	proc.PID, proc.PIDFD = pid, os.NewFile(uintptr(pidfd), "pidfd")
 	return proc, nil

@@ -1,7 +1,9 @@
 package supervise
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -112,7 +114,7 @@ func serviceEscape(name string) []string {
 				continue
 			}
 			dir := filepath.Join(root, name)
-			if err := os.Mkdir(dir, 0o755); err == nil || os.IsExist(err) {
+			if err := os.Mkdir(dir, 0o755); err == nil || errors.Is(err, fs.ErrExist) {
 				return []string{filepath.Join(dir, "cgroup.procs")}
 			}
 		}

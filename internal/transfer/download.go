@@ -181,7 +181,7 @@ func (c *Client) complete(ctx context.Context, f *flight, p *content.Partial, na
 			fails = 0
 		}
 		fails++
-		if temporary(err) && !(r.mirror && i < len(from)-1 && fails > 1) && fails < r.tries {
+		if temporary(err) && (!r.mirror || i == len(from)-1 || fails <= 1) && fails < r.tries {
 			pause := min(250*time.Millisecond<<fails, 10*time.Second)
 			if fails == 1 && p.Offset() > began {
 				pause = 50 * time.Millisecond

@@ -102,12 +102,12 @@ func refused(resp *http.Response) error {
 		}
 	}
 	if a.code == "" && (resp.StatusCode >= 500 || a.message == "") {
-		switch {
-		case resp.StatusCode == http.StatusUnauthorized:
+		switch resp.StatusCode {
+		case http.StatusUnauthorized:
 			a.code, a.message = "UNAUTHORIZED", "authentication required"
-		case resp.StatusCode == http.StatusForbidden:
+		case http.StatusForbidden:
 			a.code, a.message = "DENIED", "requested access to the resource is denied"
-		case resp.StatusCode == http.StatusTooManyRequests:
+		case http.StatusTooManyRequests:
 			a.code, a.message = "TOOMANYREQUESTS", "too many requests"
 		default:
 			a.message = "received unexpected HTTP status: " + resp.Status
@@ -155,11 +155,6 @@ func clean(text string) string {
 		text = text[:1000] + "..."
 	}
 	return strings.TrimSpace(text)
-}
-
-func is(err error, code string) bool {
-	var a *answer
-	return errors.As(err, &a) && a.code == code
 }
 
 // pullError puts a registry's refusal into dockerd's words about a pull.

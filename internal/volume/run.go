@@ -145,7 +145,7 @@ func (s *Store) device(place string) (uint64, error) {
 	defer unix.Close(fd)
 	var st unix.Stat_t
 	err = unix.Fstat(fd, &st)
-	return uint64(st.Dev), err
+	return st.Dev, err
 }
 
 // open gives the root of a volume's content; v.mounting is held and, for a
@@ -224,7 +224,7 @@ func (s *Store) Adopt(name, container, destination string, device uint64, pid in
 		if err := unix.Fstat(fd, &st); err != nil {
 			return err
 		}
-		if uint64(st.Dev) != device {
+		if st.Dev != device {
 			return fmt.Errorf("another file system is at %s", destination)
 		}
 		tree, err = mount.Clone(fd, "", false)

@@ -67,7 +67,6 @@ func (f *fake) ImagePull(context.Context, string, client.ImagePullOptions) (clie
 type program struct {
 	stdout, stderr string
 	code           int64
-	stdin          bytes.Buffer
 	far            net.Conn
 	exited         chan container.WaitResponse
 }

@@ -79,12 +79,15 @@ func (b *board) add(ctx context.Context, name string) {
 	if slices.ContainsFunc(b.rows, func(g *gauge) bool { return g.name == name }) {
 		return
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	g := &gauge{name: name, cancel: cancel}
+	ctx, cancel := context.WithCancelCause(ctx)
+	g := &gauge{name: name, cancel: func() { cancel(errGone) }}
 	b.rows = append(b.rows, g)
 	b.first.Add(1)
 	go b.collect(ctx, g)
 }
+
+// errGone ends the reading of a row that is taken off the board.
+var errGone = errors.New("the container is gone")
 
 func (b *board) remove(name string) {
 	b.mu.Lock()
@@ -149,8 +152,8 @@ func (s *statsFlags) run(ctx context.Context, sh *shell.Shell, names []string) e
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	b := &board{api: api, stream: !s.noStream}
 	var news client.EventsResult
 	if len(names) == 0 {

@@ -42,7 +42,7 @@ func newCreate(sh *shell.Shell) *cobra.Command {
 				data, err = os.ReadFile(args[1])
 			}
 			if err != nil {
-				return fmt.Errorf("Error reading content from %q: %v", args[1], err) //nolint:errorlint,staticcheck // docker's words
+				return fmt.Errorf("Error reading content from %q: %v", args[1], err) //nolint:errorlint // docker's words
 			}
 			c, err := sh.API()
 			if err != nil {

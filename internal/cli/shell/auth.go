@@ -31,7 +31,7 @@ func (s *Shell) RegistryAuth(ctx context.Context, image string) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	b, err := json.Marshal(auth)
+	b, err := json.Marshal(auth) //nolint:gosec // the header that carries credentials
 	if err != nil {
 		return "", err
 	}

@@ -3,6 +3,7 @@ package stream
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -21,7 +22,7 @@ import (
 // connected returns both ends of a stream socket.
 func connected(t *testing.T) (near, far *net.UnixConn) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "s")
+	dir, err := os.MkdirTemp("", "s") //nolint:usetesting // t.TempDir is too long for a socket path
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +110,7 @@ func TestCancelEndsSession(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	a := Go(ctx, &Session{Out: io.Discard, Conn: client.NewHijackedResponse(near, "")})
 	cancel()
-	if err := <-a.Done(); err != context.Canceled {
+	if err := <-a.Done(); !errors.Is(err, context.Canceled) {
 		t.Errorf("ended with %v", err)
 	}
 }

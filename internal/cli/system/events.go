@@ -71,8 +71,8 @@ func watch(ctx context.Context, sh *shell.Shell, tmpl *template.Template, o clie
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	r := api.Events(ctx, o)
 	for {
 		select {

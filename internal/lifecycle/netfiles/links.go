@@ -110,7 +110,7 @@ func (f *Files) Ready(r *container.Record) error {
 		}
 		f.note(l.Target)
 		if o := other.Snapshot(); !o.State.Running {
-			return fmt.Errorf("Cannot link to a non running container: /%s AS /%s/%s", o.Name, r.Name, l.Alias) //nolint:staticcheck // docker's words
+			return fmt.Errorf("Cannot link to a non running container: /%s AS /%s/%s", o.Name, r.Name, l.Alias)
 		}
 	}
 	return nil
@@ -212,7 +212,7 @@ func (f *Files) Unlink(ref string) error {
 	holder = strings.Trim(holder, "/")
 	c, err := f.containers.Get(holder)
 	if err != nil {
-		return fmt.Errorf("Cannot get parent /%s for link name /%s/%s", holder, holder, alias) //nolint:staticcheck // docker's words
+		return fmt.Errorf("Cannot get parent /%s for link name /%s/%s", holder, holder, alias)
 	}
 	c.Op.Lock()
 	defer c.Op.Unlock()

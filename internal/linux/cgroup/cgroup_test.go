@@ -74,7 +74,7 @@ func helper(mode string) {
 		bufio.NewReader(os.Stdin).ReadString('\n')
 	case "spin":
 		fmt.Println("ready")
-		for {
+		for { //nolint:staticcheck // what it is for
 		}
 	case "hog":
 		n, _ := strconv.Atoi(arg)
@@ -289,7 +289,7 @@ func value(t *testing.T, g *Group, v1, v2 string) string {
 func TestLimits(t *testing.T) {
 	h := hierarchy(t)
 	g := fresh(t, h, &Resources{
-		Memory: &specs.LinuxMemory{Limit: ptr[int64](64 << 20), Swap: ptr[int64](96 << 20), Reservation: ptr[int64](32 << 20), Kernel: ptr[int64](1 << 20)},
+		Memory: &specs.LinuxMemory{Limit: ptr[int64](64 << 20), Swap: ptr[int64](96 << 20), Reservation: ptr[int64](32 << 20), Kernel: ptr[int64](1 << 20)}, //nolint:staticcheck // deprecated, and what is warned of
 		CPU:    &specs.LinuxCPU{Shares: ptr[uint64](512), Quota: ptr[int64](50000), Period: ptr[uint64](100000), Cpus: "0", Mems: "0"},
 		Pids:   &specs.LinuxPids{Limit: ptr[int64](30)},
 	})

@@ -101,8 +101,9 @@ func pageSizes() []string {
 	}
 	var out []string
 	for _, e := range entries {
-		kb, ok := strings.CutPrefix(e.Name(), "hugepages-")
-		if kb, ok = strings.CutSuffix(kb, "kB"); !ok {
+		kb, _ := strings.CutPrefix(e.Name(), "hugepages-")
+		kb, ok := strings.CutSuffix(kb, "kB")
+		if !ok {
 			continue
 		}
 		if s := pageSize(kb); s != "" {

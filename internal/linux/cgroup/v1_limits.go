@@ -229,7 +229,7 @@ func memoryV1(dir string, m *specs.LinuxMemory, warnings *[]string) error {
 			return err
 		}
 	}
-	if m.Kernel != nil && *m.Kernel != 0 || m.KernelTCP != nil && *m.KernelTCP != 0 {
+	if m.Kernel != nil && *m.Kernel != 0 || m.KernelTCP != nil && *m.KernelTCP != 0 { //nolint:staticcheck // deprecated, and still sent by clients
 		*warnings = append(*warnings, noKernelMem)
 	}
 	if m.Swappiness != nil {

@@ -207,7 +207,7 @@ func (l *limits) memory(m *specs.LinuxMemory) {
 	if m.Reservation != nil {
 		l.put("memory.low", bytesMax(*m.Reservation), "Your kernel does not support memory soft limit capabilities or the cgroup is not mounted. Limitation discarded.")
 	}
-	if m.Kernel != nil && *m.Kernel != 0 || m.KernelTCP != nil && *m.KernelTCP != 0 {
+	if m.Kernel != nil && *m.Kernel != 0 || m.KernelTCP != nil && *m.KernelTCP != 0 { //nolint:staticcheck // deprecated, and still sent by clients
 		l.warn(noKernelMem)
 	}
 	if m.Swappiness != nil {

@@ -105,21 +105,21 @@ func (d *Rules) program() []insn {
 // The kernel's union bpf_attr, as each command sees it.
 type (
 	attrLoad struct {
-		progType, count    uint32
-		insns, license     uint64
-		logLevel, logSize  uint32
-		log                uint64
-		kernVersion, flags uint32
-		name               [16]byte
-		ifindex, attach    uint32
+		progType, count   uint32
+		insns, license    uint64
+		logLevel, logSize uint32
+		log               uint64
+		_, flags          uint32
+		name              [16]byte
+		_, attach         uint32
 	}
 	attrAttach struct{ target, prog, attachType, flags, replace uint32 }
 	attrQuery  struct {
-		target, attachType, queryFlags, attachFlags uint32
-		ids                                         uint64
-		count, _                                    uint32
+		target, attachType, _, attachFlags uint32
+		ids                                uint64
+		count, _                           uint32
 	}
-	attrID struct{ id, next, openFlags uint32 }
+	attrID struct{ id, _, openFlags uint32 }
 )
 
 func bpf[T any](cmd int, attr *T) (int, error) {
@@ -194,7 +194,7 @@ func Attach(dir string, prog int) error {
 			return nil
 		}
 	}
-	if _, err := bpf(unix.BPF_PROG_ATTACH, &a); err != nil && !(errors.Is(err, unix.EINVAL) && len(old) > 0) {
+	if _, err := bpf(unix.BPF_PROG_ATTACH, &a); err != nil && (!errors.Is(err, unix.EINVAL) || len(old) == 0) {
 		return fmt.Errorf("attach device program to %s: %w", dir, err)
 	}
 	// All programs must permit: the old ones go after the new one is there.

@@ -144,6 +144,6 @@ func FSType(fd int) (int64, error) {
 		if err != nil {
 			return 0, &Error{"fstatfs", "", err}
 		}
-		return int64(s.Type), nil
+		return int64(s.Type), nil //nolint:unconvert // 32 bits on some architectures
 	}
 }

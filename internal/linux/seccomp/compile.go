@@ -157,10 +157,10 @@ func compile(f family, s *specs.LinuxSeccomp, enosys bool) ([]unix.SockFilter, e
 	p := &program{}
 	entries := []entry{}
 	for i, fl := range filters {
-		switch {
-		case fl.m.arch == specs.ArchX32:
+		switch fl.m.arch {
+		case specs.ArchX32:
 			continue // joined with x86-64: the kernel tells them apart by number
-		case fl.m.arch == specs.ArchX86_64:
+		case specs.ArchX86_64:
 			if j := slices.IndexFunc(filters, func(o filter) bool { return o.m.arch == specs.ArchX32 }); j >= 0 {
 				entries = append(entries, entry{fl.m.audit, spans(fl, filters[j])})
 				continue

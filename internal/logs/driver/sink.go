@@ -128,7 +128,7 @@ func (s *Sink) parseSyslog(o map[string]string) error {
 	switch s.Format = o["syslog-format"]; s.Format {
 	case "", "rfc3164", "rfc5424", "rfc5424micro":
 	default:
-		return errors.New("Invalid syslog format") //nolint:staticcheck // docker's words
+		return errors.New("Invalid syslog format")
 	}
 	return nil
 }
@@ -163,7 +163,7 @@ func (s *Sink) syslogAddress(address string) error {
 }
 
 func (s *Sink) loadTLS(c Config) error {
-	s.TLS.InsecureSkipVerify = c.Options["syslog-tls-skip-verify"] != "" //nolint:gosec // what was asked for
+	s.TLS.InsecureSkipVerify = c.Options["syslog-tls-skip-verify"] != ""
 	if ca := c.Options["syslog-tls-ca-cert"]; ca != "" {
 		pem, err := os.ReadFile(ca)
 		if err != nil {

@@ -30,7 +30,7 @@ func (s *syslog) open(ctx context.Context) error {
 			}
 		}
 	}
-	return errors.New("Unix syslog delivery error") //nolint:staticcheck // docker's words
+	return errors.New("Unix syslog delivery error")
 }
 
 func (s *syslog) send(ctx context.Context, e *logs.Entry) error {

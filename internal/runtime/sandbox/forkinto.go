@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"syscall"
 	"unsafe"
 
@@ -114,7 +115,7 @@ func forkInto(p *Plan, files []uintptr, cgroup int) (pid, pidFD int, err error) 
 		var report int32
 		m, err := unix.Read(pipe[0], unsafe.Slice((*byte)(unsafe.Pointer(&report)), 4))
 		switch {
-		case err == unix.EINTR:
+		case errors.Is(err, unix.EINTR):
 			continue
 		case m == 0 && err == nil:
 			return pid, pidFD, nil

@@ -170,7 +170,7 @@ func setUp() error {
 		if pid == child.Pid && status.Exited() {
 			return nil // it has said how it went
 		} else if pid == child.Pid || err != nil && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("the tests' process ended with status %#x (%v)", status, err)
+			return fmt.Errorf("the tests' process ended with status %#x: %w", status, err)
 		}
 	}
 }
