@@ -61,9 +61,9 @@ func call(ctx context.Context, c client.APIClient, method, path string, in, out 
 func failure(resp *http.Response) error {
 	var m struct{ Message string }
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&m); err != nil || m.Message == "" {
-		return fmt.Errorf("Error response from daemon: %s", resp.Status) //nolint:staticcheck // docker's words
+		return fmt.Errorf("Error response from daemon: %s", resp.Status)
 	}
-	err := errors.New("Error response from daemon: " + m.Message) //nolint:staticcheck // docker's words
+	err := errors.New("Error response from daemon: " + m.Message)
 	if resp.StatusCode == http.StatusNotFound {
 		return errdefs.ErrNotFound.WithMessage(err.Error())
 	}

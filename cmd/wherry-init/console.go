@@ -93,7 +93,7 @@ func itoa(n int) string {
 
 // loadSeccomp installs a compiled filter on this thread.
 func loadSeccomp(filter []byte, flags uint32) unix.Errno {
-	prog := unix.SockFprog{Len: uint16(len(filter) / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))}               //nolint:gosec // the kernel takes a pointer
-	_, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(flags), uintptr(unsafe.Pointer(&prog))) //nolint:gosec // the kernel takes a pointer
+	prog := unix.SockFprog{Len: uint16(len(filter) / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))}
+	_, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(flags), uintptr(unsafe.Pointer(&prog)))
 	return e
 }

@@ -9,6 +9,7 @@
 package main
 
 import (
+	"errors"
 	"runtime"
 	_ "unsafe" // for go:linkname
 
@@ -95,7 +96,7 @@ func adopt() (fresh int, err error) {
 	var message [16]byte
 	oob := make([]byte, unix.CmsgSpace(4*initproto.AdoptFiles))
 	n, oobn, err := 0, 0, error(unix.EINTR)
-	for err == unix.EINTR {
+	for errors.Is(err, unix.EINTR) {
 		n, oobn, _, _, err = unix.Recvmsg(initproto.ControlFD, message[:], oob, unix.MSG_CMSG_CLOEXEC)
 	}
 	if n == 0 {

@@ -138,7 +138,7 @@ func (s *state) enterRoot(r *initproto.Root) *initproto.Failure {
 
 // bindRoot attaches a ready tree, or a clone of the directory Base, over Base.
 func (s *state) bindRoot(r *initproto.Root) (int, error) {
-	tree := -1
+	var tree int
 	if r.Tree > 0 {
 		fd, f := s.file(r.Tree - 1)
 		if f != nil {

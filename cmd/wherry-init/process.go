@@ -138,7 +138,7 @@ func (s *state) drop(p *initproto.Process, id identity.Identity) *initproto.Fail
 func setIdentity(id identity.Identity) *initproto.Failure {
 	var groups unsafe.Pointer
 	if len(id.Groups) > 0 {
-		groups = unsafe.Pointer(&id.Groups[0]) //nolint:gosec // the kernel takes a pointer
+		groups = unsafe.Pointer(&id.Groups[0])
 	}
 	if _, _, e := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(id.Groups)), uintptr(groups), 0); e != 0 {
 		return fail("setgroups", e)

@@ -8,9 +8,9 @@ import (
 // RandomName proposes a name for a container that was given none, in docker's
 // form adjective_person; from the second attempt on with a number behind it.
 func RandomName(attempt int) string {
-	name := adjectives[rand.IntN(len(adjectives))] + "_" + people[rand.IntN(len(people))]
+	name := adjectives[rand.IntN(len(adjectives))] + "_" + people[rand.IntN(len(people))] //nolint:gosec // a name is no secret
 	if attempt > 0 {
-		name += strconv.Itoa(rand.IntN(10 * attempt))
+		name += strconv.Itoa(rand.IntN(10 * attempt)) //nolint:gosec // a name is no secret
 	}
 	return name
 }

@@ -267,7 +267,7 @@ func (s *Store) Write(ctx context.Context, r io.Reader, want ocispec.Descriptor,
 	}
 	want.Digest, want.Size = w.Digest(), n
 	if err := w.Commit(ctx, n, want.Digest, opts...); err != nil && !errdefs.IsAlreadyExists(err) {
-		s.blobs.Abort(clean, ref) //nolint:errcheck
+		s.blobs.Abort(clean, ref) //nolint:errcheck // the commit's error is the one to tell
 		return want, false, fmt.Errorf("store %s: %w", want.Digest, err)
 	}
 	return want, true, nil

@@ -64,7 +64,8 @@ func (m *Monitor) Started(c *container.Container, fresh bool) {
 	if fresh || c.State.Health == nil {
 		c.State.Health = &apicontainer.Health{Status: apicontainer.Starting}
 	}
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
+	stop := func() { cancel(errNotWanted) }
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if old := m.stops[c.ID]; old != nil {
@@ -74,6 +75,9 @@ func (m *Monitor) Started(c *container.Container, fresh bool) {
 	started := c.State.StartedAt
 	m.running.Go(func() { m.watch(ctx, c, h, started) })
 }
+
+// errNotWanted ends the probes of a container that ended or is watched anew.
+var errNotWanted = errors.New("the container is not probed any more")
 
 // Ended stops probing a container.
 func (m *Monitor) Ended(id string) {

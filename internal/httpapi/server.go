@@ -57,7 +57,7 @@ func New(o Options) (*Server, error) {
 	}
 	s.server = fmt.Sprintf("Wherry/%s (%s)", o.Version, runtime.GOOS)
 	// Streams have no end of their own: they end when the server goes down.
-	base, stop := context.WithCancel(context.Background())
+	base, stop := context.WithCancelCause(context.Background())
 	s.http = http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: 5 * time.Minute, // as dockerd: against clients that never finish their headers
@@ -68,7 +68,7 @@ func New(o Options) (*Server, error) {
 	s.http.Protocols = new(http.Protocols)
 	s.http.Protocols.SetHTTP1(true)
 	s.http.Protocols.SetUnencryptedHTTP2(true)
-	s.http.RegisterOnShutdown(stop)
+	s.http.RegisterOnShutdown(func() { stop(errors.New("the engine is shutting down")) })
 	return s, nil
 }
 

@@ -66,7 +66,7 @@ func (e *Engine) Update(ctx context.Context, ref string, r *apicontainer.UpdateC
 	c.Lock()
 	defer c.Unlock()
 	cannot := func(err error) error {
-		return fmt.Errorf("Cannot update container %s: %w", c.ID, err) //nolint:staticcheck // docker's words
+		return fmt.Errorf("Cannot update container %s: %w", c.ID, err)
 	}
 	if c.State.Removing || c.State.Dead {
 		return resp, cannot(errdefs.ErrConflict.WithMessage("container is marked for removal and cannot be \"update\""))

@@ -47,8 +47,8 @@ func (w *Writer) rotate() error {
 		return fmt.Errorf("rotate log: %w", err)
 	}
 	if w.target.Compress {
-		ctx, cancel := context.WithCancel(context.Background())
-		z := &compression{cancel: cancel, done: make(chan error, 1)}
+		ctx, cancel := context.WithCancelCause(context.Background())
+		z := &compression{cancel: func() { cancel(errRotated) }, done: make(chan error, 1)}
 		w.zipped = z
 		names := make([]string, 0, w.target.MaxFile-1)
 		for n := 1; n < w.target.MaxFile; n++ {
@@ -58,6 +58,9 @@ func (w *Writer) rotate() error {
 	}
 	return w.open(0)
 }
+
+// errRotated ends a compression: the next generation wants its files, or the log is closed.
+var errRotated = errors.New("the log goes on")
 
 // compression is at work on the rotated files of a writer.
 type compression struct {

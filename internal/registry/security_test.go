@@ -108,9 +108,12 @@ func (s *signer) token(t *testing.T, header, claims map[string]any) string {
 }
 
 func (s *signer) jwk() map[string]any {
-	pub := s.key.PublicKey
+	point, err := s.key.PublicKey.Bytes() // 4, X, Y
+	if err != nil {
+		panic(err)
+	}
 	return map[string]any{"kty": "EC", "crv": "P-256",
-		"x": base64.RawURLEncoding.EncodeToString(pub.X.FillBytes(make([]byte, 32))), "y": base64.RawURLEncoding.EncodeToString(pub.Y.FillBytes(make([]byte, 32)))}
+		"x": base64.RawURLEncoding.EncodeToString(point[1:33]), "y": base64.RawURLEncoding.EncodeToString(point[33:])}
 }
 
 func (s *signer) x5c() []string { return []string{base64.StdEncoding.EncodeToString(s.cert)} }

@@ -85,11 +85,11 @@ func Serve(ctx context.Context, o Options, out io.Writer) error {
 	}
 	go func() { failed <- servers[0].Serve(l) }()
 	if f.ledger != nil {
-		bg, stop := context.WithCancel(ctx)
+		bg, stop := context.WithCancelCause(ctx)
 		var collector sync.WaitGroup
 		collector.Go(func() { keepClean(bg, f.ledger, o.GCGrace) })
 		defer collector.Wait()
-		defer stop()
+		defer stop(nil)
 	}
 	fmt.Fprintf(out, "serving %s://%s\n", scheme, l.Addr())
 	select {

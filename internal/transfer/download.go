@@ -89,7 +89,8 @@ func (c *Client) board(ctx context.Context, named reference.Named, from []*remot
 	defer c.mu.Unlock()
 	f := c.flights[d.Digest]
 	if f == nil {
-		own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		own, cause := context.WithCancelCause(context.WithoutCancel(ctx))
+		cancel := func() { cause(nil) }
 		f = &flight{done: make(chan struct{}), cancel: cancel, watchers: map[int]observer{}}
 		c.flights[d.Digest] = f
 		slots := c.set.Load().downloads

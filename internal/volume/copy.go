@@ -78,7 +78,7 @@ func (c *copier) entry(src, dst int, name, path string) error {
 	if kind == unix.S_IFCHR && st.Rdev == 0 {
 		return nil // what an overlay calls removed
 	}
-	key := [2]uint64{uint64(st.Dev), st.Ino}
+	key := [2]uint64{st.Dev, st.Ino}
 	if first, ok := c.links[key]; ok && kind != unix.S_IFDIR {
 		return c.link(first, dst, name)
 	}

@@ -356,7 +356,7 @@ func TestMountIsPrivate(t *testing.T) {
 	}
 	look(p.Source, func(root int) {
 		var st unix.Stat_t
-		if err := unix.Fstat(root, &st); err != nil || uint64(st.Dev) != a.Device {
+		if err := unix.Fstat(root, &st); err != nil || st.Dev != a.Device {
 			t.Errorf("subpath: %+v, %v", st, err)
 		}
 	})

@@ -136,8 +136,8 @@ type Attachment struct {
 
 // Go starts s.
 func Go(ctx context.Context, s *Session) *Attachment {
-	ctx, cancel := context.WithCancel(ctx)
-	a := &Attachment{done: make(chan error, 1), cancel: cancel}
+	ctx, cancel := context.WithCancelCause(ctx)
+	a := &Attachment{done: make(chan error, 1), cancel: func() { cancel(nil) }}
 	go func() { a.done <- s.Run(ctx) }()
 	return a
 }

@@ -112,7 +112,7 @@ func newClientVersion(sh *shell.Shell) clientVersion {
 func newServerVersion(r client.ServerVersionResult) *serverVersion {
 	s := &serverVersion{
 		Platform: r.Platform, Version: r.Version, APIVersion: r.APIVersion, MinAPIVersion: r.MinAPIVersion,
-		Os: r.Os, Arch: r.Arch, Experimental: r.Experimental, Components: r.Components,
+		Os: r.Os, Arch: r.Arch, Experimental: r.Experimental, Components: r.Components, //nolint:staticcheck // older engines send it
 	}
 	for _, c := range s.Components {
 		if c.Name != "Engine" {
@@ -129,7 +129,7 @@ func newServerVersion(r client.ServerVersionResult) *serverVersion {
 		Name: "Engine", Version: r.Version,
 		Details: map[string]string{
 			"ApiVersion": r.APIVersion, "MinAPIVersion": r.MinAPIVersion, "Os": r.Os, "Arch": r.Arch,
-			"Experimental": strconv.FormatBool(r.Experimental),
+			"Experimental": strconv.FormatBool(r.Experimental), //nolint:staticcheck // older engines send it
 		},
 	})
 	return s

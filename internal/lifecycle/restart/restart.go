@@ -4,6 +4,7 @@ package restart
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -26,18 +27,21 @@ const (
 type Policy struct {
 	start    func(context.Context, *container.Container) error // with Op held
 	restarts context.Context                                   // ends with the engine
-	cancel   context.CancelFunc
+	cancel   context.CancelCauseFunc
 
 	mu      sync.Mutex
 	backoff map[string]*backoff // containers that are restarted
 	closing bool
 }
 
+// errClosed is why a restart does not happen.
+var errClosed = errors.New("the engine is shutting down")
+
 // New returns a policy that starts containers by start, which is called with
 // their Op held.
 func New(start func(context.Context, *container.Container) error) *Policy {
 	pol := &Policy{start: start, backoff: map[string]*backoff{}}
-	pol.restarts, pol.cancel = context.WithCancel(context.Background())
+	pol.restarts, pol.cancel = context.WithCancelCause(context.Background())
 	return pol
 }
 
@@ -54,7 +58,7 @@ func (pol *Policy) Close() {
 			b.timer.Stop()
 		}
 	}
-	pol.cancel()
+	pol.cancel(errClosed)
 }
 
 type backoff struct {

@@ -346,7 +346,7 @@ func TestLimits(t *testing.T) {
 func TestWarnings(t *testing.T) {
 	h := hierarchy(t)
 	_, warnings, err := func() (*Group, []string, error) {
-		g, w, err := h.Create(parentOfTests+"/warn", &Resources{Memory: &specs.LinuxMemory{Limit: ptr[int64](64 << 20), Kernel: ptr[int64](1 << 25), KernelTCP: ptr[int64](1 << 25)}})
+		g, w, err := h.Create(parentOfTests+"/warn", &Resources{Memory: &specs.LinuxMemory{Limit: ptr[int64](64 << 20), Kernel: ptr[int64](1 << 25), KernelTCP: ptr[int64](1 << 25)}}) //nolint:staticcheck // deprecated, and what is warned of
 		if err == nil {
 			defer discard(t, h, g)
 		}

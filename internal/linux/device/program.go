@@ -109,17 +109,17 @@ type (
 		insns, license    uint64
 		logLevel, logSize uint32
 		log               uint64
-		_, flags          uint32
+		_, _              uint32 // version, flags
 		name              [16]byte
 		_, attach         uint32
 	}
 	attrAttach struct{ target, prog, attachType, flags, replace uint32 }
 	attrQuery  struct {
-		target, attachType, _, attachFlags uint32
-		ids                                uint64
-		count, _                           uint32
+		target, attachType, _, _ uint32
+		ids                      uint64
+		count, _                 uint32
 	}
-	attrID struct{ id, _, openFlags uint32 }
+	attrID struct{ id, _, _ uint32 }
 )
 
 func bpf[T any](cmd int, attr *T) (int, error) {

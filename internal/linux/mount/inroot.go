@@ -93,7 +93,7 @@ func makeIn(root int, path string, mode uint32, file bool, links int) (int, bool
 	} else {
 		err = unix.Mkdirat(parent, base, mode)
 	}
-	if err == unix.EEXIST {
+	if errors.Is(err, unix.EEXIST) {
 		if to, ok := readlink(parent, base); ok {
 			if to != "" && to[0] != '/' {
 				to = dir + "/" + to

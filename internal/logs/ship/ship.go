@@ -61,12 +61,15 @@ type sender interface {
 	close()
 }
 
+// errStopped is why a job ends before its log does.
+var errStopped = errors.New("the log is sent no more")
+
 // Start begins to send what is in the log and what comes. A container that is
 // started again goes on where it was.
 func (s *Shipper) Start(id, dir string, t logs.Target, to *driver.Sink) {
 	s.stop(id)
-	ctx, cancel := context.WithCancel(context.Background())
-	j := &job{cancel: cancel, ended: make(chan struct{}), done: make(chan struct{}), sender: newSender(to)}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	j := &job{cancel: func() { cancel(errStopped) }, ended: make(chan struct{}), done: make(chan struct{}), sender: newSender(to)}
 	s.mu.Lock()
 	s.jobs[id] = j
 	s.mu.Unlock()

@@ -132,9 +132,10 @@ func lifetime(b []byte) (d time.Duration, ttls []int, ok bool) {
 	if d == 0 {
 		return 0, nil, false
 	}
-	at, fine := skipName(b, firstRecord)
+	at, _ := skipName(b, firstRecord) // it was parsed
 	at += 4
 	for range len(m.Answer) + len(m.Ns) + len(m.Extra) {
+		var fine bool
 		if at, fine = skipName(b, at); !fine || len(b) < at+recordFixed {
 			return 0, nil, false
 		}
