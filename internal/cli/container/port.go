@@ -67,8 +67,8 @@ func portLines(args []string, ports network.PortMap) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	bindings, ok := ports[p]
-	if !ok || bindings == nil {
+	bindings := ports[p]
+	if len(bindings) == 0 {
 		return nil, fmt.Errorf("Error: No public port '%s' published for %s", args[1], args[0])
 	}
 	for _, b := range bindings {
