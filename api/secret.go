@@ -10,6 +10,9 @@ const (
 	// AnnotationSecret is followed by a target below /run/secrets, or an
 	// absolute one; it holds source=NAME[,uid=N][,gid=N][,mode=OCTAL].
 	AnnotationSecret = "wherry.secret/"
+	// AnnotationIDMap is followed by the target of a bind or volume mount; it
+	// holds "auto" or uids=DISK-CONTAINER-SIZE[#...][;gids=...].
+	AnnotationIDMap = "wherry.idmap"
 )
 
 // Secret is what can be told of a secret; never its value.

@@ -81,6 +81,7 @@ type Mount struct {
 	NoCopy                 bool   `json:",omitempty"` // a volume that does not get what the image has there
 	Subpath                string `json:",omitempty"` // of the volume or image
 	Device                 uint64 `json:",omitempty"` // file system of a volume that is one, as the last start mounted it
+	IDMap                  string `json:",omitempty"` // other owners of the files: "auto", or ranges as idmap.ParseMount reads them
 	Layer                  string `json:",omitempty"` // of a mounted image: the writable layer that keeps its layers alive
 }
 

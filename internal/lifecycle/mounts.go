@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/mount"
 
+	"github.com/wherry-engine/wherry/api"
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/lifecycle/mountspec"
@@ -77,11 +78,20 @@ func (r *resolver) resolve(ctx context.Context) error {
 	}
 	for i := range h.Mounts {
 		s, err := mountspec.Mount(&h.Mounts[i])
+		if text, ok := h.Annotations[api.AnnotationIDMap+s.Destination]; err == nil && ok {
+			err = s.Owners(text)
+		}
 		if err == nil {
 			err = r.add(ctx, s)
 		}
 		if err != nil {
 			return err
+		}
+	}
+	for key := range h.Annotations {
+		target, ours := strings.CutPrefix(key, api.AnnotationIDMap)
+		if ours && !slices.ContainsFunc(h.Mounts, func(m mount.Mount) bool { return filepath.Clean(m.Target) == target }) {
+			return invalid("annotation %s: nothing is mounted at %q", key, target)
 		}
 	}
 	for dest, options := range h.Tmpfs {
@@ -248,13 +258,20 @@ func (l *launcher) mountVolumes(ctx context.Context, c *container.Container, u *
 				p, err = l.volumes.Layers(w.Lower, w.Dir, m.Subpath)
 			}
 		default:
-			continue
+			if m.IDMap == "" {
+				continue
+			}
+			p.Source = m.Source
+		}
+		places = append(places, p)
+		if err == nil && m.IDMap != "" {
+			p, err = l.volumes.Mapped(p, !m.NonRecursive, l.ownersFor(c, m.IDMap))
+			places = append(places, p)
 		}
 		if err != nil {
 			done()
 			return nil, func() {}, err
 		}
-		places = append(places, p)
 		sources[m.Destination] = p.Source
 		if p.Device != m.Device {
 			c.Lock()
@@ -279,7 +296,11 @@ func (l *launcher) unmountVolumes(c *container.Container) {
 func (p *parts) adoptVolumes(c *container.Container, pid int) {
 	for _, m := range c.Mounts {
 		if m.Type == mount.TypeVolume {
-			warn("adopt volume", c.ID, p.volumes.Adopt(m.Name, c.ID, m.Destination, m.Device, pid))
+			device := m.Device
+			if m.IDMap != "" {
+				device = 0 // what the container has shows other owners than the volume
+			}
+			warn("adopt volume", c.ID, p.volumes.Adopt(m.Name, c.ID, m.Destination, device, pid))
 		}
 	}
 }

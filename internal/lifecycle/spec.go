@@ -104,7 +104,7 @@ func mountsOf(c *container.Record) []spec.Mount {
 			Destination: m.Destination, Source: m.Source, ReadOnly: !m.RW, Propagation: string(m.Propagation), Type: "bind",
 			NonRecursive: m.NonRecursive, ReadOnlyNonRecursive: m.ReadOnlyNonRecursive, DefaultPropagation: m.DefaultPropagation,
 		}
-		s.Mapped = m.Type == mount.TypeVolume // binds are the host's business
+		s.Mapped = m.Type == mount.TypeVolume && m.IDMap == "" // binds are the host's business
 		if m.Type == mount.TypeTmpfs {
 			s.Type, s.Options = "tmpfs", strings.FieldsFunc(m.TmpfsOptions, func(r rune) bool { return r == ',' })
 		}

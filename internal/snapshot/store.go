@@ -32,6 +32,8 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/wherry-engine/wherry/internal/linux/quota"
 )
 
 // Labels on snapshots. labelDir is relative to the base, as data roots move.
@@ -54,6 +56,7 @@ type Config struct {
 // Store is safe for use by several goroutines.
 type Store struct {
 	root, base, empty, driver string
+	quotas                    bool // the file system keeps them: what is removed may have one
 
 	sn     snapshots.Snapshotter
 	hold   func(context.Context, digest.Digest) error
@@ -91,6 +94,7 @@ func New(c Config) (*Store, error) {
 			return nil, err
 		}
 	}
+	s.quotas = quota.Supported(filepath.Join(root, "rw")) == nil
 	var err error
 	s.trash, err = openTrash(filepath.Join(root, "trash"))
 	return s, err

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/linux/quota/quotatest"
 )
 
 func needRoot(t testing.TB) {
@@ -381,4 +382,44 @@ func BenchmarkWritable(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(time.Since(at).Nanoseconds())/float64(len(ids)), "remove-ns")
+}
+
+// TestWritableLimit: what a container writes is bounded, through the overlay too.
+func TestWritableLimit(t *testing.T) {
+	for _, kind := range []string{"ext4", "xfs"} {
+		t.Run(kind, func(t *testing.T) {
+			s := openStore(t, filepath.Join(quotatest.Mounted(t, kind), "store"), Overlay2, Limits{})
+			cid := id.New()
+			w, err := s.CreateWritable(cid, Lower{}, WritableOptions{SizeLimit: 1 << 20})
+			if err != nil {
+				t.Fatal(err)
+			}
+			data, _ := w.OverlayOptions()
+			root := t.TempDir()
+			if err := syscall.Mount("overlay", root, "overlay", 0, data); err != nil {
+				t.Fatal(err)
+			}
+			if err := quotatest.Write(filepath.Join(root, "some"), 512); err != nil {
+				t.Error(err)
+			}
+			if err := quotatest.Write(filepath.Join(root, "more"), 1024); !quotatest.Full(err) {
+				t.Errorf("more than the limit: %v", err)
+			}
+			if err := syscall.Unmount(root, 0); err != nil {
+				t.Error(err)
+			}
+			other, err := s.CreateWritable(id.New(), Lower{}, WritableOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := quotatest.Write(filepath.Join(other.Upper, "much"), 4096); err != nil {
+				t.Error(err)
+			}
+			if err := s.RemoveWritable(cid); err != nil {
+				t.Error(err)
+			}
+			s.Settle()
+			s.Close()
+		})
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/linux/quota"
 	"github.com/wherry-engine/wherry/internal/undo"
 )
 
@@ -30,7 +31,8 @@ type WritableOptions struct {
 	// Volatile asks for an overlay that never syncs: its content is worthless
 	// after a power failure. Right for containers that are removed at their exit.
 	Volatile bool
-	// SizeLimit in bytes; anything but 0 is refused, as the drivers have no quota.
+	// SizeLimit in bytes, 0 for none; refused where the file system has no
+	// project quotas.
 	SizeLimit int64
 }
 
@@ -94,9 +96,6 @@ func (s *Store) writableDir(cid string) (string, error) {
 // CreateWritable makes the writable layer of a container on top of lower. It
 // is on the path of every start: a few mkdirs and one small file, nothing is synced.
 func (s *Store) CreateWritable(cid string, lower Lower, o WritableOptions) (*Writable, error) {
-	if o.SizeLimit != 0 {
-		return nil, errdefs.ErrInvalidArgument.WithMessage("--storage-opt size is not supported by the storage driver " + s.driver)
-	}
 	dir, err := s.writableDir(cid)
 	if err != nil {
 		return nil, err
@@ -109,6 +108,12 @@ func (s *Store) CreateWritable(cid string, lower Lower, o WritableOptions) (*Wri
 		return nil, err
 	}
 	u.Add(func() { os.RemoveAll(dir) })
+	if o.SizeLimit > 0 {
+		if err := s.limit(dir, o.SizeLimit); err != nil {
+			return nil, err
+		}
+		u.Add(func() { _ = quota.Release(dir) }) // the first error is the one to tell
+	}
 	if err := s.settled(end, lower); err != nil {
 		return nil, err
 	}
@@ -126,6 +131,15 @@ func (s *Store) CreateWritable(cid string, lower Lower, o WritableOptions) (*Wri
 	}
 	u.Keep()
 	return w, nil
+}
+
+// limit bounds what the container may write.
+func (s *Store) limit(dir string, bytes int64) error {
+	err := quota.Limit(dir, uint64(bytes))
+	if errors.Is(err, quota.ErrUnsupported) {
+		return errdefs.ErrInvalidArgument.WithMessage("--storage-opt size: " + err.Error())
+	}
+	return err
 }
 
 // claim makes the container's directory and says in it what it stands on. It
@@ -268,6 +282,11 @@ func (s *Store) RemoveWritable(cid string) error {
 	dir, err := s.writableDir(cid)
 	if err != nil {
 		return err
+	}
+	if s.quotas {
+		if err := quota.Release(dir); err != nil {
+			return fmt.Errorf("remove writable layer: %w", err)
+		}
 	}
 	if err := s.trash.throw(dir, cid); err != nil {
 		return fmt.Errorf("remove writable layer: %w", err)

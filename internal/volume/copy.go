@@ -171,12 +171,30 @@ func (c *copier) symlink(src, dst int, name string, st *unix.Stat_t) error {
 func named(dir int, name string, st *unix.Stat_t, mode bool) error {
 	err := unix.Fchownat(dir, name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
 	if err == nil && mode {
-		err = unix.Fchmodat(dir, name, st.Mode&0o7777, unix.AT_SYMLINK_NOFOLLOW)
+		err = chmodAt(dir, name, st.Mode&0o7777)
 	}
 	if err == nil {
 		err = unix.UtimesNanoAt(dir, name, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 	}
 	return err
+}
+
+// chmodAt changes the mode of what is no link; before Linux 6.6 no system call
+// does that by name.
+func chmodAt(dir int, name string, mode uint32) error {
+	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return unix.ELOOP // exchanged meanwhile
+	}
+	return unix.Chmod("/proc/self/fd/"+strconv.Itoa(fd), mode)
 }
 
 // attributes gives the file dst those of src: owner before mode and

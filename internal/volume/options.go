@@ -7,7 +7,9 @@ import (
 	"maps"
 	"net"
 	"net/url"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -21,13 +23,12 @@ func checkOptions(options map[string]string) error {
 	for _, o := range slices.Sorted(maps.Keys(options)) {
 		switch o {
 		case "type", "o", "device":
-		case "size":
-			n, err := units.RAMInBytes(options[o])
-			if err != nil {
+		case "size", "uid", "gid", "mode":
+			if _, err := rootOf(options); err != nil {
 				return err
 			}
-			if n > 0 {
-				return errors.New("quota size requested but no quota support")
+			if options["type"] != "" || options["device"] != "" {
+				return fmt.Errorf("option %q is for volumes that are directories of the engine; give it to the file system with o=%s=%s", o, o, options[o])
 			}
 		default:
 			return fmt.Errorf("invalid option: %q", o)
@@ -47,6 +48,58 @@ func checkOptions(options map[string]string) error {
 		if _, ok := options[needs.other]; have && !ok {
 			return fmt.Errorf("missing required option: %q", needs.other)
 		}
+	}
+	return nil
+}
+
+// root is how the directory of a volume is made.
+type root struct {
+	uid, gid int   // -1 is as it comes
+	mode     int64 // -1 is as it comes
+	size     int64 // bytes that it may hold, 0 for no limit
+}
+
+func rootOf(options map[string]string) (r root, err error) {
+	r = root{uid: -1, gid: -1, mode: -1}
+	for name, to := range map[string]*int{"uid": &r.uid, "gid": &r.gid} {
+		if text, ok := options[name]; ok {
+			n, err := strconv.ParseUint(text, 10, 31)
+			if err != nil {
+				return r, fmt.Errorf("invalid option %s=%s: expected a number", name, text)
+			}
+			*to = int(n)
+		}
+	}
+	if text, ok := options["mode"]; ok {
+		n, err := strconv.ParseUint(text, 8, 12)
+		if err != nil {
+			return r, fmt.Errorf("invalid option mode=%s: expected an octal number up to 7777", text)
+		}
+		r.mode = int64(n)
+	}
+	if text, ok := options["size"]; ok {
+		if r.size, err = units.RAMInBytes(text); err != nil {
+			return r, err
+		}
+		if r.size < 0 {
+			return r, fmt.Errorf("invalid option size=%s: it is negative", text)
+		}
+	}
+	return r, nil
+}
+
+// apply gives a directory the owner and mode that were asked for. The engine's
+// file mode mask is not the user's business: what was made without a mode gets
+// the usual one.
+func (r *root) apply(dir string, made bool) error {
+	if err := os.Lchown(dir, r.uid, r.gid); err != nil {
+		return err
+	}
+	switch {
+	case r.mode >= 0:
+		return unix.Chmod(dir, uint32(r.mode)) // os.Chmod reads other bits
+	case made:
+		return unix.Chmod(dir, 0o755)
 	}
 	return nil
 }

@@ -71,7 +71,14 @@ func (s *Store) fill(ctx context.Context, v *Volume, source int) error {
 		if empty, err := isEmpty(root, "."); err != nil || !empty {
 			return err
 		}
-		return copyInto(ctx, source, root)
+		if err := copyInto(ctx, source, root); err != nil || v.needsMount() {
+			return err
+		}
+		r, err := rootOf(v.Options)
+		if err != nil {
+			return err
+		}
+		return r.apply(v.Path(), false)
 	}
 	part := filepath.Join(v.path, "_fill")
 	if err := os.RemoveAll(part); err != nil {
@@ -87,6 +94,13 @@ func (s *Store) fill(ctx context.Context, v *Volume, source int) error {
 	}
 	defer unix.Close(root)
 	if err := copyInto(ctx, source, root); err != nil {
+		return err
+	}
+	r, err := rootOf(v.Options)
+	if err != nil {
+		return err
+	}
+	if err := r.apply(part, false); err != nil {
 		return err
 	}
 	// Takes the place of the empty directory, or fails when it is not empty any more.

@@ -25,6 +25,7 @@ type Run struct {
 type Place struct {
 	Source string
 	Device uint64 // number of the file system, 0 for a directory of the host; see Adopt
+	at     string // where it is in the chamber, "" outside
 	once   string // attached for this start only
 }
 
@@ -42,12 +43,12 @@ func (s *Store) Mount(ctx context.Context, r Run) (Place, error) {
 		if err := s.mount(ctx, v); err != nil {
 			return Place{}, fmt.Errorf("error while mounting volume '%s': %w", v.Path(), err)
 		}
-		p.Source = s.chamber.source(v.place)
+		p.Source, p.at = s.chamber.source(v.place), v.place
 		p.Device, err = s.device(v.place)
 	}
 	if err == nil && r.Subpath != "" {
 		if p.once, err = s.attachSubpath(v, r.Subpath); err == nil {
-			p.Source = s.chamber.source(p.once)
+			p.Source, p.at = s.chamber.source(p.once), p.once
 		}
 	}
 	if err != nil {

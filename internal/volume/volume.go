@@ -42,6 +42,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/linux/quota"
 )
 
 const (
@@ -215,11 +216,11 @@ func (v *Volume) write() error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(v.Path(), 0o755); err != nil {
+	if err := os.MkdirAll(v.path, 0o701); err != nil {
 		return err
 	}
-	// The engine's file mode mask is not the user's business.
-	if err := errors.Join(os.Chmod(v.path, 0o701), os.Chmod(v.Path(), 0o755)); err != nil {
+	if err = v.furnish(); err != nil {
+		os.RemoveAll(v.path)
 		return err
 	}
 	durability := atomicfile.Synced
@@ -233,6 +234,27 @@ func (v *Volume) write() error {
 		os.RemoveAll(v.path)
 	}
 	return err
+}
+
+// furnish makes the directory for the content, within its limit.
+func (v *Volume) furnish() error {
+	r, err := rootOf(v.Options)
+	if err != nil {
+		return err
+	}
+	if r.size > 0 {
+		err := quota.Limit(v.path, uint64(r.size))
+		if errors.Is(err, quota.ErrUnsupported) {
+			err = errdefs.ErrInvalidArgument.WithMessage("quota size requested but no quota support: " + err.Error())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(v.Path(), 0o755); err != nil {
+		return err
+	}
+	return errors.Join(os.Chmod(v.path, 0o701), r.apply(v.Path(), true))
 }
 
 // Get finds a volume by name.
@@ -288,6 +310,11 @@ func (s *Store) Remove(name string) error {
 	if users := s.users[name]; len(users) > 0 {
 		ids := slices.Sorted(maps.Keys(users))
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("remove %s: volume is in use - [%s]", name, strings.Join(ids, ", ")))
+	}
+	if v.Options["size"] != "" {
+		if err := quota.Release(v.path); err != nil {
+			slog.Warn("take the limit of a volume away", "volume", name, "error", err)
+		}
 	}
 	gone := filepath.Join(s.root, ".gone-"+id.New())
 	if err := os.Rename(v.path, gone); err != nil && !errors.Is(err, fs.ErrNotExist) {

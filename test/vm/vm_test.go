@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -17,9 +18,9 @@ import (
 // packages run in the guest: those whose code depends on the kernel and on the
 // version of cgroups. WHERRY_VM_PACKAGES names others.
 var packages = []string{
-	"./internal/linux/caps", "./internal/linux/cgroup", "./internal/linux/device", "./internal/linux/mount", "./internal/linux/pidfd",
+	"./internal/linux/caps", "./internal/linux/cgroup", "./internal/linux/device", "./internal/linux/mount", "./internal/linux/pidfd", "./internal/linux/quota",
 	"./internal/linux/scope", "./internal/linux/seccomp", "./internal/runtime/initproto", "./internal/runtime/sandbox", "./internal/runtime/spec",
-	"./internal/network", "./internal/network/firewall", "./internal/snapshot", "./internal/supervise", "./internal/supervise/keeper",
+	"./internal/network", "./internal/network/firewall", "./internal/snapshot", "./internal/supervise", "./internal/supervise/keeper", "./internal/volume",
 }
 
 func guest(t *testing.T, o Options) string {
@@ -47,12 +48,32 @@ func guest(t *testing.T, o Options) string {
 	return out.String()
 }
 
+// withLibraries lists the programs that this machine has and the files that
+// they are linked with; the others' tests say that they are missing.
+func withLibraries(t *testing.T, programs ...string) []string {
+	t.Helper()
+	var files []string
+	for _, p := range programs {
+		out, err := exec.Command("ldd", p).Output()
+		if err != nil {
+			continue
+		}
+		files = append(files, p)
+		for f := range strings.FieldsSeq(string(out)) {
+			if strings.HasPrefix(f, "/") && !slices.Contains(files, f) {
+				files = append(files, f)
+			}
+		}
+	}
+	return files
+}
+
 func TestVM(t *testing.T) {
 	list := packages
 	if more := os.Getenv("WHERRY_VM_PACKAGES"); more != "" {
 		list = strings.Fields(more)
 	}
-	out := guest(t, Options{Packages: list, Programs: []string{"./cmd/wherry-init", "./cmd/wherry-keeper"}, Require: []string{"root", "cgroup", "cgroup2"}})
+	out := guest(t, Options{Packages: list, Files: withLibraries(t, "/usr/sbin/mke2fs", "/usr/sbin/mkfs.xfs"), Programs: []string{"./cmd/wherry-init", "./cmd/wherry-keeper"}, Require: []string{"root", "cgroup", "cgroup2", "quota"}})
 	if !t.Failed() && !t.Skipped() && !strings.Contains(out, "cgroup v2 (") {
 		t.Error("the guest did not run cgroup v2")
 	}

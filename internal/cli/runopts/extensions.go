@@ -39,6 +39,9 @@ func (o *Options) extend(annotations map[string]string) (map[string]string, erro
 		}
 		annotations[api.AnnotationSecret+target] = value
 	}
+	for target, owners := range o.mounts.owners {
+		annotations[api.AnnotationIDMap+target] = owners
+	}
 	return annotations, nil
 }
 

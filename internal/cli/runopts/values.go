@@ -2,6 +2,7 @@ package runopts
 
 import (
 	"bytes"
+	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -106,11 +107,25 @@ func volumeSource(spec string) (string, error) {
 }
 
 // mountOpt is --mount with the words and checks of docker 28.
-type mountOpt struct{ opts.MountOpt }
+type mountOpt struct {
+	opts.MountOpt
+	owners map[string]string // by target; the values of idmap, which is ours
+}
 
 // Set parses one value and adds it.
 func (m *mountOpt) Set(v string) error {
-	err := m.MountOpt.Set(v)
+	v, owners, mapped, err := takeIDMap(v)
+	if err != nil {
+		return err
+	}
+	err = m.MountOpt.Set(v)
+	if mapped && err == nil {
+		if m.owners == nil {
+			m.owners = map[string]string{}
+		}
+		all := m.Value()
+		m.owners[path.Clean(all[len(all)-1].Target)] = owners
+	}
 	if err != nil {
 		if rest, ok := strings.CutPrefix(err.Error(), "unknown option '"); ok {
 			return errors.New("unexpected key '" + rest)
@@ -121,6 +136,40 @@ func (m *mountOpt) Set(v string) error {
 		return errors.New("target is required")
 	}
 	return nil
+}
+
+// takeIDMap takes the field idmap out of a value of --mount, and spells a
+// field as docker 28 does that its successor has dropped.
+func takeIDMap(v string) (rest, owners string, found bool, err error) {
+	fields, err := csv.NewReader(strings.NewReader(v)).Read()
+	if err != nil {
+		return v, "", false, nil // docker's reader says what is wrong
+	}
+	kept := fields[:0]
+	for _, f := range fields {
+		key, value, _ := strings.Cut(f, "=")
+		switch strings.ToLower(key) {
+		case "idmap":
+			if owners, found = value, true; owners == "" {
+				owners = "auto"
+			}
+		case "bind-nonrecursive":
+			if no, err := strconv.ParseBool(value); err == nil && !no {
+				continue
+			}
+			kept = append(kept, "bind-recursive=disabled")
+		default:
+			kept = append(kept, f)
+		}
+	}
+	if len(kept) == 0 {
+		return "", "", false, errors.New("type is required")
+	}
+	var b strings.Builder
+	w := csv.NewWriter(&b)
+	err = w.Write(kept)
+	w.Flush()
+	return strings.TrimSuffix(b.String(), "\n"), owners, found, err
 }
 
 func parseTmpfs(specs []string) map[string]string {

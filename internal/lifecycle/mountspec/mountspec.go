@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/mount"
 
 	"github.com/wherry-engine/wherry/internal/container"
+	"github.com/wherry-engine/wherry/internal/idmap"
 )
 
 // Spec is one mount as it was asked for. What stands for a volume or an image
@@ -54,6 +55,7 @@ func Bind(text, driver string) (Spec, error) {
 	if !validMode(mode) {
 		return Spec{}, invalid("invalid mode: %s", mode)
 	}
+	var s Spec
 	r.Type = mount.TypeVolume
 	if filepath.IsAbs(r.Source) {
 		r.Type = mount.TypeBind
@@ -72,17 +74,22 @@ func Bind(text, driver string) (Spec, error) {
 			r.VolumeOptions.NoCopy = true
 		case o == "nocopy":
 			return Spec{}, invalid("invalid volume specification: '%s': invalid mount config for type \"bind\": field VolumeOptions must not be specified", text)
+		case kindOf(o) == "owners":
+			if err := s.owners(o); err != nil {
+				return Spec{}, errdefs.ErrInvalidArgument.WithMessage(bad.Error() + ": " + err.Error())
+			}
 		case kinds[o] == "propagation" && r.Type == mount.TypeBind:
 			r.BindOptions.Propagation = mount.Propagation(o)
 		case kinds[o] == "propagation":
 			return Spec{}, invalid("invalid volume specification: '%s': invalid mount config for type \"volume\": field BindOptions must not be specified", text)
 		}
 	}
+	owners := s.IDMap
 	s, err := Mount(&r)
 	if err != nil {
 		return Spec{}, errdefs.ErrInvalidArgument.WithMessage(bad.Error() + ": " + err.Error())
 	}
-	s.Mode, s.FromSpec = mode, false
+	s.Mode, s.FromSpec, s.IDMap = mode, false, owners
 	return s, nil
 }
 
@@ -93,6 +100,41 @@ var kinds = map[string]string{
 	"consistent": "consistency", "cached": "consistency", "delegated": "consistency", "default": "consistency",
 }
 
+// kindOf says what an option is about. "idmap", with or without ranges, is
+// ours.
+func kindOf(o string) string {
+	if o == "idmap" || strings.HasPrefix(o, "idmap=") {
+		return "owners"
+	}
+	return kinds[o]
+}
+
+// Owners takes an idmap that was asked for beside the mount; "" is by the
+// container's user.
+func (s *Spec) Owners(text string) error {
+	if s.Type != mount.TypeBind && s.Type != mount.TypeVolume {
+		return invalid("invalid mount config for type %q: idmap is for bind and volume mounts", s.Type)
+	}
+	if text == "" {
+		text = "auto"
+	}
+	return s.owners("idmap=" + text)
+}
+
+func (s *Spec) owners(o string) error {
+	_, text, _ := strings.Cut(o, "=")
+	if text == "" {
+		text = "auto"
+	}
+	if text != "auto" {
+		if _, err := idmap.ParseMount(text); err != nil {
+			return errdefs.ErrInvalidArgument.WithMessage(err.Error())
+		}
+	}
+	s.IDMap = text
+	return nil
+}
+
 // validMode reports whether every option is known and no two are about the
 // same.
 func validMode(mode string) bool {
@@ -101,7 +143,7 @@ func validMode(mode string) bool {
 	}
 	seen := map[string]bool{}
 	for _, o := range strings.Split(mode, ",") {
-		k := kinds[o]
+		k := kindOf(o)
 		if k == "" || seen[k] {
 			return false
 		}
@@ -117,7 +159,7 @@ func VolumesFrom(text string) (container string, readOnly bool, err error) {
 	}
 	container, mode, _ := strings.Cut(text, ":")
 	options := strings.Split(mode, ",")
-	if !validMode(mode) || slices.ContainsFunc(options, func(o string) bool { return kinds[o] == "propagation" || kinds[o] == "copy" }) {
+	if !validMode(mode) || slices.ContainsFunc(options, func(o string) bool { return kinds[o] == "propagation" || kinds[o] == "copy" || kindOf(o) == "owners" }) {
 		return "", false, invalid("invalid mode: %s", mode)
 	}
 	return container, slices.Contains(options, "ro"), nil
