@@ -93,13 +93,28 @@ bench: build ## times and memory beside docker.io, podman and the bare kernel
 lint: ## gofmt and golangci-lint, built on the spot the first time
 	@scripts/lint
 
+.PHONY: man
+man: embed ## the manual pages, in bin/man
+	rm -rf bin/man
+	go run ./cmd/wherry-man bin/man
+
 .PHONY: install
-install: build ## bin/* to $(PREFIX)/bin, with shell completion
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/bash-completion/completions share/zsh/site-functions share/fish/vendor_completions.d)
+install: build man ## programs, manual pages, shell completion and systemd units below $(PREFIX)
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/man/man1 share/man/man8 share/bash-completion/completions share/zsh/site-functions share/fish/vendor_completions.d lib/systemd/system lib/sysusers.d)
 	install -m 0755 bin/wherryd bin/wherry bin/wherry-build bin/wherry-registry $(DESTDIR)$(PREFIX)/bin/
+	install -m 0644 bin/man/man1/* $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 0644 bin/man/man8/* $(DESTDIR)$(PREFIX)/share/man/man8/
 	bin/wherry completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/wherry
 	bin/wherry completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_wherry
 	bin/wherry completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/wherry.fish
+	sed 's|@bindir@|$(PREFIX)/bin|' dist/systemd/wherry.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/wherry.service
+	install -m 0644 dist/systemd/wherry.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	install -m 0644 dist/systemd/wherry.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/wherry.conf
+	@[ -n "$(DESTDIR)" ] || echo "with systemd: systemd-sysusers && systemctl daemon-reload && systemctl enable --now wherry.socket wherry.service"
+
+.PHONY: deb
+deb: build ## a Debian package, in bin
+	scripts/build_deb
 
 .PHONY: clean
 clean: ## remove what was built

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/spf13/cobra"
+
 	"github.com/wherry-engine/wherry/internal/cli/shell"
 )
 
@@ -46,6 +48,9 @@ func agree(ctx context.Context, fresh func() *shell.Shell, args []string, own ..
 	sh.APIVersion = v
 	return sh, Run(ctx, sh, args, own...)
 }
+
+// Command is the whole tree of verbs, for those who describe it.
+func Command(sh *shell.Shell) *cobra.Command { return newRoot(sh, nil) }
 
 // Run executes one command line in sh. Its error is not printed yet.
 func Run(ctx context.Context, sh *shell.Shell, args []string, own ...Verb) error {

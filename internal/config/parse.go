@@ -40,9 +40,12 @@ func Parse(args []string, getenv func(string) string) (*Config, error) {
 
 // Usage is the text of --help: what is served, and nothing else.
 func Usage() string {
-	flags := flagSet(New(os.Getenv))
+	flags := Flags()
 	return "\nUsage:\twherryd [OPTIONS]\n\nA self-sufficient runtime for containers.\n\nOptions:\n" + flags.FlagUsagesWrapped(80)
 }
+
+// Flags are those that --help shows, with their defaults.
+func Flags() *pflag.FlagSet { return flagSet(New(os.Getenv)) }
 
 // held stands in for the value of a flag that is not served.
 type held struct{ text, kind string }

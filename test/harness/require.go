@@ -83,6 +83,9 @@ var conditions = map[string]func() bool{
 	"docker28": func() bool { return dockerVersion(newDocker, "28.") || dockerVersion(newDocker, "29.") },
 	"sshd":     func() bool { return exists("/usr/sbin/sshd") && exists("/usr/bin/ssh") },
 	"activate": func() bool { return exists("/usr/bin/systemd-socket-activate") },
+	"systemd":  func() bool { return exists("/usr/bin/systemd-analyze") },
+	"man":      func() bool { return exists("/usr/bin/man") },
+	"dpkg":     func() bool { return exists("/usr/bin/dpkg-deb") },
 	"runc":     func() bool { _, err := exec.LookPath("runc"); return err == nil },
 	// What userns-remap=default needs of the machine.
 	"subuid": func() bool { return listed("/etc/subuid", "dockremap") && listed("/etc/subgid", "dockremap") },
