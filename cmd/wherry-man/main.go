@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra/doc"
 
 	"github.com/wherry-engine/wherry/internal/cli"
+	"github.com/wherry-engine/wherry/internal/cli/build"
 	"github.com/wherry-engine/wherry/internal/cli/shell"
 	"github.com/wherry-engine/wherry/internal/config"
 )
@@ -46,7 +47,9 @@ func write(dir string) error {
 			return err
 		}
 	}
-	client := cli.Command(shell.New("wherry", shell.Build{}))
+	builder := func(sh *shell.Shell) *cobra.Command { return build.NewBuilder(sh, "builder") }
+	client := cli.Command(shell.New("wherry", shell.Build{}),
+		cli.Verb{Path: "build", Make: build.NewBuild}, cli.Verb{Path: "image build", Make: build.NewBuild}, cli.Verb{Path: "builder", Make: builder})
 	client.DisableAutoGenTag = true
 	header := func(section string) *doc.GenManHeader {
 		return &doc.GenManHeader{Section: section, Source: "Wherry", Manual: "Wherry manual"}

@@ -50,16 +50,21 @@ func agree(ctx context.Context, fresh func() *shell.Shell, args []string, own ..
 }
 
 // Command is the whole tree of verbs, for those who describe it.
-func Command(sh *shell.Shell) *cobra.Command { return newRoot(sh, nil) }
+func Command(sh *shell.Shell, own ...Verb) *cobra.Command { return tree(sh, nil, own) }
 
 // Run executes one command line in sh. Its error is not printed yet.
 func Run(ctx context.Context, sh *shell.Shell, args []string, own ...Verb) error {
+	root := tree(sh, args, own)
+	root.SetArgs(args)
+	return root.ExecuteContext(ctx)
+}
+
+func tree(sh *shell.Shell, args []string, own []Verb) *cobra.Command {
 	root := newRoot(sh, args)
 	for _, v := range own {
 		v.replace(root, sh)
 	}
-	root.SetArgs(args)
-	return root.ExecuteContext(ctx)
+	return root
 }
 
 // interruptible cancels ctx at the first SIGINT or SIGTERM with the signal as

@@ -34,7 +34,7 @@ func TestInstall(t *testing.T) {
 	}
 	t.Run("man", func(t *testing.T) {
 		harness.Require(t, "man")
-		for page, want := range map[string]string{"man1/wherry-run.1": "--publish", "man1/wherry.1": "wherry-system(1)", "man8/wherryd.8": "--tlsverify"} {
+		for page, want := range map[string]string{"man1/wherry-run.1": "--publish", "man1/wherry-build.1": "--build-arg", "man1/wherry.1": "wherry-system(1)", "man8/wherryd.8": "--tlsverify"} {
 			cmd := exec.Command("man", "--warnings", "-E", "UTF-8", "-l", filepath.Join(root, "share/man", page))
 			cmd.Env = append(os.Environ(), "MANROFFSEQ=", "MANWIDTH=400", "LC_ALL=C.UTF-8")
 			out, err := cmd.CombinedOutput()
