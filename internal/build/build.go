@@ -42,6 +42,7 @@ type Config struct {
 	// Steps is called when the builder opens; Root is set by the builder.
 	Steps        func() (executor.Config, error)
 	Cgroups      *cgroup.Hierarchy
+	Limits       Limits
 	Entitlements []string // what steps may be granted: network.host, security.insecure
 }
 

@@ -58,6 +58,7 @@ type engine struct {
 	stop     context.CancelFunc
 
 	classics outputs
+	room     *room
 
 	serving sync.Once
 	http2   *grpc.Server // see direct
@@ -89,6 +90,8 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 	if err != nil {
 		return nil, err
 	}
+	e.room = &room{e: e}
+	steps.Before = e.room.before
 	steps.Root, e.gateway = b.steps(), steps.HostGateway
 	if e.exec, err = executor.New(steps); err != nil {
 		return nil, err
@@ -167,7 +170,7 @@ func (e *engine) workerOptions(root string) (base.WorkerOpt, error) {
 	return base.WorkerOpt{
 		ID: id, Root: root, MetadataStore: md, Executor: e.exec,
 		Labels:          labels,
-		Snapshotter:     ctdsnapshot.NewSnapshotter(driver, layers{store.Snapshotter(driver)}, content.Namespace, nil),
+		Snapshotter:     ctdsnapshot.NewSnapshotter(driver, layers{store.Snapshotter(driver), images.Snapshots()}, content.Namespace, nil),
 		ContentStore:    blobs,
 		Applier:         applier{apply.NewFileSystemApplier(blobs)},
 		Differ:          walking.NewWalkingDiff(blobs),
@@ -176,6 +179,7 @@ func (e *engine) workerOptions(root string) (base.WorkerOpt, error) {
 		Platforms:       []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())},
 		LeaseManager:    leaseutil.WithNamespace(holds{store.Leases()}, content.Namespace),
 		GarbageCollect:  func(ctx context.Context) (gc.Stats, error) { return nil, images.Collect(ctx) },
+		GCPolicy:        e.b.cfg.Limits.policy(e.b.cfg.Root),
 		ParallelismSem:  semaphore.NewWeighted(int64(max(4, 2*runtime.NumCPU()))),
 		MountPoolRoot:   filepath.Join(e.b.tmp(), "cachemounts"),
 		BuildkitVersion: client.BuildkitVersion{Package: "github.com/moby/buildkit", Version: Version},

@@ -39,6 +39,7 @@ func (e *engine) direct() *grpc.Server {
 func (e *engine) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	if r, ok := req.(*controlapi.SolveRequest); ok {
 		e.amend(r)
+		defer e.room.enter()()
 	}
 	return next(ctx, req)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/image"
+	enginesnapshot "github.com/wherry-engine/wherry/internal/snapshot"
 )
 
 // shared translates BuildKit's name for an image's layer to the engine's, which
@@ -30,7 +31,10 @@ func shared(key string) string {
 }
 
 // layers are the engine's layers as BuildKit sees them.
-type layers struct{ snapshots.Snapshotter }
+type layers struct {
+	snapshots.Snapshotter
+	store *enginesnapshot.Store
+}
 
 func (l layers) Stat(ctx context.Context, key string) (snapshots.Info, error) {
 	return l.Snapshotter.Stat(content.With(ctx), shared(key))
@@ -82,6 +86,17 @@ func (l layers) Commit(ctx context.Context, name, key string, opts ...snapshots.
 	ctx = content.With(ctx)
 	if l.there(ctx, key) {
 		return l.Snapshotter.Remove(ctx, key)
+	}
+	if _, ok := extracting(key); ok {
+		mounts, err := l.Snapshotter.Mounts(ctx, key)
+		if err != nil {
+			return err
+		}
+		labels, err := l.store.Describe(mounts)
+		if err != nil {
+			return err
+		}
+		opts = append(opts, snapshots.WithLabels(labels))
 	}
 	return l.Snapshotter.Commit(ctx, shared(name), key, opts...)
 }

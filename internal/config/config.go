@@ -174,6 +174,7 @@ type Config struct {
 	Bridge   Bridge
 	DNS      DNS
 	Registry Registry
+	Builder  Builder
 
 	// Warnings says which given settings mean nothing here, and why.
 	Warnings []string
@@ -225,6 +226,7 @@ func New(getenv func(string) string) *Config {
 			DefaultIP: netip.IPv4Unspecified(),
 		},
 		Registry: Registry{MaxDownloads: 3, MaxUploads: 5, MaxDownloadAttempts: 5},
+		Builder:  Builder{HostNetwork: true},
 		accepted: map[string]string{},
 	}
 	c.Registry.Hosts = map[string]RegistryHost{}

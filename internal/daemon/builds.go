@@ -7,6 +7,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/build"
 	"github.com/wherry-engine/wherry/internal/build/executor"
+	"github.com/wherry-engine/wherry/internal/config"
 	"github.com/wherry-engine/wherry/internal/embedded"
 )
 
@@ -14,8 +15,28 @@ import (
 func (s *System) openBuilder() {
 	s.builder = build.New(build.Config{
 		Root: s.config.DataRoot, ExecRoot: s.config.ExecRoot, Version: s.build.Version, Images: s.images, Registries: s.registries, Events: s.events.Publish,
-		Cgroups: s.cgroups, Steps: s.steps, Entitlements: []string{"network.host"},
+		Cgroups: s.cgroups, Steps: s.steps, Entitlements: entitlements(s.config.Builder), Limits: cacheLimits(s.config.Builder),
 	})
+}
+
+// entitlements are what the settings let steps be granted.
+func entitlements(c config.Builder) []string {
+	var out []string
+	if c.HostNetwork {
+		out = append(out, "network.host")
+	}
+	if c.Insecure {
+		out = append(out, "security.insecure")
+	}
+	return out
+}
+
+func cacheLimits(c config.Builder) build.Limits {
+	l := build.Limits{Off: c.GC.Disabled, Reserved: c.GC.Reserved, MaxUsed: c.GC.MaxUsed, MinFree: c.GC.MinFree}
+	for _, r := range c.GC.Rules {
+		l.Rules = append(l.Rules, build.Rule(r))
+	}
+	return l
 }
 
 // steps is what the settings say of the processes of builds.
@@ -32,7 +53,7 @@ func (s *System) steps() (executor.Config, error) {
 		Init: init, Networks: s.networks, Cgroups: s.cgroups, CgroupParent: lc.CgroupParent, CgroupHostNS: s.config.CgroupnsMode == "host",
 		Seccomp: lc.SeccompProfile, Unconfined: lc.SeccompUnconfined, AppArmor: lc.AppArmor, Ulimits: lc.Ulimits, NoNewPrivs: lc.NoNewPrivileges,
 		DNS: lc.DNS, DNSSearch: lc.DNSSearch, DNSOptions: lc.DNSOptions, HostGateway: lc.HostGatewayIPs,
-		MayUseHostNet: true, Remapped: len(lc.UIDMaps) > 0,
+		MayUseHostNet: s.config.Builder.HostNetwork, MayBeInsecure: s.config.Builder.Insecure, Remapped: len(lc.UIDMaps) > 0,
 	}
 	if len(c.HostGateway) == 0 {
 		c.HostGateway = s.bridgeAddress()

@@ -12,7 +12,7 @@ import (
 // usage joins those who know what lies on the disk.
 func (s *System) usage() *usage.Reporter {
 	return usage.New(usage.Parts{
-		Images: s.images.DiskUsage, Volumes: s.volumes.DiskUsage,
+		Images: s.images.DiskUsage, Volumes: s.volumes.DiskUsage, Builds: s.builder.DiskUsage,
 		Containers: func(ctx context.Context) ([]*container.Summary, error) {
 			return s.view.List(ctx, query.ListOptions{All: true, Size: true})
 		},

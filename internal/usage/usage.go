@@ -17,6 +17,7 @@ type Parts struct {
 	Images     func(context.Context) (*image.DiskUsage, error)
 	Containers func(context.Context) ([]*container.Summary, error) // all of them, with sizes
 	Volumes    func(context.Context) (*volume.DiskUsage, error)
+	Builds     func(context.Context) (*build.DiskUsage, error)
 }
 
 // Reporter asks the parts.
@@ -46,7 +47,9 @@ func (r *Reporter) Usage(ctx context.Context, wanted func(system.DiskUsageObject
 		}
 	}
 	if wanted(system.BuildCacheObject) {
-		u.BuildCacheUsage = &build.DiskUsage{} // nothing is built
+		if u.BuildCacheUsage, err = r.parts.Builds(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return &u, nil
 }

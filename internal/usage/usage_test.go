@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/system"
@@ -19,6 +20,10 @@ func TestUsage(t *testing.T) {
 			asked += "i"
 			return &image.DiskUsage{TotalCount: 1}, nil
 		},
+		Builds: func(context.Context) (*build.DiskUsage, error) {
+			asked += "b"
+			return &build.DiskUsage{TotalCount: 7}, nil
+		},
 		Volumes: func(context.Context) (*volume.DiskUsage, error) { return nil, broken },
 		Containers: func(context.Context) ([]*container.Summary, error) {
 			asked += "c"
@@ -26,7 +31,7 @@ func TestUsage(t *testing.T) {
 		},
 	})
 	u, err := r.Usage(t.Context(), func(k system.DiskUsageObject) bool { return k != system.VolumeObject })
-	if err != nil || asked != "ic" || u.VolumeUsage != nil || u.ImageUsage.TotalCount != 1 || u.BuildCacheUsage == nil {
+	if err != nil || asked != "icb" || u.VolumeUsage != nil || u.ImageUsage.TotalCount != 1 || u.BuildCacheUsage.TotalCount != 7 {
 		t.Fatalf("%+v, %v, asked %q", u, err, asked)
 	}
 	if c := u.ContainerUsage; c.TotalCount != 4 || c.ActiveCount != 2 || c.TotalSize != 1111 || c.Reclaimable != 1100 || len(c.Items) != 4 {

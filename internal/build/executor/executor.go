@@ -50,9 +50,10 @@ type Config struct {
 	DNSSearch     []string
 	DNSOptions    []string
 	HostGateway   []netip.Addr
-	MayUseHostNet bool // entitlement network.host
-	MayBeInsecure bool // entitlement security.insecure
-	Remapped      bool // userns-remap is on
+	MayUseHostNet bool                  // entitlement network.host
+	MayBeInsecure bool                  // entitlement security.insecure
+	Before        func(context.Context) // called before each step; may be nil
+	Remapped      bool                  // userns-remap is on
 }
 
 // Executor runs steps. It is safe for use by several goroutines.
@@ -122,6 +123,9 @@ func (e *Executor) Run(ctx context.Context, name string, root executor.Mount, mo
 	defer begun()
 	if err := e.allowed(&p.Meta); err != nil {
 		return nil, err
+	}
+	if e.cfg.Before != nil {
+		e.cfg.Before(ctx)
 	}
 	s := &step{id: id.New(), started: make(chan struct{}), user: p.Meta.User}
 	if name == "" {

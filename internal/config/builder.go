@@ -1,0 +1,131 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+)
+
+// Builder holds what concerns builds. Sizes are in bytes, 0 says nothing.
+type Builder struct {
+	GC struct {
+		Disabled bool
+		// Reserved is kept whatever the age, MaxUsed is the cap of the whole cache,
+		// MinFree is what the file system must keep free. They make the default rules.
+		Reserved, MaxUsed, MinFree int64
+		Rules                      []BuilderRule // instead of the default ones
+	}
+	HostNetwork, Insecure bool // entitlements: network-host, security-insecure
+}
+
+// BuilderRule says what of the build cache may go when it is too large.
+type BuilderRule struct {
+	All                        bool
+	Filters                    []string
+	Keep                       time.Duration // younger than that stays
+	Reserved, MaxUsed, MinFree int64
+}
+
+// builder is the key of that name, which only the file has.
+func builder(at *Builder) value { return builderValue{at} }
+
+type builderValue struct{ at *Builder }
+
+func (b builderValue) String() string { return fmt.Sprint(*b.at) }
+
+func (b builderValue) Set(string) error { return fmt.Errorf("builder is a key of the file only") }
+func (b builderValue) Type() string     { return "builder" }
+func (b builderValue) take(v value)     { *b.at = *v.(builderValue).at }
+
+// size is a number of bytes, as a number or as "10GB".
+type size int64
+
+func (s *size) UnmarshalJSON(raw []byte) error {
+	text := strings.Trim(string(raw), `"`)
+	if text == "" {
+		*s = 0
+		return nil
+	}
+	n, err := units.RAMInBytes(text)
+	if err != nil {
+		return fmt.Errorf("invalid size %s: it is a number of bytes, or one with a unit such as 10GB", raw)
+	}
+	*s = size(n)
+	return nil
+}
+
+func (b builderValue) decode(raw json.RawMessage) error {
+	in := struct {
+		GC struct {
+			Enabled  *bool `json:"enabled"`
+			Keep     size  `json:"defaultKeepStorage"`
+			Reserved size  `json:"defaultReservedSpace"`
+			MaxUsed  size  `json:"defaultMaxUsedSpace"`
+			MinFree  size  `json:"defaultMinFreeSpace"`
+			Policy   []struct {
+				All      bool     `json:"all"`
+				Filter   []string `json:"filter"`
+				Keep     size     `json:"keepStorage"`
+				Reserved size     `json:"reservedSpace"`
+				MaxUsed  size     `json:"maxUsedSpace"`
+				MinFree  size     `json:"minFreeSpace"`
+			} `json:"policy"`
+		} `json:"gc"`
+		Entitlements map[string]bool `json:"entitlements"`
+	}{}
+	d := json.NewDecoder(strings.NewReader(string(raw)))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&in); err != nil {
+		return fmt.Errorf("builder: %w", err)
+	}
+	out := Builder{HostNetwork: true}
+	out.GC.Disabled = in.GC.Enabled != nil && !*in.GC.Enabled
+	out.GC.Reserved, out.GC.MaxUsed, out.GC.MinFree = int64(in.GC.Reserved), int64(in.GC.MaxUsed), int64(in.GC.MinFree)
+	if out.GC.MaxUsed == 0 {
+		out.GC.MaxUsed = int64(in.GC.Keep) // the name it had before
+	}
+	for name, on := range in.Entitlements {
+		switch name {
+		case "network-host":
+			out.HostNetwork = on
+		case "security-insecure":
+			out.Insecure = on
+		default:
+			return fmt.Errorf("builder: entitlement %q is not served: network-host and security-insecure are", name)
+		}
+	}
+	for _, p := range in.GC.Policy {
+		r := BuilderRule{All: p.All, Reserved: int64(p.Reserved), MaxUsed: int64(p.MaxUsed), MinFree: int64(p.MinFree)}
+		if r.MaxUsed == 0 {
+			r.MaxUsed = int64(p.Keep)
+		}
+		for _, f := range p.Filter {
+			key, text, ok := strings.Cut(f, "=")
+			if key != "unused-for" && key != "until" {
+				if !ok || !slices.Contains([]string{"id", "parent", "type", "description", "inuse", "shared", "private", "mutable", "immutable"}, strings.TrimRight(key, "=~!")) {
+					return fmt.Errorf("builder: gc: invalid filter %q", f)
+				}
+				r.Filters = append(r.Filters, f)
+				continue
+			}
+			age, err := time.ParseDuration(text)
+			if err != nil {
+				if n, nerr := strconv.ParseInt(text, 10, 64); nerr == nil {
+					age, err = time.Duration(n)*time.Second, nil
+				}
+			}
+			if err != nil {
+				return fmt.Errorf("builder: gc: invalid filter %q: %v", f, err)
+			}
+			r.Keep = age
+		}
+		out.GC.Rules = append(out.GC.Rules, r)
+	}
+	*b.at = out
+	return nil
+}
