@@ -25,6 +25,12 @@ func Why(ctx context.Context, c client.APIClient, name string) (*api.Why, error)
 	return &w, call(ctx, c, http.MethodGet, "/containers/"+url.PathEscape(name)+"/why", nil, &w)
 }
 
+// NetworkUpdate changes what a container publishes and how it is called.
+func NetworkUpdate(ctx context.Context, c client.APIClient, name string, r api.NetworkUpdate) (*api.NetworkUpdated, error) {
+	var u api.NetworkUpdated
+	return &u, call(ctx, c, http.MethodPost, "/wherry/containers/"+url.PathEscape(name)+"/network", r, &u)
+}
+
 func call(ctx context.Context, c client.APIClient, method, path string, in, out any) error {
 	h := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,

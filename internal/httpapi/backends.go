@@ -114,6 +114,7 @@ type Networks interface {
 	Prune(ctx context.Context, f filter.Args) (network.PruneReport, error)
 	Connect(ctx context.Context, ref, container string, wish *network.EndpointSettings) error
 	Disconnect(ctx context.Context, ref, container string, force bool) error
+	Update(ctx context.Context, container string, u api.NetworkUpdate) (*api.NetworkUpdated, error)
 }
 
 // Volumes is the volume store. New makes what Delete, with force also where

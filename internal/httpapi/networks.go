@@ -4,6 +4,8 @@ import (
 	"net/http"
 
 	"github.com/moby/moby/api/types/network"
+
+	"github.com/wherry-engine/wherry/api"
 )
 
 func networkRoutes(b *Backends) []route {
@@ -17,6 +19,7 @@ func networkRoutes(b *Backends) []route {
 		{method: post, path: "/networks/{name}/connect", handle: h.connect},
 		{method: post, path: "/networks/{name}/disconnect", handle: h.disconnect},
 		{method: remove, path: "/networks/{name}", handle: h.remove},
+		{method: post, path: "/wherry/containers/{name}/network", handle: h.update},
 	}
 }
 
@@ -85,6 +88,19 @@ func (h networkHandlers) disconnect(c *call) error {
 		return err
 	}
 	return h.Networks.Disconnect(c.lasting(), c.name, r.Container, r.Force)
+}
+
+// update is an extension: docs/extensions.md.
+func (h networkHandlers) update(c *call) error {
+	var r api.NetworkUpdate
+	if err := c.json(&r); err != nil {
+		return err
+	}
+	done, err := h.Networks.Update(c.lasting(), c.name, r)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, done)
 }
 
 func (h networkHandlers) remove(c *call) error {

@@ -96,6 +96,22 @@ func (p *published) all() []firewall.Publication {
 	return out
 }
 
+// job is one port to be opened.
+type job struct {
+	port    network.Port
+	binding network.PortBinding
+}
+
+func jobsOf(ports network.PortMap) []job {
+	var jobs []job
+	for port, bindings := range ports {
+		for _, b := range bindings {
+			jobs = append(jobs, job{port, b})
+		}
+	}
+	return jobs
+}
+
 // publish opens the ports of a request to the container's address and returns
 // NetworkSettings.Ports: every exposed port, with what was chosen.
 func (p *published) publish(r Request, d door) (network.PortMap, error) {
@@ -103,17 +119,10 @@ func (p *published) publish(r Request, d door) (network.PortMap, error) {
 	for port := range r.Exposed {
 		out[port] = nil
 	}
-	type job struct {
-		port    network.Port
-		binding network.PortBinding
-	}
-	var jobs []job
-	for port, bindings := range r.Ports {
+	for port := range r.Ports {
 		out[port] = nil
-		for _, b := range bindings {
-			jobs = append(jobs, job{port, b})
-		}
 	}
+	jobs := jobsOf(r.Ports)
 	if r.PublishAll {
 		for port := range out {
 			if len(r.Ports[port]) == 0 {
@@ -124,6 +133,44 @@ func (p *published) publish(r Request, d door) (network.PortMap, error) {
 	if len(jobs) == 0 || d.seg == [2]*segment.Segment{} {
 		return out, nil
 	}
+	leases, err := p.open(r.ContainerName, d, jobs, out)
+	if err == nil {
+		if err = p.setRules(r.ContainerID, p.rulesOf(d, out)); err != nil {
+			err = failedOn(r.ContainerName, d, err)
+		}
+	}
+	if err == nil {
+		err = p.hairpin(d.veth)
+	}
+	if err != nil {
+		closeAll(leases)
+		return nil, err
+	}
+	p.mu.Lock()
+	p.leases[r.ContainerID] = leases
+	p.mu.Unlock()
+	return out, nil
+}
+
+func failedOn(container string, d door, err error) error {
+	return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", container, d.endpoint, err)
+}
+
+func closeAll(leases []*portmap.Lease) {
+	for _, l := range leases {
+		l.Close()
+	}
+}
+
+// open takes ports of the host and adds to out what was chosen; nothing is
+// taken when it fails. The rules are the caller's.
+func (p *published) open(container string, d door, jobs []job, out network.PortMap) (leases []*portmap.Lease, err error) {
+	defer func() {
+		if err != nil {
+			closeAll(leases)
+			leases = nil
+		}
+	}()
 	// Fixed ports first, so that no random choice takes one of them.
 	slices.SortStableFunc(jobs, func(a, b job) int {
 		fixed := func(j job) int {
@@ -131,25 +178,11 @@ func (p *published) publish(r Request, d door) (network.PortMap, error) {
 		}
 		return cmp.Or(cmp.Compare(fixed(a), fixed(b)), cmp.Compare(a.port.Num(), b.port.Num()), cmp.Compare(a.port.Proto(), b.port.Proto()), cmp.Compare(a.binding.HostPort, b.binding.HostPort))
 	})
-	var leases []*portmap.Lease
-	done := false
-	defer func() {
-		if !done {
-			for _, l := range leases {
-				l.Close()
-			}
-		}
-	}()
-	failed := func(err error) error {
-		return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", r.ContainerName, d.endpoint, err)
-	}
-	var rules []firewall.Publication
 	for _, j := range jobs {
 		lo, hi, err := hostPorts(j.binding.HostPort)
 		if err != nil {
-			return nil, err
+			return leases, err
 		}
-		rules = append(rules, p.openings(d, j.port)...)
 		ips, routed := p.hostIPs(d, j.binding.HostIP)
 		for _, ip := range routed {
 			out[j.port] = append(out[j.port], network.PortBinding{HostIP: ip})
@@ -159,26 +192,31 @@ func (p *published) publish(r Request, d door) (network.PortMap, error) {
 		}
 		l, err := p.table.Reserve(p.want(d, j.port, ips, lo, hi))
 		if err != nil {
-			return nil, failed(err)
+			return leases, failedOn(container, d, err)
 		}
 		leases = append(leases, l)
 		for _, ip := range l.IPs {
 			out[j.port] = append(out[j.port], network.PortBinding{HostIP: ip, HostPort: strconv.Itoa(int(l.Port))})
-			rules = append(rules, p.translations(d, j.port, ip, l.Port)...)
 		}
 	}
-	rules = unique(rules)
-	if err := p.setRules(r.ContainerID, rules); err != nil {
-		return nil, failed(err)
+	return leases, nil
+}
+
+// rulesOf are the rules for ports that lead to a door, each with what was
+// chosen on the host.
+func (p *published) rulesOf(d door, ports network.PortMap) []firewall.Publication {
+	var rules []firewall.Publication
+	for port, bindings := range ports {
+		if len(bindings) > 0 {
+			rules = append(rules, p.openings(d, port)...)
+		}
+		for _, b := range bindings {
+			if num, err := strconv.ParseUint(b.HostPort, 10, 16); err == nil {
+				rules = append(rules, p.translations(d, port, b.HostIP, uint16(num))...)
+			}
+		}
 	}
-	if err := p.hairpin(d.veth); err != nil {
-		return nil, err
-	}
-	p.mu.Lock()
-	p.leases[r.ContainerID] = leases
-	p.mu.Unlock()
-	done = true
-	return out, nil
+	return unique(rules)
 }
 
 // want is what is asked of the port table for a port that leads to a door.
@@ -306,13 +344,14 @@ func (p *published) setRules(containerID string, rules []firewall.Publication) e
 	if p.nf == nil {
 		return nil
 	}
-	changes := firewall.Publish(rules, old)
+	// Only what differs: nobody's packets meet a table without their port.
+	changes := firewall.Publish(without(rules, old), without(old, rules))
 	if len(changes) == 0 {
 		return nil
 	}
 	err := p.nf.Update(firewall.Plan(firewall.State{Table: p.cfg.Table()}), changes)
 	if err == nil {
-		err = forgetFlows(rules, old)
+		err = forgetFlows(without(rules, old), without(old, rules))
 	}
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) {
 		// Somebody flushed the table, or left something in it: the whole anew.
@@ -326,6 +365,11 @@ func (p *published) setRules(containerID string, rules []firewall.Publication) e
 		}
 	}
 	return err
+}
+
+// without gives what is in a and not in b.
+func without(a, b []firewall.Publication) []firewall.Publication {
+	return slices.DeleteFunc(slices.Clone(a), func(p firewall.Publication) bool { return slices.Contains(b, p) })
 }
 
 // forgetFlows lets UDP clients that never pause meet the rules as they are now.

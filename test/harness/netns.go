@@ -1,6 +1,8 @@
 package harness
 
 import (
+	"context"
+	"net"
 	"os"
 	"runtime"
 
@@ -63,4 +65,14 @@ func inNetNS(ns *os.File, f func() error) error {
 		done <- f()
 	}()
 	return <-done
+}
+
+// Dial connects from the network namespace that the engine lives in.
+func (e *Engine) Dial(ctx context.Context, network, address string) (c net.Conn, err error) {
+	err = inNetNS(e.netns, func() error {
+		// To an address that is not a name, the socket is made on this thread.
+		c, err = (&net.Dialer{}).DialContext(ctx, network, address)
+		return err
+	})
+	return c, err
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
+	wherry "github.com/wherry-engine/wherry/client"
 	"github.com/wherry-engine/wherry/internal/cli/shell"
 )
 
@@ -20,6 +21,7 @@ func NewUpdate(sh *shell.Shell) *cobra.Command {
 		cpus                           opts.NanoCPUs
 		pids                           int64
 		restart                        string
+		live                           liveUpdate
 	)
 	cmd := &cobra.Command{
 		Use:         "update [OPTIONS] CONTAINER [CONTAINER...]",
@@ -48,7 +50,20 @@ func NewUpdate(sh *shell.Shell) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			change, err := live.update()
+			if err != nil {
+				return err
+			}
 			err = shell.Each(args, func(name string) error {
+				if change != nil {
+					if _, err := wherry.NetworkUpdate(cmd.Context(), api, name, *change); err != nil {
+						return err
+					}
+				}
+				if live.alone(cmd.Flags()) {
+					sh.Println(name)
+					return nil
+				}
 				res, err := api.ContainerUpdate(cmd.Context(), name, client.ContainerUpdateOptions{Resources: &r, RestartPolicy: &policy})
 				if err != nil {
 					return err
@@ -81,5 +96,6 @@ func NewUpdate(sh *shell.Shell) *cobra.Command {
 	_ = f.MarkDeprecated("kernel-memory", "and no longer supported by the kernel")
 	f.Int64Var(&pids, "pids-limit", 0, "Limit on the number of processes (-1 for unlimited)")
 	f.StringVar(&restart, "restart", "", "Restart policy for when the container exits")
+	live.flags(cmd)
 	return cmd
 }

@@ -249,6 +249,13 @@ func parsePorts(publish, expose []string) (network.PortSet, network.PortMap, err
 	return exposed, bindings, nil
 }
 
+// PortBindings reads values of -p. The engine may be asked to add each of them
+// to a container that exists.
+func PortBindings(publish []string) (network.PortMap, error) {
+	_, bindings, err := parsePorts(publish, nil)
+	return bindings, err
+}
+
 // checkRange words a bad number as docker does.
 func checkRange(s string) error {
 	ports, _, _ := strings.Cut(s, "/")
