@@ -57,7 +57,8 @@ type Bridge struct {
 	UserlandProxy bool // carry IPv6 clients of published ports to containers without IPv6
 	DefaultIP     netip.Addr
 	AddressPools  []AddressPool
-	DirectRouting bool // --allow-direct-routing
+	DirectRouting bool   // --allow-direct-routing
+	FirewallMode  string // docker or host-policy
 	// NetworkOptions are what new networks get, by driver.
 	NetworkOptions map[string]map[string]string
 }
@@ -223,7 +224,7 @@ func New(getenv func(string) string) *Config {
 		},
 		Bridge: Bridge{
 			MTU: 1500, ICC: true, Masquerade: true, Forward: true, Firewall: true, UserlandProxy: true,
-			DefaultIP: netip.IPv4Unspecified(),
+			DefaultIP: netip.IPv4Unspecified(), FirewallMode: "docker",
 		},
 		Registry: Registry{MaxDownloads: 3, MaxUploads: 5, MaxDownloadAttempts: 5},
 		Builder:  Builder{HostNetwork: true},

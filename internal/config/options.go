@@ -111,6 +111,9 @@ var options = []option{
 	{flag: "bip", key: "bip", say: "IPv4 address for the default bridge", bind: func(c *Config) value { return network4(&c.Bridge.IP) }},
 	{flag: "mtu", key: "mtu", say: `Set the MTU for the default "bridge" network`, bind: func(c *Config) value { return integer(&c.Bridge.MTU) }},
 	{flag: "iptables", key: "iptables", say: "Enable addition of packet filter rules (wherryd writes nftables rules)", bind: func(c *Config) value { return boolean(&c.Bridge.Firewall) }},
+	{flag: "firewall-mode", key: "firewall-mode", say: "Who decides what reaches published ports: docker (they are open) or host-policy (the host's own rules)", bind: func(c *Config) value {
+		return choice(&c.Bridge.FirewallMode, "firewall mode", "docker", "host-policy")
+	}},
 	{flag: "ip-forward", key: "ip-forward", say: "Enable IP forwarding in system configuration", bind: func(c *Config) value { return boolean(&c.Bridge.Forward) }},
 	{flag: "dns", key: "dns", say: "DNS server to use", bind: func(c *Config) value { return addresses(&c.DNS.Servers) }},
 	{flag: "dns-opt", key: "dns-opts", say: "DNS options to use", bind: func(c *Config) value { return words(&c.DNS.Options, nil) }},

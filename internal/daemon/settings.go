@@ -112,7 +112,7 @@ func networkConfig(c *config.Config) (network.Config, error) {
 		Root: c.DataRoot, ExecRoot: c.ExecRoot, BridgeName: b.Name, DefaultGateway: b.Gateway, MTU: b.MTU, DefaultBindIP: b.DefaultIP,
 		DNS: c.DNS.Servers, DNSSearch: c.DNS.Search, DNSOptions: c.DNS.Options, HostGatewayIPs: c.DNS.HostGateway,
 		IPForward: b.Forward, IPForwardOpen: b.ForwardOpen, UserlandProxy: b.UserlandProxy, Firewall: b.Firewall, IPMasq: b.Masquerade, ICC: b.ICC,
-		IPv6: b.IPv6, DefaultGateway6: b.Gateway6, DirectRouting: b.DirectRouting, NetworkOptions: b.NetworkOptions,
+		IPv6: b.IPv6, DefaultGateway6: b.Gateway6, DirectRouting: b.DirectRouting, HostPolicy: b.FirewallMode == "host-policy", NetworkOptions: b.NetworkOptions,
 	}
 	for _, p := range b.AddressPools {
 		nc.AddressPools = append(nc.AddressPools, ipam.Range{Base: p.Base, Size: p.Size})

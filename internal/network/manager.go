@@ -39,13 +39,12 @@ type Manager struct {
 	ports  *published // its lock comes before mu
 	settle sync.Once  // the first Attach: adoption is over
 
-	mu       sync.Mutex
-	closed   bool
-	reg      register
-	boxes    map[string]*box // by container id
-	names    func(containerID string) string
-	host     forwarding.State
-	warnings []string
+	mu     sync.Mutex
+	closed bool
+	reg    register
+	boxes  map[string]*box // by container id
+	names  func(containerID string) string
+	host   forwarding.State
 }
 
 // box is what a container holds.
@@ -117,6 +116,7 @@ func (m *Manager) open() error {
 		if m.nf, err = nft.Dial(m.home); err != nil {
 			return err
 		}
+		m.nf.Own()
 	} else if err := noRules(m.home, m.cfg.Table()); err != nil {
 		return err
 	}
@@ -133,7 +133,11 @@ func (m *Manager) open() error {
 		return err
 	}
 	if m.watch != nil {
-		go m.watch.Run(m.cfg.Table(), m.ports.restore)
+		go m.watch.Run(m.cfg.Table(), m.ports.restore, func() {
+			if err := m.ports.pass(); err != nil {
+				logger().Warn("the host's firewall has changed", "error", err)
+			}
+		})
 	}
 	m.pool = newPool(&plumb.Fitter{Home: m.home, RT: m.rt}, m.cfg.PoolSize, func() *segment.Segment {
 		m.mu.Lock()
@@ -208,24 +212,14 @@ func (m *Manager) assertRules() error {
 	if err := m.ports.assert(); err != nil {
 		return err
 	}
-	drops, err := m.nf.ForwardDrops(firewall.TableName)
-	if err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.warnings = nil
-	for _, chain := range drops {
-		m.warnings = append(m.warnings, "nftables chain "+chain+" drops forwarded packets by policy; containers reach other hosts only as far as its rules accept them")
-	}
-	return nil
+	return m.ports.pass()
 }
 
 // Warnings tells what on this host stands in the way of containers' traffic.
 func (m *Manager) Warnings() []string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return append([]string(nil), m.warnings...)
+	m.ports.mu.Lock()
+	defer m.ports.mu.Unlock()
+	return append([]string(nil), m.ports.warnings...)
 }
 
 // SetNames tells how a container's name is found, for the Containers part of
@@ -363,7 +357,7 @@ func (m *Manager) Close(removeHostState bool) error {
 func (m *Manager) removeHostState() error {
 	var failed []error
 	if m.nf != nil {
-		failed = append(failed, m.nf.Delete(m.cfg.Table()))
+		failed = append(failed, m.nf.Pass(m.cfg.Table(), nil), m.nf.Delete(m.cfg.Table()))
 	}
 	for _, n := range m.reg.Ordered() {
 		m.bridges().TakeDown(n)

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -292,24 +294,69 @@ func iccOff(t *testing.T) {
 
 func TestForwardPolicyDrop(t *testing.T) { fresh(t, func() { forwardPolicyDrop(t) }) }
 
+func nftRun(t testing.TB, script string) {
+	t.Helper()
+	cmd := exec.Command("nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(script)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
 func forwardPolicyDrop(t *testing.T) {
-	nftTool, err := exec.LookPath("nft")
-	if err != nil {
+	if _, err := exec.LookPath("nft"); err != nil {
 		t.Skip("needs the nft program")
 	}
-	if out, err := exec.Command(nftTool, "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	const gate = "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }"
+	nftRun(t, gate)
 	l := newLAN(t)
-	m := open(t, testConfig(t))
-	if w := m.Warnings(); len(w) != 1 || w[0] != "nftables chain ip filter FORWARD drops forwarded packets by policy; containers reach other hosts only as far as its rules accept them" {
+	cfg := proxied(t)
+	m, err := Open(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sb := attach(t, m, Request{Ports: ports("80/tcp", "8080")})
+	echo(t, m.home, l.ns, 7000)
+	echo(t, m.home, sb.NS, 80)
+	// As docker: containers and their ports pass the gate, also after a reload of the host's rules.
+	for range 2 {
+		waitFor(t, "the way out", func() bool { _, err := call(m.home, sb.NS, "tcp", "192.0.2.2:7000"); return err == nil })
+		reaches(t, "published port", m.home, l.ns, "tcp", "192.0.2.1:8080", "192.0.2.2")
+		refused(t, "port that is not published", m.home, l.ns, "tcp", sb.Endpoints["bridge"].IPAddress.String()+":80")
+		if w := m.Warnings(); len(w) != 0 {
+			t.Errorf("warnings %q", w)
+		}
+		nftRun(t, "table ip filter {}; flush table ip filter; "+gate)
+	}
+	// A table of the administrator's own is left alone.
+	nftRun(t, "table inet mine { chain f { type filter hook forward priority 0; policy drop; }; }")
+	waitFor(t, "warning", func() bool { return len(m.Warnings()) == 1 })
+	if w := m.Warnings(); w[0] != "nftables chain inet mine f drops forwarded packets by policy; containers reach other hosts only as far as its rules accept them" {
 		t.Errorf("warnings %q", w)
 	}
-	sb := attach(t, m, Request{})
-	echo(t, m.home, l.ns, 7000)
 	refused(t, "policy of the host", m.home, sb.NS, "tcp", "192.0.2.2:7000")
-	if out, err := exec.Command(nftTool, "add rule ip filter FORWARD iifname wherry0 accept; add rule ip filter FORWARD oifname wherry0 accept").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	nftRun(t, "delete table inet mine")
+	if err := m.Close(true); err != nil {
+		t.Fatal(err)
 	}
+	if out, err := exec.Command("nft", "list", "ruleset").Output(); err != nil || strings.Contains(string(out), "wherry") {
+		t.Errorf("left in the host's tables: %v\n%s", err, out)
+	}
+	// The host decides.
+	cfg = proxied(t)
+	cfg.HostPolicy = true
+	m = open(t, cfg)
+	nftRun(t, "table ip filter { chain INPUT { type filter hook input priority 0; policy drop; ct state established,related accept; iifname lo accept; }; }")
+	sb = attach(t, m, Request{Ports: ports("80/tcp", "8080", "80/udp", "8080")})
+	echo(t, m.home, sb.NS, 80)
+	if w := m.Warnings(); len(w) != 1 {
+		t.Errorf("warnings %q", w)
+	}
+	refused(t, "the way out", m.home, sb.NS, "tcp", "192.0.2.2:7000")
+	refused(t, "published port", m.home, l.ns, "tcp", "192.0.2.1:8080")
+	reaches(t, "host", m.home, nil, "tcp", "127.0.0.1:8080", "")
+	nftRun(t, "add rule ip filter INPUT tcp dport 8080 accept; add rule ip filter FORWARD iifname wherry0 accept; add rule ip filter FORWARD oifname wherry0 accept")
+	reaches(t, "published port that the host accepts", m.home, l.ns, "tcp", "192.0.2.1:8080", "")
+	refused(t, "published port that the host does not accept", m.home, l.ns, "udp", "192.0.2.1:8080")
 	reaches(t, "once the host accepts", m.home, sb.NS, "tcp", "192.0.2.2:7000", "192.0.2.1")
 }

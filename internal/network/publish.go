@@ -35,6 +35,8 @@ type published struct {
 	leases map[string][]*portmap.Lease       // by container id
 	rules  map[string][]firewall.Publication // by container id; "" for those of an earlier engine
 	six    func() bool                       // the host can listen on IPv6
+
+	warnings []string // what stands in the way of containers' traffic
 }
 
 func newPublished(cfg *Config, nf *nft.Conn, rt *rtnl.Conn, state func() firewall.State) *published {
@@ -221,7 +223,7 @@ func (p *published) rulesOf(d door, ports network.PortMap) []firewall.Publicatio
 
 // want is what is asked of the port table for a port that leads to a door.
 func (p *published) want(d door, port network.Port, ips []netip.Addr, lo, hi uint16) portmap.Want {
-	w := portmap.Want{Proto: string(port.Proto()), IPs: ips, Lo: lo, Hi: hi, Proxy: p.cfg.UserlandProxy}
+	w := portmap.Want{Proto: string(port.Proto()), IPs: ips, Lo: lo, Hi: hi, Proxy: p.cfg.UserlandProxy || p.cfg.HostPolicy}
 	for f, a := range d.addr {
 		if a.IsValid() {
 			w.Targets[f] = netip.AddrPortFrom(a, port.Num())
@@ -234,7 +236,7 @@ func (p *published) want(d door, port network.Port, ips []netip.Addr, lo, hi uin
 // for an address of the other family, the socket carries.
 func (p *published) translations(d door, port network.Port, host netip.Addr, hostPort uint16) []firewall.Publication {
 	a := d.addr[segment.FamilyOf(host)]
-	if !a.IsValid() {
+	if !a.IsValid() || p.cfg.HostPolicy {
 		return nil
 	}
 	return []firewall.Publication{{Proto: string(port.Proto()), HostIP: host, HostPort: hostPort, IP: a, Port: port.Num()}}
@@ -301,7 +303,7 @@ func (p *published) hostIPs(d door, ip netip.Addr) (ips, routed []netip.Addr) {
 	for _, a := range wanted {
 		f := segment.FamilyOf(a)
 		n := d.seg[f]
-		carried := f == v6 && d.seg[v4] != nil && d.seg[v4].Mode(false) != spec.Routed && p.cfg.UserlandProxy
+		carried := f == v6 && d.seg[v4] != nil && d.seg[v4].Mode(false) != spec.Routed && (p.cfg.UserlandProxy || p.cfg.HostPolicy)
 		switch {
 		case n != nil && n.Mode(f.Six()) == spec.Routed:
 			routed = append(routed, a)

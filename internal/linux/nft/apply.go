@@ -16,8 +16,29 @@ import (
 // Conn writes tables of the network namespace it was dialled for. It is safe
 // for concurrent use.
 type Conn struct {
-	mu sync.Mutex
-	c  *nftables.Conn
+	mu    sync.Mutex
+	c     *nftables.Conn // reads
+	w     *writer
+	flags uint32 // of the tables that Replace writes
+}
+
+// Flags of tables that the library does not name.
+const (
+	owner   = 2 // Linux 5.12
+	persist = 4 // Linux 6.9
+)
+
+// Own makes the tables that Replace writes from now on this socket's: nobody
+// else can flush, change or delete them, nft flush ruleset passes them by, and
+// they stay when the process ends, as anybody's until Replace takes them again.
+// A kernel before Linux 6.9 cannot do both; there they are like others.
+func (c *Conn) Own() { c.flags = owner | persist }
+
+// Owns reports whether tables are owned.
+func (c *Conn) Owns() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.flags != 0
 }
 
 // Dial opens a lasting socket in the given network namespace.
@@ -26,21 +47,44 @@ func Dial(ns *os.File) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nftables socket: %w", err)
 	}
-	return &Conn{c: c}, nil
+	w, err := newWriter(ns)
+	if err != nil {
+		_ = c.CloseLasting()
+		return nil, err
+	}
+	return &Conn{c: c, w: w}, nil
 }
 
-// Close closes the socket; tables stay.
-func (c *Conn) Close() error { return c.c.CloseLasting() }
+// Close closes the sockets; tables stay.
+func (c *Conn) Close() error { return errors.Join(c.c.CloseLasting(), c.w.close()) }
 
 // Replace puts the table in place of the one of its name, if there is one, in
 // a single transaction: at no moment does a packet meet no or half a table.
 func (c *Conn) Replace(t *Table) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	table := &nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet}
-	c.c.AddTable(table) // so that there is one to delete
-	c.c.DelTable(table)
-	return c.write(t, table)
+	var err error
+	for range 3 {
+		var there bool
+		if there, err = c.hasTable(t.Name); err != nil {
+			return err
+		}
+		if there {
+			c.w.c.DelTable(&nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet})
+		}
+		err = c.write(t, &nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet}, c.flags)
+		switch {
+		case c.flags != 0 && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)):
+			c.flags = 0
+		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EEXIST):
+			// It came or went meanwhile.
+		case errors.Is(err, unix.EPERM):
+			return fmt.Errorf("%w: another process owns the table", err)
+		default:
+			return err
+		}
+	}
+	return err
 }
 
 // Create is Replace where there is most likely no such table. Deleting one is
@@ -49,8 +93,8 @@ func (c *Conn) Replace(t *Table) error {
 func (c *Conn) Create(t *Table) error {
 	c.mu.Lock()
 	table := &nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet}
-	c.c.CreateTable(table)
-	err := c.write(t, table)
+	c.w.c.CreateTable(table)
+	err := c.write(t, table, 0)
 	c.mu.Unlock()
 	if errors.Is(err, unix.EEXIST) {
 		return c.Replace(t)
@@ -59,13 +103,13 @@ func (c *Conn) Create(t *Table) error {
 }
 
 // write adds the table with all it has. c.mu is held.
-func (c *Conn) write(t *Table, table *nftables.Table) error {
-	c.c.AddTable(table)
+func (c *Conn) write(t *Table, table *nftables.Table, flags uint32) error {
+	c.w.c.AddTable(table)
 	if err := c.fill(t, table); err != nil {
 		c.discard()
 		return err
 	}
-	if err := c.c.Flush(); err != nil {
+	if err := c.w.flush(flags); err != nil {
 		return fmt.Errorf("write nft table %s: %w", t.Name, err)
 	}
 	return nil
@@ -73,12 +117,7 @@ func (c *Conn) write(t *Table, table *nftables.Table) error {
 
 // discard forgets the messages collected so far.
 func (c *Conn) discard() {
-	// The library has no call for it: a connection of its own takes the place.
-	fresh, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(c.c.NetNS))
-	if err == nil {
-		_ = c.c.CloseLasting()
-		c.c = fresh
-	}
+	_ = c.w.reset() // nothing is dialled that could fail
 }
 
 func (c *Conn) fill(t *Table, table *nftables.Table) error {
@@ -96,7 +135,7 @@ func (c *Conn) fill(t *Table, table *nftables.Table) error {
 		if err != nil {
 			return err
 		}
-		if err := c.c.AddSet(set, elems); err != nil {
+		if err := c.w.c.AddSet(set, elems); err != nil {
 			return fmt.Errorf("nft set %s: %w", s.Name, err)
 		}
 		sets[s.Name] = set
@@ -105,7 +144,7 @@ func (c *Conn) fill(t *Table, table *nftables.Table) error {
 	chains := make([]*nftables.Chain, len(t.Chains))
 	for i := range t.Chains {
 		chains[i] = t.Chains[i].kernel(table)
-		c.c.AddChain(chains[i])
+		c.w.c.AddChain(chains[i])
 	}
 	for i, chain := range t.Chains {
 		for _, r := range chain.Rules {
@@ -119,7 +158,7 @@ func (c *Conn) fill(t *Table, table *nftables.Table) error {
 			if r.Comment != "" {
 				rule.UserData = userdata.AppendString(nil, userdata.TypeComment, r.Comment)
 			}
-			c.c.AddRule(rule)
+			c.w.c.AddRule(rule)
 		}
 	}
 	return nil
@@ -267,7 +306,7 @@ func (c *Conn) Update(t *Table, changes []Change) error {
 			return err
 		}
 	}
-	if err := c.c.Flush(); err != nil {
+	if err := c.w.flush(0); err != nil {
 		return fmt.Errorf("update nft table %s: %w", t.Name, err)
 	}
 	return nil
@@ -291,12 +330,12 @@ func (c *Conn) queue(t *Table, table *nftables.Table, ch Change) error {
 		return err
 	}
 	if len(remove) > 0 {
-		if err := c.c.SetDeleteElements(set, remove); err != nil {
+		if err := c.w.c.SetDeleteElements(set, remove); err != nil {
 			return fmt.Errorf("nft set %s: %w", ch.Set, err)
 		}
 	}
 	if len(add) > 0 {
-		if err := c.c.SetAddElements(set, add); err != nil {
+		if err := c.w.c.SetAddElements(set, add); err != nil {
 			return fmt.Errorf("nft set %s: %w", ch.Set, err)
 		}
 	}
@@ -307,8 +346,8 @@ func (c *Conn) queue(t *Table, table *nftables.Table, ch Change) error {
 func (c *Conn) Delete(name string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.c.DelTable(&nftables.Table{Name: name, Family: nftables.TableFamilyINet})
-	if err := c.c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+	c.w.c.DelTable(&nftables.Table{Name: name, Family: nftables.TableFamilyINet})
+	if err := c.w.flush(0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("delete nft table %s: %w", name, err)
 	}
 	return nil
@@ -339,30 +378,6 @@ func (c *Conn) has(table *nftables.Table, set string) (bool, error) {
 		return false, fmt.Errorf("list sets of nft table %s: %w", table.Name, err)
 	}
 	return slices.ContainsFunc(sets, func(s *nftables.Set) bool { return s.Name == set }), nil
-}
-
-// ForwardDrops lists the base chains of other tables that stand at the forward
-// hook with the policy drop, as "family table chain". A packet has to pass
-// every table: what one accepts another can still drop.
-func (c *Conn) ForwardDrops(own string) ([]string, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	chains, err := c.c.ListChains()
-	if err != nil {
-		return nil, fmt.Errorf("list nft chains: %w", err)
-	}
-	family := map[nftables.TableFamily]string{nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip"}
-	var out []string
-	for _, ch := range chains {
-		word := family[ch.Table.Family]
-		if word == "" || ch.Table.Name == own || ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward {
-			continue
-		}
-		if ch.Type == nftables.ChainTypeFilter && ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop {
-			out = append(out, word+" "+ch.Table.Name+" "+ch.Name)
-		}
-	}
-	return out, nil
 }
 
 // Elements reads the elements of a set or map of t as they are in the kernel;

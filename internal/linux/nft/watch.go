@@ -34,29 +34,44 @@ func NewWatch() (*Watch, error) {
 func (w *Watch) Close() error { return w.f.Close() }
 
 // Run calls deleted each time that an inet table of that name may have been
-// deleted, until Close. Replacing a table looks the same: look again.
-func (w *Watch) Run(table string, deleted func()) {
+// deleted, and changed when chains or rules of other tables may have, until
+// Close. Replacing a table looks the same: look again.
+func (w *Watch) Run(table string, deleted, changed func()) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := w.f.Read(buf)
 		if errors.Is(err, unix.ENOBUFS) {
 			deleted() // some notices were lost
+			changed()
 			continue
 		}
 		if err != nil {
 			return
 		}
-		hit := false
+		gone, other := false, false
 		_, _ = eachMessage(buf[:n], func(kind uint16, payload []byte) {
-			if kind != nftSubsystem<<8|unix.NFT_MSG_DELTABLE || len(payload) < 4 || payload[0] != unix.NFPROTO_INET {
+			if kind>>8 != nftSubsystem || len(payload) < 4 {
 				return
 			}
-			eachAttr(payload[4:], func(kind uint16, value []byte) {
-				hit = hit || kind == nftaTableName && string(bytes.TrimRight(value, "\x00")) == table
+			switch kind & 0xff {
+			case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
+			default:
+				return
+			}
+			eachAttr(payload[4:], func(attr uint16, value []byte) {
+				if attr != nftaTableName { // the first attribute of all of them
+					return
+				}
+				ours := payload[0] == unix.NFPROTO_INET && string(bytes.TrimRight(value, "\x00")) == table
+				gone = gone || ours && kind&0xff == unix.NFT_MSG_DELTABLE
+				other = other || !ours && kind&0xff != unix.NFT_MSG_DELTABLE
 			})
 		})
-		if hit {
+		if gone {
 			deleted()
+		}
+		if other {
+			changed()
 		}
 	}
 }

@@ -46,10 +46,14 @@ type Config struct {
 	DNSOptions     []string     // --dns-opt
 	HostGatewayIPs []netip.Addr // --host-gateway-ip; nil is the default bridge's address
 
-	IPForward      bool // --ip-forward: let the host forward packets; docker's default is true
-	IPForwardOpen  bool // --ip-forward-no-drop: do not drop what other links forward when this engine turned forwarding on
-	Firewall       bool // --iptables: write the nftables rules; docker's default is true
-	DirectRouting  bool // --allow-direct-routing: published ports are open at the containers' own addresses too
+	IPForward     bool // --ip-forward: let the host forward packets; docker's default is true
+	IPForwardOpen bool // --ip-forward-no-drop: do not drop what other links forward when this engine turned forwarding on
+	Firewall      bool // --iptables: write the nftables rules; docker's default is true
+	DirectRouting bool // --allow-direct-routing: published ports are open at the containers' own addresses too
+	// HostPolicy leaves it to the host's own rules who gets in and out
+	// (--firewall-mode=host-policy): published ports are sockets of the host, the
+	// forward chains of others are not opened.
+	HostPolicy     bool
 	IPMasq         bool // --ip-masq; docker's default is true
 	ICC            bool // --icc; docker's default is true
 	UserlandProxy  bool // --userland-proxy: carry IPv6 clients of published ports to containers without IPv6; docker's default is true
@@ -76,6 +80,9 @@ func (c *Config) Check() error {
 	}
 	if !c.Firewall && !c.ICC {
 		return invalid(`You specified "iptables=false" with "icc=false". ICC=false uses iptables to function. Please set --icc or --iptables to true`)
+	}
+	if c.HostPolicy && !c.Firewall {
+		return invalid(`You specified "iptables=false" with "firewall-mode=host-policy": without rules of ours containers are not kept apart`)
 	}
 	if c.MTU < 0 {
 		return invalid("invalid default MTU: %d", c.MTU)
