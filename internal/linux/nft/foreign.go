@@ -66,7 +66,8 @@ func (c *Conn) passOne(base, mine *nftables.Chain, name, after string, links []s
 	if len(links) == 0 && mine == nil && jump < 0 {
 		return nil
 	}
-	if mine != nil && jump >= 0 && len(links) > 0 {
+	before := slices.IndexFunc(rules, func(r *nftables.Rule) bool { return after != "" && jumpsTo(r, after) })
+	if mine != nil && jump > before && len(links) > 0 {
 		now, err := c.c.GetRules(table, mine)
 		if err != nil {
 			return err
@@ -106,10 +107,16 @@ func (c *Conn) passOne(base, mine *nftables.Chain, name, after string, links []s
 			}})
 		}
 	}
+	if jump >= 0 && jump < before { // that one came later
+		if err := w.DelRule(&nftables.Rule{Table: table, Chain: base, Handle: rules[jump].Handle}); err != nil {
+			return err
+		}
+		jump = -1
+	}
 	if jump < 0 {
 		r := &nftables.Rule{Table: table, Chain: base, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: name}}}
-		if at := slices.IndexFunc(rules, func(r *nftables.Rule) bool { return after != "" && jumpsTo(r, after) }); at >= 0 {
-			r.Position = rules[at].Handle
+		if before >= 0 {
+			r.Position = rules[before].Handle
 			w.AddRule(r)
 		} else {
 			w.InsertRule(r)
