@@ -139,6 +139,15 @@ func (s *state) maskFile(fd int) error {
 	return mount.Attach(tree, fd)
 }
 
+// reason is what the kernel said, without the path that was asked for.
+func reason(err error) string {
+	var e *mount.Error
+	if errors.As(err, &e) {
+		err = e.Err
+	}
+	return err.Error()
+}
+
 func (s *state) sysctl(pairs []string) *initproto.Failure {
 	for i := 0; i+1 < len(pairs); i += 2 {
 		fd, err := s.procFile("sys/"+pairs[i], unix.O_WRONLY)
@@ -147,7 +156,11 @@ func (s *state) sysctl(pairs []string) *initproto.Failure {
 			unix.Close(fd)
 		}
 		if err != nil {
-			return failText("sysctl", "write sysctl /proc/sys/"+pairs[i]+": "+err.Error(), err)
+			what := "write"
+			if fd < 0 {
+				what = "open"
+			}
+			return failText("sysctl", what+" /proc/sys/"+pairs[i]+": "+reason(err), err)
 		}
 	}
 	return nil

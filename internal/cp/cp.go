@@ -72,8 +72,10 @@ func readOnly(onRoot bool) error {
 // clearer gives errors of paths the meaning they have for the client.
 func clearer(err error, ref, path string) error {
 	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+	case errors.Is(err, unix.ENOENT):
 		return missing(ref, path)
+	case errors.Is(err, unix.ENOTDIR):
+		return invalid("lstat %s: not a directory", path)
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENAMETOOLONG):
 		return invalid("%s: %v", path, errors.Unwrap(err))
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EXDEV):

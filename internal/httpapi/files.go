@@ -73,7 +73,12 @@ func (h fileHandlers) extract(c *call) error {
 		return err
 	}
 	o := cp.PutOptions{NoOverwriteDirNonDir: c.flag("noOverwriteDirNonDir"), CopyUIDGID: c.flag("copyUIDGID")}
-	return h.Files.Put(c.ctx(), c.name, p, o, c.Body)
+	err = h.Files.Put(c.ctx(), c.name, p, o, c.Body)
+	if err != nil {
+		// The docker CLI complains when it cannot send all of what is refused.
+		_, _ = io.CopyN(io.Discard, c.Body, 256<<10)
+	}
+	return err
 }
 
 func (h fileHandlers) changes(c *call) error {

@@ -146,7 +146,7 @@ func (mk *maker) writable(c *container.Container, lower snapshot.Lower) error {
 	o := snapshot.WritableOptions{Volatile: c.HostConfig.AutoRemove}
 	for k, v := range c.HostConfig.StorageOpt {
 		if k != "size" {
-			return invalid("unknown storage option: %s", k)
+			return invalid("Unknown option %s", k)
 		}
 		n, err := units.RAMInBytes(v)
 		if err != nil {

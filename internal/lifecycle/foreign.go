@@ -69,6 +69,9 @@ func (l *launcher) plan(in *spec.Input, s *specs.Spec, c *container.Container, n
 func groupsOf(in *spec.Input, s *specs.Spec) []string {
 	groups := slices.Clone(in.HostConfig.GroupAdd)
 	for _, gid := range s.Process.User.AdditionalGids {
+		if gid == s.Process.User.GID {
+			continue // stands for the user's own, which is looked up
+		}
 		groups = append(groups, strconv.FormatUint(uint64(gid), 10))
 	}
 	return groups

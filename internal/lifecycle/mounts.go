@@ -96,7 +96,7 @@ func (r *resolver) resolve(ctx context.Context) error {
 	}
 	for dest, options := range h.Tmpfs {
 		if !filepath.IsAbs(dest) {
-			return invalid("invalid tmpfs path %q: must be absolute", dest)
+			return invalid("invalid mount path: '%s' mount path must be absolute", dest)
 		}
 		s := mountspec.Spec{Mount: container.Mount{TmpfsOptions: options}}
 		s.Type, s.Destination, s.RW = mount.TypeTmpfs, filepath.Clean(dest), !slices.Contains(strings.Split(options, ","), "ro")

@@ -41,11 +41,11 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 	case c.State.Running && !o.Force:
 		state := c.State.Status()
 		c.Unlock()
-		hint := "stop the container before removing or force remove"
+		what := fmt.Sprintf("%s: stop the container before removing or force remove", state)
 		if state == apicontainer.StatePaused {
-			hint = "unpause and then stop the container before removing or force remove"
+			what = "paused and must be unpaused first"
 		}
-		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot remove container %q: container is %s: %s", ref, state, hint))
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot remove container %q: container is %s", ref, what))
 	}
 	c.State.Removing = true
 	c.HostConfig.AutoRemove = false // this call removes it

@@ -67,7 +67,7 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 	defer c.Unlock()
 	if err != nil {
 		code := StartExitCode(err)
-		if f := (*sandbox.StartError)(nil); errors.As(err, &f) && f.Step != stepUser {
+		if f := (*sandbox.StartError)(nil); errors.As(err, &f) && f.Step != stepUser && f.Step != stepMkdir {
 			err = fmt.Errorf("failed to create task for container: %w", StartFailure(err))
 		}
 		c.SetStartFailed(code, err.Error())
@@ -177,6 +177,9 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 // stepUser is init's name for the step that looks USER up. Its failures tell
 // all by themselves.
 const stepUser = "user"
+
+// stepMkdir is the one that makes WORKDIR; likewise.
+const stepMkdir = "mkdir"
 
 // StartExitCode is docker's exit code for a process that could not be started:
 // 127 when the program was not found, 126 when it cannot be executed, 128 else.

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -116,6 +117,9 @@ func (e *Engine) Kill(ctx context.Context, ref, sig string) error {
 		if number, err = signal.ParseSignal(sig); err != nil {
 			return errdefs.ErrInvalidArgument.WithMessage(err.Error())
 		}
+		if !signal.ValidSignalForPlatform(number) {
+			return invalid("the %s daemon does not support signal %d", runtime.GOOS, number)
+		}
 	}
 	c, err := e.store.Get(ref)
 	if err != nil {
@@ -149,9 +153,9 @@ func (e *Engine) Kill(ctx context.Context, ref, sig string) error {
 	defer giveUp()
 	if err := e.signal(ctx, c, number); err != nil {
 		if errdefs.IsNotFound(err) {
-			return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot kill container: %s: container %s is not running", ref, c.ID))
+			return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is not running", c.ID))
 		}
-		return fmt.Errorf("cannot kill container: %s: %w", ref, err)
+		return err
 	}
 	if number == syscall.SIGKILL {
 		select { // nothing survives this; let the answer find the container ended

@@ -171,7 +171,7 @@ func accepts(n *segment.Segment, ep *network.EndpointSettings) error {
 		return invalid("invalid endpoint settings:\nnetwork-scoped aliases are only supported for user-defined networks")
 	}
 	if c := ep.IPAMConfig; c != nil && (c.IPv4Address.IsValid() || c.IPv6Address.IsValid()) {
-		return invalid("invalid endpoint settings:\nuser specified IP address is supported only when connecting to networks with user configured subnets")
+		return invalid("invalid endpoint settings:\nuser specified IP address is supported on user defined networks only")
 	}
 	return nil
 }

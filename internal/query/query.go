@@ -112,18 +112,18 @@ func (v *View) matcher(ctx context.Context, o *ListOptions) (func(*container.Rec
 	for _, text := range f["exited"] {
 		code, err := strconv.Atoi(text)
 		if err != nil {
-			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter 'exited=[%s]'", text))
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter 'exited=%s': %v", text, err))
 		}
 		exited[code] = true
 	}
 	for _, s := range f["status"] {
 		if err := apicontainer.ValidateContainerState(apicontainer.ContainerState(s)); err != nil {
-			return nil, errdefs.ErrInvalidArgument.WithMessage(err.Error())
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter 'status=%s': %v", s, err))
 		}
 	}
 	for _, s := range f["health"] {
-		if !slices.Contains([]string{"none", "starting", "healthy", "unhealthy"}, s) {
-			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid value for health (%s): must be one of none, starting, unhealthy, healthy", s))
+		if err := apicontainer.ValidateHealthStatus(apicontainer.HealthStatus(s)); err != nil {
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter 'health=%s': %v", s, err))
 		}
 	}
 	if f.Has("status") || f.Has("exited") {
@@ -165,11 +165,11 @@ func (v *View) matcher(ctx context.Context, o *ListOptions) (func(*container.Rec
 		}
 		ancestors[img.ID.String()] = true
 	}
-	published, err := ports(f["publish"])
+	published, err := ports("publish", f["publish"])
 	if err != nil {
 		return nil, err
 	}
-	exposed, err := ports(f["expose"])
+	exposed, err := ports("expose", f["expose"])
 	if err != nil {
 		return nil, err
 	}
@@ -186,8 +186,7 @@ func (v *View) matcher(ctx context.Context, o *ListOptions) (func(*container.Rec
 			!f.Exact("health", string(healthOf(r))),
 			f.Has("volume") && !hasVolume(f, r),
 			f.Has("network") && !onNetwork(f, r),
-			len(published) > 0 && !anyPort(published, portsOf(r.HostConfig.PortBindings)),
-			len(exposed) > 0 && !anyPort(exposed, portsOf(r.Config.ExposedPorts)):
+			len(published)+len(exposed) > 0 && !anyPort(published, exposed, portSummaries(r)):
 			return false
 		}
 		return true
@@ -216,13 +215,16 @@ func onNetwork(f filter.Args, r *container.Record) bool {
 	return false
 }
 
-// ports reads "80", "80/udp" and "8000-8010/tcp".
-func ports(specs []string) (map[apinetwork.Port]bool, error) {
+// ports reads the values "80", "80/udp" and "8000-8010/tcp" of a filter.
+func ports(key string, specs []string) (map[apinetwork.Port]bool, error) {
 	set := map[apinetwork.Port]bool{}
 	for _, text := range specs {
 		pr, err := apinetwork.ParsePortRange(text)
+		if strings.Contains(text, ":") {
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("filter for '%s' should not contain ':': %s", key, text))
+		}
 		if err != nil {
-			return nil, errdefs.ErrInvalidArgument.WithMessage(err.Error())
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("error while looking up for %s %s: %v", key, text, err))
 		}
 		for p := range pr.All() {
 			set[p] = true
@@ -231,16 +233,16 @@ func ports(specs []string) (map[apinetwork.Port]bool, error) {
 	return set, nil
 }
 
-func portsOf[V any](m map[apinetwork.Port]V) []apinetwork.Port {
-	var out []apinetwork.Port
-	for p := range m {
-		out = append(out, p)
+// anyPort reports whether one of the ports that a container has while it runs
+// is published as one of the first or exposed as one of the second.
+func anyPort(published, exposed map[apinetwork.Port]bool, have []apicontainer.PortSummary) bool {
+	is := func(set map[apinetwork.Port]bool, number uint16, proto string) bool {
+		p, ok := apinetwork.PortFrom(number, apinetwork.IPProtocol(proto))
+		return ok && set[p]
 	}
-	return out
-}
-
-func anyPort(wanted map[apinetwork.Port]bool, have []apinetwork.Port) bool {
-	return slices.ContainsFunc(have, func(p apinetwork.Port) bool { return wanted[p] })
+	return slices.ContainsFunc(have, func(p apicontainer.PortSummary) bool {
+		return is(published, p.PublicPort, p.Type) || is(exposed, p.PrivatePort, p.Type)
+	})
 }
 
 // summary is one row of the list.

@@ -27,7 +27,7 @@ type AttachOptions struct {
 // Attach connects a client with a container's streams; with one that does not
 // run, from its next start on. It returns once the connection was handed over.
 func (m *Manager) Attach(ctx context.Context, ref string, o AttachOptions, hijack Hijack) error {
-	keys, err := detachKeys(o.DetachKeys)
+	keys, err := detachKeys(o.DetachKeys, "detach")
 	if err != nil {
 		return err
 	}

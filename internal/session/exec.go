@@ -55,7 +55,7 @@ func (m *Manager) ExecCreate(ctx context.Context, ref string, r *apicontainer.Ex
 	if err := canExec(c, ref); err != nil {
 		return "", err
 	}
-	keys, err := detachKeys(r.DetachKeys)
+	keys, err := detachKeys(r.DetachKeys, "escape")
 	if err != nil {
 		return "", err
 	}

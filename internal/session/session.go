@@ -94,14 +94,15 @@ func (m *Manager) publish(c *container.Container, action events.Action, extra ma
 	m.events.Container(action, r.ID, r.Attributes(extra))
 }
 
-// detachKeys translates "ctrl-p,ctrl-q"; an empty text is the default.
-func detachKeys(text string) ([]byte, error) {
+// detachKeys translates "ctrl-p,ctrl-q"; an empty text is the default. what is
+// how dockerd calls them there.
+func detachKeys(text, what string) ([]byte, error) {
 	if text == "" {
 		return []byte{16, 17}, nil
 	}
 	keys, err := term.ToBytes(text)
 	if err != nil {
-		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("Invalid detach keys (%s) provided", text))
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("Invalid %s keys (%s) provided", what, text))
 	}
 	return keys, nil
 }

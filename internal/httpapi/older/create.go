@@ -2,6 +2,7 @@
 package older
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -66,6 +67,10 @@ func Create(req *container.CreateRequest, data []byte, v int, cgroup2 bool) (war
 	}
 	if host.PidsLimit != nil && *host.PidsLimit <= 0 {
 		host.PidsLimit = nil
+	}
+	var old struct{ HostConfig struct{ KernelMemory int64 } }
+	if bytes.Contains(data, []byte("KernelMemory")) && json.Unmarshal(data, &old) == nil && old.HostConfig.KernelMemory > 0 {
+		warnings = append(warnings, "Your kernel does not support kernel memory limit capabilities or the cgroup is not mounted. Limitation discarded.")
 	}
 	var empty []string
 	for port, bindings := range host.PortBindings {

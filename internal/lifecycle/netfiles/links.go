@@ -212,7 +212,7 @@ func (f *Files) Unlink(ref string) error {
 	holder = strings.Trim(holder, "/")
 	c, err := f.containers.Get(holder)
 	if err != nil {
-		return fmt.Errorf("Cannot get parent /%s for link name /%s/%s", holder, holder, alias)
+		return errdefs.ErrNotFound.WithMessage("No such container: " + ref)
 	}
 	c.Op.Lock()
 	defer c.Op.Unlock()
@@ -222,7 +222,7 @@ func (f *Files) Unlink(ref string) error {
 		return err == nil && a == alias
 	})
 	if before.HostConfig.NetworkMode.IsUserDefined() || len(links) == len(before.HostConfig.Links) {
-		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("No such link: /%s/%s", holder, alias))
+		return errdefs.ErrNotFound.WithMessage("No such container: " + ref)
 	}
 	was, err := f.hosts(&before)
 	if err != nil {

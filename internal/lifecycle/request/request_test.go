@@ -69,7 +69,7 @@ func TestValidate(t *testing.T) {
 		{apicontainer.HostConfig{OomScoreAdj: 1001}, "range for oom score adj is [-1000, 1000]"},
 		{apicontainer.HostConfig{PidMode: "nonsense"}, "invalid PID mode"},
 		{apicontainer.HostConfig{IpcMode: "nonsense"}, "invalid IPC mode"},
-		{apicontainer.HostConfig{Isolation: "hyperv"}, "invalid isolation 'hyperv' on linux"},
+		{apicontainer.HostConfig{Isolation: "hyperv"}, "invalid isolation (hyperv): linux only supports 'default'"},
 	} {
 		_, err := Validate(nil, &tt.h, everything)
 		switch {

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"path"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/sys/signal"
+	"github.com/opencontainers/selinux/go-selinux"
 
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 )
@@ -41,7 +43,7 @@ func Validate(cfg *container.Config, h *container.HostConfig, f cgroup.Features)
 	}
 	switch {
 	case !h.Isolation.IsDefault():
-		return nil, invalid("invalid isolation '%s' on %s", h.Isolation, runtime.GOOS)
+		return nil, invalid("invalid isolation (%s): %s only supports 'default'", h.Isolation, runtime.GOOS)
 	case !h.IpcMode.Valid():
 		return nil, invalid("invalid IPC mode: %s", h.IpcMode)
 	case !h.PidMode.Valid():
@@ -70,14 +72,34 @@ func Validate(cfg *container.Config, h *container.HostConfig, f cgroup.Features)
 	if len(h.Sysctls) > 0 {
 		for k := range h.Sysctls {
 			if h.IpcMode.IsHost() && (strings.HasPrefix(k, "kernel.") || strings.HasPrefix(k, "fs.mqueue.")) {
-				return nil, invalid("sysctl %q is not allowed because the IPC namespace of the host is used", k)
+				return nil, invalid("sysctl %q is not allowed in the hosts ipc namespace", k)
 			}
 			if h.NetworkMode.IsHost() && strings.HasPrefix(k, "net.") {
-				return nil, invalid("sysctl %q is not allowed because the network namespace of the host is used", k)
+				return nil, invalid("sysctl %q not allowed in host network namespace", k)
 			}
 		}
 	}
-	return validateResources(&h.Resources, f)
+	if h.IOMaximumBandwidth != 0 || h.IOMaximumIOps != 0 {
+		return nil, invalid("Invalid QoS settings: %s does not support Maximum IO Bandwidth or Maximum IO IOps", runtime.GOOS)
+	}
+	warnings, err := validateResources(&h.Resources, f)
+	if h.NetworkMode.IsHost() && len(h.PortBindings) > 0 {
+		warnings = append(warnings, "Published ports are discarded when using host network mode")
+	}
+	if cfg != nil && !selinux.GetEnabled() && slices.ContainsFunc(h.SecurityOpt, asksForLabel) {
+		warnings = append(warnings, "SELinux is not enabled on this host. Label options discarded.")
+	}
+	return warnings, err
+}
+
+// asksForLabel reports whether a security option sets an SELinux label.
+func asksForLabel(opt string) bool {
+	for _, sep := range []string{"=", ":"} {
+		if what, value, ok := strings.Cut(opt, sep); ok && what == "label" {
+			return value != "disable"
+		}
+	}
+	return false
 }
 
 func validateConfig(cfg *container.Config) error {
@@ -100,7 +122,7 @@ func validateConfig(cfg *container.Config) error {
 			return errdefs.ErrInvalidArgument.WithMessage(err.Error())
 		}
 	}
-	if h := cfg.Healthcheck; h != nil && len(h.Test) > 0 {
+	if h := cfg.Healthcheck; h != nil {
 		for _, d := range []struct {
 			name  string
 			value int64
@@ -142,10 +164,17 @@ func validateResources(r *container.Resources, f cgroup.Features) (warnings []st
 	case r.CPUQuota > 0 && r.CPUQuota < 1000:
 		return nil, invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)")
 	case r.CPUShares < 0:
-		return nil, invalid("shares too low or too high: %d", r.CPUShares)
-	case r.BlkioWeight > 0 && (r.BlkioWeight < 10 || r.BlkioWeight > 1000):
-		return nil, invalid("range of blkio weight is from 10 to 1000")
-	case r.OomKillDisable != nil && *r.OomKillDisable && r.Memory == 0:
+		return nil, invalid("invalid CPU shares (%d): value must be a positive integer", r.CPUShares)
+	case (r.CPURealtimePeriod != 0 || r.CPURealtimeRuntime != 0) && !f.CPURealtime:
+		return nil, invalid("kernel does not support CPU real-time scheduler")
+	case r.CPURealtimePeriod != 0 && r.CPURealtimeRuntime > r.CPURealtimePeriod:
+		return nil, invalid("cpu real-time runtime cannot be higher than cpu real-time period")
+	}
+	warnings = append(warnings, discard(r, f)...)
+	if r.BlkioWeight > 0 && (r.BlkioWeight < 10 || r.BlkioWeight > 1000) {
+		return nil, invalid("Range of blkio weight is from 10 to 1000")
+	}
+	if r.OomKillDisable != nil && *r.OomKillDisable && r.Memory == 0 {
 		warn("OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
 	}
 	if r.Memory > 0 && !f.Memory {
@@ -178,6 +207,45 @@ func validateResources(r *container.Resources, f cgroup.Features) (warnings []st
 	return warnings, nil
 }
 
+// discard takes out what this kernel cannot do and that is no reason to refuse
+// the container, and says so.
+func discard(r *container.Resources, f cgroup.Features) (warnings []string) {
+	for _, d := range []struct {
+		set, have bool
+		drop      func()
+		text      string
+	}{
+		{r.MemorySwappiness != nil && *r.MemorySwappiness >= 0, f.Swappiness, func() { r.MemorySwappiness = nil },
+			"Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded."},
+		{r.MemoryReservation > 0, f.MemoryReservation, func() { r.MemoryReservation = 0 },
+			"Your kernel does not support memory soft limit capabilities or the cgroup is not mounted. Limitation discarded."},
+		{r.OomKillDisable != nil && *r.OomKillDisable, f.OOMKillDisable, func() { r.OomKillDisable = nil },
+			"Your kernel does not support OomKillDisable. OomKillDisable discarded."},
+		{r.CPUShares > 0, f.CPUShares, func() { r.CPUShares = 0 }, "Your kernel does not support CPU shares or the cgroup is not mounted. Shares discarded."},
+		{r.CPUPeriod != 0 || r.CPUQuota != 0, f.CPUQuota, func() { r.CPUPeriod, r.CPUQuota = 0, 0 },
+			"Your kernel does not support CPU CFS scheduler. CPU period/quota discarded."},
+		{r.CPUPercent > 0, false, func() { r.CPUPercent = 0 }, runtime.GOOS + " does not support CPU percent. Percent discarded."},
+		{r.BlkioWeight > 0, f.BlkioWeight, func() { r.BlkioWeight = 0 },
+			"Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."},
+		{len(r.BlkioWeightDevice) > 0, f.BlkioWeightDevice, func() { r.BlkioWeightDevice = nil },
+			"Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded."},
+		{len(r.BlkioDeviceReadBps) > 0, f.BlkioReadBps, func() { r.BlkioDeviceReadBps = nil },
+			"Your kernel does not support BPS Block I/O read limit or the cgroup is not mounted. Block I/O BPS read limit discarded."},
+		{len(r.BlkioDeviceWriteBps) > 0, f.BlkioWriteBps, func() { r.BlkioDeviceWriteBps = nil },
+			"Your kernel does not support BPS Block I/O write limit or the cgroup is not mounted. Block I/O BPS write limit discarded."},
+		{len(r.BlkioDeviceReadIOps) > 0, f.BlkioReadIOps, func() { r.BlkioDeviceReadIOps = nil },
+			"Your kernel does not support IOPS Block read limit or the cgroup is not mounted. Block I/O IOPS read limit discarded."},
+		{len(r.BlkioDeviceWriteIOps) > 0, f.BlkioWriteIOps, func() { r.BlkioDeviceWriteIOps = nil },
+			"Your kernel does not support IOPS Block write limit or the cgroup is not mounted. Block I/O IOPS write limit discarded."},
+	} {
+		if d.set && !d.have {
+			d.drop()
+			warnings = append(warnings, d.text)
+		}
+	}
+	return warnings
+}
+
 // validateSet checks a list such as "0-2,7" against what the machine has.
 func validateSet(what, wanted, available string) error {
 	if wanted == "" {
@@ -185,7 +253,7 @@ func validateSet(what, wanted, available string) error {
 	}
 	want, err := cgroup.ParseSet(wanted)
 	if err != nil {
-		return invalid("Invalid value %s for cpuset %s", wanted, map[string]string{"CPUs": "cpus", "memory nodes": "mems"}[what])
+		return invalid("Invalid value %s for cpuset %s: invalid format: %[1]s", wanted, map[string]string{"CPUs": "cpus", "memory nodes": "mems"}[what])
 	}
 	have, err := cgroup.ParseSet(available)
 	if err != nil {

@@ -208,7 +208,12 @@ func cpuV1(dir string, c *specs.LinuxCPU, warnings *[]string) error {
 		}
 	}
 	if c.RealtimeRuntime != nil && *c.RealtimeRuntime != 0 {
-		return optional(writeInt(filepath.Join(dir, "cpu.rt_runtime_us"), *c.RealtimeRuntime), warnings, "Your kernel does not support CPU real-time scheduler. Discarded.")
+		err := writeInt(filepath.Join(dir, "cpu.rt_runtime_us"), *c.RealtimeRuntime)
+		if errors.Is(err, unix.EINVAL) {
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
+				"the parent control group has not that much real-time CPU time to give: raise cpu.rt_runtime_us of %s and of all above it", filepath.Dir(dir)))
+		}
+		return optional(err, warnings, "Your kernel does not support CPU real-time scheduler. Discarded.")
 	}
 	return nil
 }
