@@ -18,6 +18,7 @@ import (
 	"github.com/moby/buildkit/frontend/gateway/client"
 	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/identity"
+	solvererrors "github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/util/entitlements"
 	"github.com/moby/moby/api/types/jsonstream"
 
@@ -160,6 +161,18 @@ func classicError(err error) error {
 	}
 	if m := missingBuild.FindStringSubmatch(text); m != nil {
 		return errdefs.ErrInvalidArgument.WithMessage("Cannot locate specified Dockerfile: " + m[1])
+	}
+	if strings.HasSuffix(text, "file with no instructions") {
+		return errdefs.ErrInvalidArgument.WithMessage("the Dockerfile cannot be empty")
+	}
+	return clientError(err)
+}
+
+// clientError gives a build that a frontend refused the kind that its client
+// expects: what was asked for cannot be built, which is no fault of the engine's.
+func clientError(err error) error {
+	if refused := (*solvererrors.FrontendError)(nil); errors.As(err, &refused) {
+		return errdefs.ErrInvalidArgument.WithMessage(err.Error())
 	}
 	return err
 }

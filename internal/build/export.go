@@ -44,14 +44,14 @@ func (w *ownWorker) Exporter(name string, sm *session.Manager) (exporter.Exporte
 	if err != nil {
 		return nil, err
 	}
-	return &imageExporter{inner: inner, images: w.engine.b.cfg.Images}, nil
+	return &imageExporter{inner: inner, engine: w.engine}, nil
 }
 
 // imageExporter has BuildKit write manifest and layers, and hands them to the
 // image store under the names that were asked for.
 type imageExporter struct {
 	inner  exporter.Exporter
-	images *image.Store
+	engine *engine
 }
 
 // Resolve reads the options.
@@ -60,7 +60,7 @@ func (x *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 	if attrs == nil {
 		attrs = map[string]string{}
 	}
-	i := &imageExport{images: x.images, attrs: maps.Clone(attrs), store: true}
+	i := &imageExport{engine: x.engine, images: x.engine.b.cfg.Images, attrs: maps.Clone(attrs), store: true}
 	for n := range strings.SplitSeq(attrs[string(exptypes.OptKeyName)], ",") {
 		if n = strings.TrimSpace(n); n == "" || n == "*" {
 			continue
@@ -103,6 +103,7 @@ func (x *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 // imageExport is one export.
 type imageExport struct {
 	exporter.ExporterInstance
+	engine *engine
 	images *image.Store
 	attrs  map[string]string
 	names  []reference.Named
@@ -141,7 +142,7 @@ func (i *imageExport) Export(ctx context.Context, src *exporter.Source, info exp
 		return nil, nil, nil, fmt.Errorf("the image's descriptor: %w", err)
 	}
 	if i.store {
-		if err := i.receive(ctx, desc, resp); err != nil {
+		if err := i.receive(ctx, src, desc, resp); err != nil {
 			return nil, nil, nil, err
 		}
 	}
@@ -162,11 +163,14 @@ func (l *leased) Release() error {
 }
 
 // receive gives the image to the store.
-func (i *imageExport) receive(ctx context.Context, target ocispec.Descriptor, resp map[string]string) (err error) {
+func (i *imageExport) receive(ctx context.Context, src *exporter.Source, target ocispec.Descriptor, resp map[string]string) (err error) {
 	done := progress.OneOff(ctx, "exporting to the engine's images")
 	defer func() { err = done(err) }()
 	m, err := i.own(ctx, target)
 	if err != nil {
+		return err
+	}
+	if err := i.adopt(ctx, src, m); err != nil {
 		return err
 	}
 	x := image.NewExchange(i.images)
@@ -186,18 +190,44 @@ func (i *imageExport) receive(ctx context.Context, target ocispec.Descriptor, re
 	return nil
 }
 
+// adopt lets the image have the layers of the build.
+func (i *imageExport) adopt(ctx context.Context, src *exporter.Source, m ocispec.Descriptor) error {
+	var doc ocispec.Manifest
+	if err := i.read(ctx, m, &doc); err != nil {
+		return err
+	}
+	var config ocispec.Image
+	if err := i.read(ctx, doc.Config, &config); err != nil {
+		return err
+	}
+	ref := src.Ref
+	if ref == nil && m.Platform != nil {
+		ref, _ = src.FindRef(platforms.Format(platforms.Normalize(*m.Platform)))
+	}
+	if ref == nil && len(src.Refs) == 1 {
+		for _, only := range src.Refs {
+			ref = only
+		}
+	}
+	return i.engine.adopt(ctx, ref, config.RootFS.DiffIDs)
+}
+
+func (i *imageExport) read(ctx context.Context, d ocispec.Descriptor, to any) error {
+	b, err := i.images.Content().Read(ctx, d.Digest, 8<<20)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, to)
+}
+
 // own finds the manifest for this host below a target that may be an index.
 // An image for other platforms alone is kept by its first manifest.
 func (i *imageExport) own(ctx context.Context, target ocispec.Descriptor) (ocispec.Descriptor, error) {
 	if !images.IsIndexType(target.MediaType) {
 		return target, nil
 	}
-	b, err := i.images.Content().Read(ctx, target.Digest, 8<<20)
-	if err != nil {
-		return target, err
-	}
 	var index ocispec.Index
-	if err := json.Unmarshal(b, &index); err != nil {
+	if err := i.read(ctx, target, &index); err != nil {
 		return target, err
 	}
 	match := platforms.Default()

@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -111,31 +112,90 @@ func (r *room) watch(stop <-chan struct{}) {
 		case <-t.C:
 			r.make(context.Background(), between/2)
 		case <-stop:
-			r.make(context.Background(), 0)
+			// A build that is over lets its records go a little later.
+			for range 10 {
+				if r.make(context.Background(), 0) {
+					return
+				}
+				<-t.C
+			}
 			return
 		}
 	}
 }
 
 // make empties the cache as the policy says unless that was done a moment ago.
-func (r *room) make(ctx context.Context, unless time.Duration) {
+// It reports whether there was nothing to do.
+func (r *room) make(ctx context.Context, unless time.Duration) bool {
 	policy := r.e.worker.GCPolicy()
 	if len(policy) == 0 {
-		return
+		return true
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if unless > 0 && time.Since(r.last) < unless {
-		return
+		return true
+	}
+	policy, err := r.worth(ctx, policy)
+	if err != nil || len(policy) == 0 {
+		r.last = time.Now()
+		return err == nil
 	}
 	report, err := r.e.prune(ctx, policy...)
 	r.last = time.Now()
 	if err != nil && ctx.Err() == nil {
 		slog.Warn("cannot empty the build cache", "error", err)
+		return false
 	}
 	if n := len(report.CachesDeleted); n > 0 {
 		slog.Debug("build cache emptied", "records", n, "bytes", report.SpaceReclaimed)
 	}
+	return false
+}
+
+// worth gives the rules with which something would go: what images have, too,
+// is no part of the cap.
+func (r *room) worth(ctx context.Context, policy []client.PruneInfo) ([]client.PruneInfo, error) {
+	list, err := r.e.worker.DiskUsage(ctx, client.DiskUsageInfo{})
+	if err != nil {
+		return nil, err
+	}
+	var total int64
+	for _, u := range list {
+		total += max(u.Size, 0)
+	}
+	bound := true
+	for _, p := range policy {
+		bound = bound && p.MaxUsedSpace > 0 && p.MaxUsedSpace >= total
+	}
+	if bound && !r.tight(policy) {
+		return nil, nil
+	}
+	if list, err = r.e.records(ctx); err != nil {
+		return nil, err
+	}
+	var common int64
+	for _, u := range list {
+		if u.Shared {
+			common += max(u.Size, 0)
+		}
+	}
+	out := slices.Clone(policy)
+	for i := range out {
+		if out[i].MaxUsedSpace > 0 && len(out[i].Filter) == 0 {
+			out[i].MaxUsedSpace += common
+		}
+	}
+	return out, nil
+}
+
+// tight tells whether the file system has less free than a rule asks for.
+func (r *room) tight(policy []client.PruneInfo) bool {
+	var st unix.Statfs_t
+	if unix.Statfs(r.e.b.cfg.Root, &st) != nil {
+		return true
+	}
+	return slices.ContainsFunc(policy, func(p client.PruneInfo) bool { return p.MinFreeSpace > int64(st.Bavail)*st.Bsize })
 }
 
 // before is called by each step that is about to start.

@@ -2,8 +2,6 @@ package build
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,6 +25,21 @@ func (b *Builder) Reduce(ctx context.Context, p request.Prune) (*apibuild.CacheP
 	e, err := b.open(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if !info.All && len(info.Filter) == 0 {
+		// What an image has, too, does not go with the record: nothing is won.
+		list, err := e.records(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range list {
+			if !r.Shared {
+				info.Filter = append(info.Filter, "id=="+r.ID)
+			}
+		}
+		if len(info.Filter) == 0 {
+			return &apibuild.CachePruneReport{CachesDeleted: []string{}}, nil
+		}
 	}
 	report, err := e.prune(ctx, info)
 	if err == nil && b.cfg.Events != nil {
@@ -112,44 +125,4 @@ func pruneInfo(p request.Prune) (client.PruneInfo, error) {
 		info.Filter = []string{strings.Join(info.Filter, ",")}
 	}
 	return info, nil
-}
-
-// DiskUsage lists the cache. A builder that was never used is not opened for it.
-func (b *Builder) DiskUsage(ctx context.Context) (*apibuild.DiskUsage, error) {
-	u := &apibuild.DiskUsage{}
-	if b.opened() == nil && !b.used() {
-		return u, nil
-	}
-	e, err := b.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	list, err := e.worker.DiskUsage(ctx, client.DiskUsageInfo{})
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range list {
-		u.Items = append(u.Items, apibuild.CacheRecord{
-			ID: r.ID, Parents: r.Parents, Type: string(r.RecordType), Description: r.Description, InUse: r.InUse, Shared: r.Shared,
-			Size: r.Size, CreatedAt: r.CreatedAt, LastUsedAt: r.LastUsedAt, UsageCount: r.UsageCount,
-		})
-		u.TotalCount++
-		if r.InUse {
-			u.ActiveCount++
-		}
-		if r.Shared {
-			continue // the image's
-		}
-		u.TotalSize += r.Size
-		if !r.InUse {
-			u.Reclaimable += r.Size
-		}
-	}
-	return u, nil
-}
-
-// used reports whether a builder was ever opened on this data root.
-func (b *Builder) used() bool {
-	_, err := os.Stat(filepath.Join(b.cfg.Root, "build", "workerid"))
-	return err == nil
 }

@@ -66,7 +66,37 @@ func (b *Builder) Session(w http.ResponseWriter, r *http.Request) error {
 	if err := upgrades(r); err != nil {
 		return err
 	}
-	return e.sessions.HandleHTTPRequest(context.WithoutCancel(r.Context()), w, r)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	defer cancel()
+	return e.sessions.HandleHTTPRequest(ctx, &attended{ResponseWriter: w, gone: cancel}, r)
+}
+
+// attended gives a connection that tells when its client is gone.
+type attended struct {
+	http.ResponseWriter
+	gone func()
+}
+
+// Hijack takes the connection over.
+func (a *attended) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(a.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	return &attendedConn{conn, a.gone}, rw, nil
+}
+
+type attendedConn struct {
+	net.Conn
+	gone func()
+}
+
+func (c *attendedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.gone()
+	}
+	return n, err
 }
 
 // GRPC serves POST /grpc: the connection becomes one of BuildKit's API.

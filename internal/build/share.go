@@ -36,20 +36,48 @@ type layers struct {
 	store *enginesnapshot.Store
 }
 
+// files names the snapshot that has a layer's files, to build upon.
+func (l layers) files(ctx context.Context, key string) (string, error) {
+	name := shared(key)
+	if name == key {
+		return key, nil
+	}
+	info, err := l.Snapshotter.Stat(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	return enginesnapshot.Stands(info), nil
+}
+
 func (l layers) Stat(ctx context.Context, key string) (snapshots.Info, error) {
 	return l.Snapshotter.Stat(content.With(ctx), shared(key))
 }
 
 func (l layers) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
-	return l.Snapshotter.Usage(content.With(ctx), shared(key))
+	ctx = content.With(ctx)
+	name, err := l.files(ctx, key)
+	if err != nil {
+		return snapshots.Usage{}, err
+	}
+	return l.Snapshotter.Usage(ctx, name)
 }
 
 func (l layers) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
-	return l.Snapshotter.View(content.With(ctx), shared(key), shared(parent), opts...)
+	ctx = content.With(ctx)
+	parent, err := l.files(ctx, parent)
+	if err != nil {
+		return nil, err
+	}
+	return l.Snapshotter.View(ctx, key, parent, opts...)
 }
 
 func (l layers) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
-	return l.Snapshotter.Prepare(content.With(ctx), shared(key), shared(parent), opts...)
+	ctx = content.With(ctx)
+	parent, err := l.files(ctx, parent)
+	if err != nil {
+		return nil, err
+	}
+	return l.Snapshotter.Prepare(ctx, key, parent, opts...)
 }
 
 // present marks the mounts of a layer that need not be unpacked.
@@ -87,17 +115,16 @@ func (l layers) Commit(ctx context.Context, name, key string, opts ...snapshots.
 	if l.there(ctx, key) {
 		return l.Snapshotter.Remove(ctx, key)
 	}
-	if _, ok := extracting(key); ok {
-		mounts, err := l.Snapshotter.Mounts(ctx, key)
-		if err != nil {
-			return err
-		}
-		labels, err := l.store.Describe(mounts)
-		if err != nil {
-			return err
-		}
-		opts = append(opts, snapshots.WithLabels(labels))
+	mounts, err := l.Snapshotter.Mounts(ctx, key)
+	if err != nil {
+		return err
 	}
+	_, image := extracting(key)
+	labels, err := l.store.Describe(mounts, image)
+	if err != nil {
+		return err
+	}
+	opts = append(opts, snapshots.WithLabels(labels))
 	return l.Snapshotter.Commit(ctx, shared(name), key, opts...)
 }
 
@@ -146,9 +173,8 @@ func (n names) Get(ctx context.Context, name string) (images.Image, error) {
 	return images.Image{Name: name, Target: img.Target, CreatedAt: img.Created, UpdatedAt: img.Tagged}, nil
 }
 
-func (n names) List(ctx context.Context, filters ...string) ([]images.Image, error) {
-	return n.Store.List(content.With(ctx), filters...)
-}
+// List is only asked for what of the cache images have, too; see records.
+func (n names) List(context.Context, ...string) ([]images.Image, error) { return nil, nil }
 
 func (n names) Create(context.Context, images.Image) (images.Image, error) {
 	return images.Image{}, errReadOnly

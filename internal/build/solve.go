@@ -110,7 +110,7 @@ func (b *Builder) Solve(ctx context.Context, r *request.Build, trace func(any) e
 		return trace(data)
 	})
 	if err != nil {
-		return "", err
+		return "", clientError(err)
 	}
 	if id := resp[exptypes.ExporterImageConfigDigestKey]; id != "" {
 		return id, nil

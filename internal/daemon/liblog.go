@@ -27,6 +27,7 @@ func (libraryLog) Fire(e *logrus.Entry) error {
 	level := slog.LevelDebug
 	switch {
 	case strings.HasPrefix(e.Message, "no trace recorder found"): // nobody asked for traces
+	case strings.HasPrefix(e.Message, "healthcheck failed"): // a builder's client went away
 	case e.Level <= logrus.ErrorLevel:
 		level = slog.LevelError
 	case e.Level == logrus.WarnLevel:
@@ -38,6 +39,9 @@ func (libraryLog) Fire(e *logrus.Entry) error {
 	}
 	args := make([]any, 0, 2*len(e.Data))
 	for k, v := range e.Data {
+		if err, ok := v.(error); ok {
+			v = err.Error() // without the stack that some carry
+		}
 		args = append(args, k, v)
 	}
 	slog.Log(ctx, level, e.Message, args...)

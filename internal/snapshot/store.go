@@ -212,24 +212,6 @@ func directories(mounts []mount.Mount) (upper string, parents []string, overlaid
 	return upper, parents, true, nil
 }
 
-// Describe gives the labels of a layer that somebody else has unpacked into a
-// snapshot with these mounts.
-func (s *Store) Describe(mounts []mount.Mount) (map[string]string, error) {
-	dir, _, _, err := directories(mounts)
-	if err != nil {
-		return nil, err
-	}
-	rel, err := filepath.Rel(s.base, dir)
-	if err != nil {
-		return nil, err
-	}
-	n, err := treeSize(dir, "")
-	if err != nil {
-		return nil, err
-	}
-	return map[string]string{labelDir: rel, labelSize: strconv.FormatInt(n, 10)}, nil
-}
-
 // Total returns the bytes of all layers' files, each layer once.
 func (s *Store) Total(ctx context.Context) (n int64, err error) {
 	err = s.sn.Walk(ctx, func(_ context.Context, info snapshots.Info) error {

@@ -1,0 +1,103 @@
+package build
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/moby/buildkit/client"
+	apibuild "github.com/moby/moby/api/types/build"
+	"github.com/opencontainers/image-spec/identity"
+
+	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/image"
+	"github.com/wherry-engine/wherry/internal/snapshot"
+)
+
+// records lists the cache, and which of it are files that an image has, too:
+// they do not go with the record. BuildKit's own idea of that takes every step
+// that has not been exported for its base.
+func (e *engine) records(ctx context.Context) ([]*client.UsageInfo, error) {
+	list, err := e.worker.DiskUsage(ctx, client.DiskUsageInfo{})
+	if err != nil {
+		return nil, err
+	}
+	held, err := e.inImages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range list {
+		r.Shared = held[shared(e.snapshotName(r.ID))]
+	}
+	return list, nil
+}
+
+// inImages names the snapshots that have the files of images.
+func (e *engine) inImages(ctx context.Context) (map[string]bool, error) {
+	ctx = content.With(ctx)
+	images := e.b.cfg.Images
+	sn := images.Content().Snapshotter(images.Snapshots().Driver())
+	list, err := images.List(ctx, image.ListOptions{All: true})
+	if err != nil {
+		return nil, err
+	}
+	out, seen := map[string]bool{}, map[string]bool{}
+	for _, sum := range list {
+		img, err := images.Resolve(ctx, sum.ID)
+		if err != nil {
+			continue // removed meanwhile
+		}
+		diffs := img.Config.RootFS.DiffIDs
+		for n := len(diffs); n > 0; n-- {
+			chain := identity.ChainID(diffs[:n]).String()
+			if seen[chain] {
+				break // and those below
+			}
+			seen[chain] = true
+			if info, err := sn.Stat(ctx, chain); err == nil {
+				out[snapshot.Stands(info)] = true
+			}
+		}
+	}
+	return out, nil
+}
+
+// DiskUsage lists the cache. A builder that was never used is not opened for it.
+func (b *Builder) DiskUsage(ctx context.Context) (*apibuild.DiskUsage, error) {
+	u := &apibuild.DiskUsage{}
+	if b.opened() == nil && !b.used() {
+		return u, nil
+	}
+	e, err := b.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := e.records(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range list {
+		u.Items = append(u.Items, apibuild.CacheRecord{
+			ID: r.ID, Parents: r.Parents, Type: string(r.RecordType), Description: r.Description, InUse: r.InUse, Shared: r.Shared,
+			Size: r.Size, CreatedAt: r.CreatedAt, LastUsedAt: r.LastUsedAt, UsageCount: r.UsageCount,
+		})
+		u.TotalCount++
+		if r.InUse {
+			u.ActiveCount++
+		}
+		if r.Shared {
+			continue // the image's
+		}
+		u.TotalSize += r.Size
+		if !r.InUse {
+			u.Reclaimable += r.Size
+		}
+	}
+	return u, nil
+}
+
+// used reports whether a builder was ever opened on this data root.
+func (b *Builder) used() bool {
+	_, err := os.Stat(filepath.Join(b.cfg.Root, "build", "workerid"))
+	return err == nil
+}

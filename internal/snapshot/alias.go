@@ -1,0 +1,77 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strconv"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+
+	"github.com/wherry-engine/wherry/internal/id"
+)
+
+// labelAlias on a layer names the snapshot that its files are in: one that a
+// build has made. A second label keeps that one alive.
+const labelAlias = "wherry.alias"
+
+// Stands names the snapshot that has the files of a layer.
+func Stands(info snapshots.Info) string {
+	if target := info.Labels[labelAlias]; target != "" {
+		return target
+	}
+	return info.Name
+}
+
+// Describe gives the labels of a snapshot with these mounts: where its files
+// are and, unless it is to be found out later, how large they are.
+func (s *Store) Describe(mounts []mount.Mount, size bool) (map[string]string, error) {
+	dir, _, _, err := directories(mounts)
+	if err != nil {
+		return nil, err
+	}
+	rel, err := filepath.Rel(s.base, dir)
+	if err != nil {
+		return nil, err
+	}
+	labels := map[string]string{labelDir: rel}
+	if size {
+		n, err := treeSize(dir, "")
+		if err != nil {
+			return nil, err
+		}
+		labels[labelSize] = strconv.FormatInt(n, 10)
+	}
+	return labels, nil
+}
+
+// Alias gives the files of a committed snapshot the further name of a layer on
+// top of the chain parent ("" for none). The lease in ctx keeps it.
+func (s *Store) Alias(ctx context.Context, chain, parent string, target snapshots.Info) error {
+	dir := target.Labels[labelDir]
+	if dir == "" || !filepath.IsLocal(dir) {
+		return fmt.Errorf("layer %s: the directory of %s is not recorded", chain, target.Name)
+	}
+	n, err := treeSize(filepath.Join(s.base, dir), "")
+	if err != nil {
+		return err
+	}
+	key := "alias-" + id.New()
+	if _, err := s.sn.Prepare(ctx, key, parent); err != nil {
+		return fmt.Errorf("layer %s: %w", chain, err)
+	}
+	err = s.sn.Commit(ctx, chain, key, snapshots.WithLabels(map[string]string{
+		labelDir: dir, labelSize: strconv.FormatInt(n, 10), labelAlias: target.Name,
+		"containerd.io/gc.ref.snapshot." + s.driver: target.Name,
+	}))
+	if err == nil {
+		return nil
+	}
+	rerr := s.sn.Remove(context.WithoutCancel(ctx), key)
+	if errdefs.IsAlreadyExists(err) {
+		return rerr // another build was faster
+	}
+	return fmt.Errorf("layer %s: %w", chain, err)
+}
