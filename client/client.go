@@ -99,3 +99,29 @@ func SecretInspect(ctx context.Context, c client.APIClient, name string) (*api.S
 func SecretRemove(ctx context.Context, c client.APIClient, name string) error {
 	return call(ctx, c, http.MethodDelete, "/wherry/secrets/"+url.PathEscape(name), nil, nil)
 }
+
+// Bootstrap makes a base image; the answer is a stream of progress messages, as
+// a pull's, the last of which is the image's id.
+func Bootstrap(ctx context.Context, c client.APIClient, name, mirror string, include []string) (io.ReadCloser, error) {
+	h := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dialer()(ctx) },
+	}}
+	q := url.Values{"name": {name}, "include": include}
+	if mirror != "" {
+		q.Set("mirror", mirror)
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://docker/wherry/images/bootstrap?"+q.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := h.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode >= 300 {
+		defer resp.Body.Close()
+		return nil, failure(resp)
+	}
+	return resp.Body, nil
+}

@@ -149,21 +149,22 @@ type Events interface {
 // Backends is everything that the routes stand on. ImagePruner, Puller and
 // Registries may be nil: their routes then answer 501.
 type Backends struct {
-	Lifecycle   Lifecycle
-	Changes     Changes
-	Sessions    Sessions
-	Views       Views
-	Images      Images
-	ImagePruner ImagePruner
-	Puller      Puller
-	Registries  Registries
-	Files       Files
-	Networks    Networks
-	Volumes     Volumes
-	Usage       Usage
-	Secrets     Secrets
-	Builder     Builder
-	Events      Events
+	Lifecycle    Lifecycle
+	Changes      Changes
+	Sessions     Sessions
+	Views        Views
+	Images       Images
+	ImagePruner  ImagePruner
+	Puller       Puller
+	Registries   Registries
+	Files        Files
+	Networks     Networks
+	Volumes      Volumes
+	Usage        Usage
+	Secrets      Secrets
+	Builder      Builder
+	Bootstrapper Bootstrapper
+	Events       Events
 
 	// Cgroup2 says which default older clients expect for --cgroupns.
 	Cgroup2 bool

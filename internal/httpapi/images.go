@@ -14,7 +14,7 @@ import (
 func imageRoutes(b *Backends) []route {
 	h := imageHandlers{b}
 	t := transferHandlers{b}
-	return append(registryRoutes(b), []route{
+	return append(append(registryRoutes(b), bootstrapRoutes(b)...), []route{
 		{method: get, path: "/images/json", handle: h.list},
 		{method: get, path: "/images/{name}/history", handle: h.history},
 		{method: get, path: "/images/{name}/json", handle: h.inspect},

@@ -23,7 +23,7 @@ func Commands(sh *shell.Shell) []*cobra.Command {
 	ls := NewImages(sh)
 	ls.Use, ls.Aliases = "ls [OPTIONS] [REPOSITORY[:TAG]]", []string{"list"}
 	return []*cobra.Command{
-		NewHistory(sh), NewImport(sh), NewInspect(sh), NewLoad(sh), ls, NewPrune(sh), NewPull(sh), NewPush(sh),
+		NewBootstrap(sh), NewHistory(sh), NewImport(sh), NewInspect(sh), NewLoad(sh), ls, NewPrune(sh), NewPull(sh), NewPush(sh),
 		rm, NewSave(sh), NewTag(sh),
 	}
 }
