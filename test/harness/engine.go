@@ -47,6 +47,7 @@ type Engine struct {
 	footprint
 	opts Options
 
+	etc     *os.File // mount namespace with another /etc, nil for the machine's; see OverEtc
 	cmd     *exec.Cmd
 	exited  chan struct{} // closed when cmd has been waited for
 	aborted atomic.Bool
@@ -152,7 +153,8 @@ func (e *Engine) Spawn(flags ...string) error {
 	cmd.Stdout, cmd.Stderr = log, log
 	// Its own group, so that Ctrl-C in a terminal reaches only the test.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := inNetNS(e.netns, cmd.Start); err != nil {
+	start := func() error { return inMountNS(e.etc, cmd.Start) }
+	if err := inNetNS(e.netns, start); err != nil {
 		return err
 	}
 	exited := make(chan struct{})
@@ -289,6 +291,9 @@ func (e *Engine) Close() error {
 		errs = append(errs, errors.New("left behind: "+leak))
 	}
 	e.sweep()
+	if e.etc != nil {
+		e.etc.Close()
+	}
 	if e.netns != nil {
 		e.netns.Close()
 	}

@@ -16,10 +16,8 @@ func newNetNS() (*os.File, error) {
 		f   *os.File
 		err error
 	}
-	done := make(chan result)
-	go func() {
-		// Never unlocked: the thread ends with this goroutine.
-		runtime.LockOSThread()
+	done := make(chan result, 1)
+	onThread(func() {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			done <- result{nil, err}
 			return
@@ -30,7 +28,7 @@ func newNetNS() (*os.File, error) {
 		}
 		f, err := os.Open("/proc/thread-self/ns/net")
 		done <- result{f, err}
-	}()
+	})
 	r := <-done
 	return r.f, r.err
 }
@@ -49,21 +47,40 @@ func loopbackUp() error {
 	return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, req)
 }
 
+// onThread calls f on a thread of its own, which ends with it. It is never the
+// main thread: what that is in, /proc/self shows of the whole process.
+func onThread(f func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		done := make(chan struct{})
+		go func() { // not here: this goroutine keeps the main thread busy meanwhile
+			runtime.LockOSThread()
+			defer close(done)
+			f()
+		}()
+		<-done
+		runtime.UnlockOSThread()
+	}()
+}
+
 // inNetNS calls f on a thread of the namespace; nil is the one we are in.
 // A process that f starts is born there.
 func inNetNS(ns *os.File, f func() error) error {
 	if ns == nil {
 		return f()
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
+	done := make(chan error, 1)
+	onThread(func() {
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			done <- err
 			return
 		}
 		done <- f()
-	}()
+	})
 	return <-done
 }
 

@@ -87,16 +87,13 @@ var conditions = map[string]func() bool{
 	"man":      func() bool { return exists("/usr/bin/man") },
 	"dpkg":     func() bool { return exists("/usr/bin/dpkg-deb") },
 	"runc":     func() bool { _, err := exec.LookPath("runc"); return err == nil },
-	// What userns-remap=default needs of the machine.
-	"subuid": func() bool { return listed("/etc/subuid", "dockremap") && listed("/etc/subgid", "dockremap") },
+	"apparmor": func() bool {
+		b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+		return err == nil && strings.HasPrefix(string(b), "Y")
+	},
 	"python": func() bool { return exists("/usr/lib/python3/dist-packages/docker/__init__.py") },
 	// A mirror that apt is set up with is reachable, so containers can be, too.
 	"net": func() bool { return exec.Command("apt-get", "update", "-q").Run() == nil },
-}
-
-func listed(file, name string) bool {
-	b, err := os.ReadFile(file)
-	return err == nil && strings.Contains("\n"+string(b), "\n"+name+":")
 }
 
 // Promised says whether WHERRY_REQUIRE lists the condition.

@@ -116,7 +116,8 @@ func condition(cond string, kind harness.Kind, client string) (bool, error) {
 }
 
 // engineCmd: engine start|stop|kill9|restart [FLAG...]; start also loads
-// busybox the first time, unless the first argument is -bare.
+// busybox the first time, unless the first argument is -bare. engine etc DIR
+// puts files over its /etc.
 func engineCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 0 {
 		ts.Fatalf("usage: engine start|stop|kill9|restart [FLAG...]")
@@ -136,6 +137,8 @@ func engineCmd(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	case "stop":
 		err = e.Stop()
+	case "etc":
+		err = e.OverEtc(ts.MkAbs(flags[0]))
 	case "kill9":
 		e.Kill()
 	case "restart":

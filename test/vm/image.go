@@ -15,6 +15,10 @@ import (
 
 const debianRelease = "bookworm"
 
+// debianPackages are those beside the minimal ones; iproute2 and nftables are not
+// there: the engine needs none.
+const debianPackages = "systemd,systemd-sysv,dbus,apparmor"
+
 // buildImages makes the small file system that the kernel starts from, which
 // only finds the disk, and the disk with all that runs.
 func buildImages(ctx context.Context, o Options, k *kernel, work, initrd, disk string) error {
@@ -66,13 +70,26 @@ func goTool(ctx context.Context, o Options, args ...string) error {
 // tests puts each package's test binary where the guest looks for it, in a
 // directory of its own with the package's testdata.
 func tests(ctx context.Context, o Options, root string) error {
-	list, err := output(ctx, o.Module, "go", append([]string{"list", "-f", "{{.ImportPath}}\t{{.Dir}}\t{{len .TestGoFiles}}{{len .XTestGoFiles}}"}, o.Packages...)...)
+	var packages []string
+	patterns := map[string]string{}
+	for _, p := range o.Packages {
+		name, pattern, _ := strings.Cut(p, "=")
+		packages = append(packages, name)
+		patterns[strings.TrimPrefix(name, "./")] = pattern
+	}
+	list, err := output(ctx, o.Module, "go", append([]string{"list", "-f", "{{.ImportPath}}\t{{.Dir}}\t{{len .TestGoFiles}}{{len .XTestGoFiles}}"}, packages...)...)
 	if err != nil {
 		return err
 	}
 	for line := range strings.Lines(list) {
 		f := strings.Split(strings.TrimSpace(line), "\t")
 		pkg, dir := f[0], f[1]
+		pattern := o.Run
+		for name, own := range patterns {
+			if own != "" && strings.HasSuffix(pkg, "/"+name) {
+				pattern = own
+			}
+		}
 		if f[2] == "00" {
 			continue // matched by a pattern, has no tests
 		}
@@ -81,6 +98,9 @@ func tests(ctx context.Context, o Options, root string) error {
 			return err
 		}
 		if err := goTool(ctx, o, "test", "-c", "-o", filepath.Join(to, "test"), pkg); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(to, "run"), []byte(pattern), 0o644); err != nil {
 			return err
 		}
 		if data := filepath.Join(dir, "testdata"); isDir(data) {
@@ -111,7 +131,7 @@ func tests(ctx context.Context, o Options, root string) error {
 			return err
 		}
 	}
-	text := fmt.Sprintf("require %s\nrun %s\n", strings.Join(o.Require, ","), o.Run)
+	text := fmt.Sprintf("require %s\n", strings.Join(o.Require, ","))
 	return os.WriteFile(filepath.Join(root, "wherry", "options"), []byte(text), 0o644)
 }
 
@@ -257,7 +277,7 @@ func treeSize(root string) (int64, error) {
 // debian fills root with a minimal Debian that has systemd, from the cache or
 // with debootstrap, and has it start the guest program.
 func debian(ctx context.Context, o Options, root string) error {
-	base := filepath.Join(o.Cache, "debian-"+debianRelease)
+	base := filepath.Join(o.Cache, "debian-"+debianRelease+"-"+strings.ReplaceAll(debianPackages, ",", "-"))
 	if !isDir(base) {
 		if _, err := exec.LookPath("debootstrap"); err != nil {
 			return err
@@ -267,7 +287,7 @@ func debian(ctx context.Context, o Options, root string) error {
 		if err := os.RemoveAll(tmp); err != nil {
 			return err
 		}
-		if _, err := output(ctx, o.Cache, "debootstrap", "--variant=minbase", "--include=systemd,systemd-sysv,dbus", debianRelease, tmp); err != nil {
+		if _, err := output(ctx, o.Cache, "debootstrap", "--variant=minbase", "--include="+debianPackages, debianRelease, tmp); err != nil {
 			return err
 		}
 		if err := os.RemoveAll(filepath.Join(tmp, "var", "cache", "apt")); err != nil {

@@ -21,11 +21,11 @@ import (
 
 // Options say what to run. The zero value of a field means its default.
 type Options struct {
-	Packages []string  // what to `go test -c`, relative to Module
+	Packages []string  // what to `go test -c`, relative to Module; PACKAGE or PACKAGE=PATTERN
 	Module   string    // the module's directory
 	Cache    string    // default Module/.cache/vm
 	Require  []string  // conditions that hold in the guest: a test that misses one fails
-	Run      string    // -test.run
+	Run      string    // -test.run, of packages that name none of their own as PACKAGE=PATTERN
 	Systemd  bool      // systemd as init, on a minimal Debian
 	Programs []string  // programs that tests may build: the guest has no Go, it gets these
 	Files    []string  // more files, SOURCE or SOURCE=PATH in the guest

@@ -100,10 +100,19 @@ func TestFailure(t *testing.T) {
 	}
 }
 
-// TestSystemd is the same with systemd as init, for the driver that talks to it.
+// scripts are those of the whole engine that depend on the kernel and on the
+// version of cgroups.
+const scripts = "TestScript/wherry/(apparmor|userns|run|exec|options|namespaces|signals|lifecycle|terminal)$"
+
+// TestSystemd is the same with systemd as init, for the driver that talks to
+// it, and with the whole engine: on cgroup v2, and on a kernel with AppArmor.
 func TestSystemd(t *testing.T) {
-	guest(t, Options{
-		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope"}, Systemd: true,
-		Require: []string{"root", "cgroup", "cgroup2", "systemd"},
+	out := guest(t, Options{
+		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope", "./internal/linux/apparmor", "./test/script=" + scripts}, Systemd: true,
+		Programs: []string{"./cmd/wherryd", "./cmd/wherry", "./cmd/wherry-init", "./cmd/wherry-keeper"},
+		Require:  []string{"root", "engine", "busybox", "cgroup", "cgroup2", "systemd", "apparmor"},
 	})
+	if !t.Failed() && !t.Skipped() && !strings.Contains(out, "--- PASS: TestScript/wherry/apparmor") {
+		t.Error("the guest did not run the script about AppArmor")
+	}
 }

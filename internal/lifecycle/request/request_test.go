@@ -65,6 +65,7 @@ func TestValidate(t *testing.T) {
 		{apicontainer.HostConfig{Resources: apicontainer.Resources{CpusetCpus: "x"}}, "Invalid value x for cpuset cpus"},
 		{apicontainer.HostConfig{Resources: apicontainer.Resources{CpusetCpus: "1-0"}}, "Invalid value 1-0 for cpuset cpus"},
 		{apicontainer.HostConfig{Resources: apicontainer.Resources{PidsLimit: &neg}}, ""},
+		{apicontainer.HostConfig{Resources: apicontainer.Resources{CPURealtimeRuntime: 1}}, "kernel does not support CPU real-time scheduler"},
 		{apicontainer.HostConfig{AutoRemove: true, RestartPolicy: apicontainer.RestartPolicy{Name: "always"}}, "can't create 'AutoRemove' container with restart policy"},
 		{apicontainer.HostConfig{OomScoreAdj: 1001}, "range for oom score adj is [-1000, 1000]"},
 		{apicontainer.HostConfig{PidMode: "nonsense"}, "invalid PID mode"},

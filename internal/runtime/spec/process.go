@@ -273,7 +273,7 @@ func BuildExec(main *specs.Spec, cfg *container.ExecCreateRequest) (*specs.Proce
 	if cfg.WorkingDir != "" {
 		p.Cwd = cfg.WorkingDir
 		if p.Cwd[0] != '/' {
-			return nil, invalid("Cwd must be an absolute path")
+			return nil, invalid("OCI runtime exec failed: exec failed: Cwd must be an absolute path")
 		}
 	}
 	if cfg.User != "" {

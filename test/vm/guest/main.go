@@ -189,7 +189,7 @@ func tests() error {
 		return err
 	}
 	fmt.Fprintf(out, "vm: Linux %s, %s, init %s\n", unix.ByteSliceToString(uts.Release[:]), cgroups(), comm())
-	require, run := options()
+	require := options()
 	dirs, err := filepath.Glob("/wherry/tests/*")
 	if err != nil {
 		return err
@@ -204,13 +204,13 @@ func tests() error {
 		fmt.Fprintf(out, "=== PACKAGE %s\n", pkg)
 		start := time.Now()
 		args := []string{"-test.v", "-test.count=1", "-test.timeout=10m"}
-		if run != "" {
-			args = append(args, "-test.run="+run)
+		if run, err := os.ReadFile(filepath.Join(dir, "run")); err == nil && len(run) > 0 {
+			args = append(args, "-test.run="+string(run))
 		}
 		cmd := exec.Command(filepath.Join(dir, "test"), args...)
 		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, out, out
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a test that kills its process group kills itself only
-		cmd.Env = append(os.Environ(), "WHERRY_REQUIRE="+require, "HOME=/root", "TMPDIR=/var/tmp",
+		cmd.Env = append(os.Environ(), "WHERRY_REQUIRE="+require, "HOME=/root", "TMPDIR=/var/tmp", "WHERRY_BIN="+programs,
 			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 		if err := cmd.Run(); err != nil {
 			failed++
@@ -284,24 +284,21 @@ func comm() string {
 	return strings.TrimSpace(string(b))
 }
 
-func options() (require, run string) {
+func options() (require string) {
 	f, err := os.Open("/wherry/options")
 	if err != nil {
-		return "", ""
+		return ""
 	}
 	defer f.Close()
 	b, err := io.ReadAll(f)
 	if err != nil {
-		return "", ""
+		return ""
 	}
 	for line := range strings.Lines(string(b)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		switch key {
-		case "require":
+		if key == "require" {
 			require = value
-		case "run":
-			run = value
 		}
 	}
-	return require, run
+	return require
 }
