@@ -18,18 +18,14 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // needRoot skips without root, or fails where root was promised.
 func needRoot(t testing.TB) {
 	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if strings.Contains(","+os.Getenv("WHERRY_REQUIRE")+",", ",root,") {
-		t.Fatal("root is required, and promised by WHERRY_REQUIRE")
-	}
-	t.Skip("layers keep their owners and overlay needs mount: root only")
+	promise.Root(t)
 }
 
 // fixture is a store in a fresh directory.
@@ -213,9 +209,7 @@ func busybox() []byte {
 // tool runs a program that the host may not have.
 func tool(t testing.TB, name string, args ...string) {
 	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		t.Skipf("no %s on this host", name)
-	}
+	promise.Program(t, name)
 	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
 	}

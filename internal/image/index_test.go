@@ -23,6 +23,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/snapshot"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // layout builds an OCI layout in memory.
@@ -121,9 +122,7 @@ func TestLoadIndex(t *testing.T) {
 
 // What podman saves is loaded, and what is saved here podman loads.
 func TestPodmanArchive(t *testing.T) {
-	if _, err := exec.LookPath("podman"); err != nil {
-		t.Skip("no podman on this host")
-	}
+	promise.Program(t, "podman")
 	f := open(t, "")
 	dir := t.TempDir()
 	podman := func(args ...string) string {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/wherry-engine/wherry/internal/filter"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 func (f *fixture) save(names ...string) []byte {
@@ -46,9 +47,7 @@ func TestSaveRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, src := range []string{"docker-archive:" + file, "oci-archive:" + file} {
-		if _, err := exec.LookPath("skopeo"); err != nil {
-			t.Skip("no skopeo on this host")
-		}
+		promise.Program(t, "skopeo")
 		b, err := exec.Command("skopeo", "--insecure-policy", "inspect", "--raw", src).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", src, err, b)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
 	"github.com/wherry-engine/wherry/internal/network/forwarding"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 const freshMark = "WHERRY_TEST_FRESH_NETNS"
@@ -38,12 +39,7 @@ func fresh(t testing.TB, body func()) {
 		body()
 		return
 	}
-	if os.Geteuid() != 0 {
-		if strings.Contains(os.Getenv("WHERRY_REQUIRE"), "root") {
-			t.Fatal("this test needs root, which was promised")
-		}
-		t.Skip("needs root")
-	}
+	promise.Root(t)
 	args := []string{"-test.run=^" + t.Name() + "$", "-test.v=" + map[bool]string{true: "true", false: "false"}[testing.Verbose()], "-test.timeout=120s"}
 	if b, ok := t.(*testing.B); ok {
 		args = []string{"-test.run=^$", "-test.bench=^" + b.Name() + "$"}

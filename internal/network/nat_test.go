@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // lan is a neighbour of the host: another namespace behind a link of the host
@@ -304,9 +305,7 @@ func nftRun(t testing.TB, script string) {
 }
 
 func forwardPolicyDrop(t *testing.T) {
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("needs the nft program")
-	}
+	promise.Program(t, "nft")
 	const gate = "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }"
 	nftRun(t, gate)
 	l := newLAN(t)

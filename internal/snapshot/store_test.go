@@ -20,17 +20,12 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/linux/quota/quotatest"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 func needRoot(t testing.TB) {
 	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if strings.Contains(","+os.Getenv("WHERRY_REQUIRE")+",", ",root,") {
-		t.Fatal("root is required, and promised by WHERRY_REQUIRE")
-	}
-	t.Skip("layers keep their owners and overlay needs mount: root only")
+	promise.Root(t)
 }
 
 // openStore opens a store without a metadata database.

@@ -11,7 +11,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -26,6 +25,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/image/manifest"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // fake is a registry that does what a test wants of it.
@@ -209,12 +209,7 @@ type bench struct {
 }
 
 func newBench(t testing.TB, c Config) *bench {
-	if os.Geteuid() != 0 {
-		if strings.Contains(","+os.Getenv("WHERRY_REQUIRE")+",", ",root,") {
-			t.Fatal("root is required, and promised by WHERRY_REQUIRE")
-		}
-		t.Skip("layers keep their owners and overlay needs mount: root only")
-	}
+	promise.Root(t)
 	b := &bench{t: t, root: t.TempDir(), config: c}
 	b.open()
 	t.Cleanup(func() { b.store.Close() })

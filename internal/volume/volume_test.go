@@ -18,17 +18,12 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/linux/mount"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 func needRoot(t *testing.T) {
 	t.Helper()
-	if os.Getuid() == 0 {
-		return
-	}
-	if slices.Contains(strings.FieldsFunc(os.Getenv("WHERRY_REQUIRE"), func(r rune) bool { return r == ',' || r == ' ' }), "root") {
-		t.Fatal("root is promised, but this is not root")
-	}
-	t.Skip("needs root")
+	promise.Root(t)
 }
 
 type recorder struct {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/wherry-engine/wherry/test/harness"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // TestWhichEngine: -H, --context, WHERRY_HOST, DOCKER_HOST, DOCKER_CONTEXT and
@@ -128,10 +129,7 @@ func TestCompletion(t *testing.T) {
 			if err != nil || len(script) == 0 {
 				t.Fatalf("%v, %d bytes", err, len(script))
 			}
-			path, err := exec.LookPath(shell)
-			if err != nil {
-				t.Skipf("needs %s, which this machine does not offer", shell)
-			}
+			path := promise.Program(t, shell)
 			if out, err := exec.Command(path, append(check, file(t, "script", string(script)))...).CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/wherry-engine/wherry/test/harness"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // file writes one file of a test and returns its path.
@@ -192,10 +193,7 @@ func TestHosts(t *testing.T) {
 
 // TestActivation: systemd holds the socket, the first client starts the engine.
 func TestActivation(t *testing.T) {
-	activate, err := exec.LookPath("systemd-socket-activate")
-	if err != nil {
-		t.Skip("needs systemd-socket-activate, which this machine does not offer")
-	}
+	activate := promise.Program(t, "systemd-socket-activate")
 	harness.Require(t, "root", "engine")
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "s")
@@ -207,6 +205,7 @@ func TestActivation(t *testing.T) {
 		t.Fatal(err)
 	}
 	var conn net.Conn
+	var err error
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		if conn, err = net.Dial("unix", socket); err == nil {
 			break

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/wherry-engine/wherry/test/harness"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // TestDebian: a debootstrapped Debian updates its lists and installs a package
@@ -84,12 +85,10 @@ func aptSettings(t *testing.T) []byte {
 // and kept under .cache.
 func debian(t *testing.T) string {
 	t.Helper()
-	if _, err := exec.LookPath("debootstrap"); err != nil {
-		t.Skip("needs debootstrap, which this machine does not offer")
-	}
+	promise.Program(t, "debootstrap")
 	mirror, release := aptSource()
 	if mirror == "" {
-		t.Skip("needs apt's sources in deb822 form, which this machine does not offer")
+		promise.Lacks(t, "net", "apt has no sources in deb822 form")
 	}
 	cache := filepath.Join(harness.Root(), ".cache")
 	path := filepath.Join(cache, fmt.Sprintf("debian-%s-%s.tar", release, runtime.GOARCH))

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/wherry-engine/wherry/test/harness"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // pullOnce asks for a pull and returns whether it came to its end.
@@ -32,7 +33,7 @@ func TestPullKilled(t *testing.T) {
 	harness.Require(t, "engine", "busybox")
 	program := harness.Binary("wherry-registry")
 	if _, err := os.Stat(program); err != nil {
-		t.Skip("bin/wherry-registry is not built")
+		promise.Lacks(t, "engine", "bin/wherry-registry is not built")
 	}
 	e := harness.Run(t, harness.Options{HostNet: true, Flags: []string{"--bridge", "none"}})
 	registry := exec.Command(program, "serve", "--addr", "127.0.0.1:0", "--data", filepath.Join(t.TempDir(), "registry"))

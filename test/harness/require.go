@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // Root is the module's directory.
@@ -97,14 +99,7 @@ var conditions = map[string]func() bool{
 }
 
 // Promised says whether WHERRY_REQUIRE lists the condition.
-func Promised(name string) bool {
-	for _, p := range strings.Split(os.Getenv("WHERRY_REQUIRE"), ",") {
-		if p == name {
-			return true
-		}
-	}
-	return false
-}
+func Promised(name string) bool { return promise.Made(name) }
 
 // Have reports whether a condition holds; known is false for one that nobody
 // defined.
@@ -122,11 +117,8 @@ func Require(t testing.TB, names ...string) {
 		switch {
 		case !known:
 			t.Fatalf("unknown condition %q", name)
-		case have:
-		case Promised(name):
-			t.Fatalf("condition %q is promised on this machine but does not hold", name)
-		default:
-			t.Skipf("needs %q, which this machine does not offer", name)
+		case !have:
+			promise.Lacks(t, name)
 		}
 	}
 }

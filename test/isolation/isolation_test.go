@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -204,10 +206,10 @@ func TestPidsLimit(t *testing.T) {
 	}
 }
 
-// TestCPULimit measures what half a CPU is.
+// TestCPULimit measures what half a CPU is. A busy machine may give it less;
+// that the kernel stopped it shows that it came to its limit.
 func TestCPULimit(t *testing.T) {
 	e := start(t)
-	begin := time.Now()
 	if _, errOut, code, err := e.CLI("run", "-d", "--name", "spin", "--cpus", "0.5", "probe", "spin"); err != nil || code != 0 {
 		t.Fatal(errOut, err)
 	}
@@ -215,17 +217,31 @@ func TestCPULimit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(1500*time.Millisecond - time.Since(begin)) // the time over which is measured
+	stat := filepath.Join(e.CgroupParent("cpu"), i.ID, "cpu.stat")
+	stopped := regexp.MustCompile(`(?m)^nr_throttled [1-9]`)
+	for end := time.Now().Add(20 * time.Second); ; {
+		time.Sleep(500 * time.Millisecond) // the time over which is measured
+		b, err := os.ReadFile(stat)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stopped.Match(b) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("it never came to its limit:\n%s", b)
+		}
+	}
 	used, err := cpuTime(i.State.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	share := used.Seconds() / time.Since(i.State.StartedAt).Seconds()
-	if share < 0.3 || share > 0.65 {
-		t.Errorf("it used %.2f of a CPU, want about 0.5", share)
+	// The quota is given out in tenths of a second, the last of which may be used up already.
+	if wall := time.Since(i.State.StartedAt); used > wall/2+150*time.Millisecond {
+		t.Errorf("it used %v in %v, want half at most", used, wall)
 	}
-	if _, err := e.Wait("spin"); err != nil {
-		t.Fatal(err)
+	if code, body, err := e.API("DELETE", "/containers/spin?force=1", nil); err != nil || code != 204 {
+		t.Fatal(code, string(body), err)
 	}
 }
 

@@ -17,7 +17,7 @@ const debianRelease = "bookworm"
 
 // debianPackages are those beside the minimal ones; iproute2 and nftables are not
 // there: the engine needs none.
-const debianPackages = "systemd,systemd-sysv,dbus,apparmor"
+const debianPackages = "systemd,systemd-sysv,dbus,apparmor,procps,runc,crun"
 
 // buildImages makes the small file system that the kernel starts from, which
 // only finds the disk, and the disk with all that runs.

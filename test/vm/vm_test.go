@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // packages run in the guest: those whose code depends on the kernel and on the
@@ -29,10 +31,7 @@ func guest(t *testing.T, o Options) string {
 		t.Skip("short")
 	}
 	if missing := Missing(); missing != "" || runtime.GOARCH != "amd64" {
-		if slices.Contains(strings.FieldsFunc(os.Getenv("WHERRY_REQUIRE"), func(r rune) bool { return r == ',' || r == ' ' }), "vm") {
-			t.Fatalf("a VM is required: %s is missing", missing)
-		}
-		t.Skipf("needs %s on amd64", missing)
+		promise.Lacks(t, "vm", missing, " on amd64")
 	}
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -87,8 +86,11 @@ func TestFailure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if Missing() != "" || testing.Short() || runtime.GOARCH != "amd64" {
-		t.Skip("no VM here")
+	if testing.Short() {
+		t.Skip("short")
+	}
+	if missing := Missing(); missing != "" || runtime.GOARCH != "amd64" {
+		promise.Lacks(t, "vm", missing, " on amd64")
 	}
 	var out bytes.Buffer
 	o.Module, o.Output = root, &out
@@ -102,15 +104,15 @@ func TestFailure(t *testing.T) {
 
 // scripts are those of the whole engine that depend on the kernel and on the
 // version of cgroups.
-const scripts = "TestScript/wherry/(apparmor|userns|run|exec|options|namespaces|signals|lifecycle|terminal)$"
+const scripts = "TestScript/wherry/(apparmor|userns|exec|options|namespaces)$"
 
 // TestSystemd is the same with systemd as init, for the driver that talks to
 // it, and with the whole engine: on cgroup v2, and on a kernel with AppArmor.
 func TestSystemd(t *testing.T) {
 	out := guest(t, Options{
-		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope", "./internal/linux/apparmor", "./test/script=" + scripts}, Systemd: true,
+		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope", "./internal/linux/apparmor", "./internal/runtime/foreign", "./test/script=" + scripts}, Systemd: true,
 		Programs: []string{"./cmd/wherryd", "./cmd/wherry", "./cmd/wherry-init", "./cmd/wherry-keeper"},
-		Require:  []string{"root", "engine", "busybox", "cgroup", "cgroup2", "systemd", "apparmor"},
+		Require:  []string{"root", "engine", "busybox", "cgroup", "cgroup2", "systemd-init", "apparmor", "runc", "crun", "apparmor_parser"},
 	})
 	if !t.Failed() && !t.Skipped() && !strings.Contains(out, "--- PASS: TestScript/wherry/apparmor") {
 		t.Error("the guest did not run the script about AppArmor")

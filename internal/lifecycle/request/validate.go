@@ -163,10 +163,6 @@ func validateResources(r *container.Resources, f cgroup.Features) (warnings []st
 		return nil, invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
 	case r.CPUQuota > 0 && r.CPUQuota < 1000:
 		return nil, invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-	case (r.CPURealtimePeriod != 0 || r.CPURealtimeRuntime != 0) && !f.CPURealtime:
-		return nil, invalid("kernel does not support CPU real-time scheduler")
-	case r.CPURealtimePeriod != 0 && r.CPURealtimeRuntime > r.CPURealtimePeriod:
-		return nil, invalid("cpu real-time runtime cannot be higher than cpu real-time period")
 	case r.CPUShares < 0:
 		return nil, invalid("invalid CPU shares (%d): value must be a positive integer", r.CPUShares)
 	case (r.CPURealtimePeriod != 0 || r.CPURealtimeRuntime != 0) && !f.CPURealtime:

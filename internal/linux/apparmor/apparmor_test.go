@@ -4,6 +4,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 func TestListed(t *testing.T) {
@@ -17,10 +19,7 @@ func TestListed(t *testing.T) {
 
 // The parser reads the profile without the kernel's having AppArmor.
 func TestProfile(t *testing.T) {
-	parser, err := exec.LookPath("apparmor_parser")
-	if err != nil {
-		t.Skip("apparmor_parser is not installed")
-	}
+	parser := promise.Program(t, "apparmor_parser")
 	cmd := exec.Command(parser, "-QK")
 	cmd.Stdin = strings.NewReader(Profile("docker-default"))
 	if out, err := cmd.CombinedOutput(); err != nil {

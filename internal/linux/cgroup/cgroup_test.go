@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/linux/scope"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // parentOfTests holds all groups of this run.
@@ -187,28 +188,16 @@ func (c *child) line(t *testing.T) string {
 	return strings.TrimSpace(s)
 }
 
-func required(what string) bool {
-	return slices.Contains(strings.FieldsFunc(os.Getenv("WHERRY_REQUIRE"), func(r rune) bool { return r == ',' || r == ' ' }), what)
-}
-
 // hierarchy is the machine's own, or a skip. unifiedOf is the v2 hierarchy that
 // a v1 machine has beside.
 func hierarchy(t testing.TB) *Hierarchy {
 	t.Helper()
-	if os.Getuid() != 0 {
-		if required("root") {
-			t.Fatal("root is required")
-		}
-		t.Skip("needs root")
-	}
+	promise.Root(t)
 	h, err := Probe()
 	if err != nil {
-		if required("cgroup") {
-			t.Fatal(err)
-		}
-		t.Skip(err)
+		promise.Lacks(t, "cgroup", err)
 	}
-	if required("cgroup2") && h.Version() != 2 {
+	if promise.Made("cgroup2") && h.Version() != 2 {
 		t.Fatalf("cgroup v2 is required, this is v%d", h.Version())
 	}
 	return h
@@ -456,10 +445,12 @@ func TestCPUQuota(t *testing.T) {
 		if b, err = g.Stats(); err != nil {
 			t.Fatal(err)
 		}
-		if b.CPU.ThrottledPeriods > 0 || time.Since(start) > 15*time.Second {
+		if b.CPU.ThrottledPeriods > 0 && b.CPU.ThrottledNanos > 0 || time.Since(start) > 15*time.Second {
 			break
 		}
 	}
+	// That it was throttled shows that it came to its limit; a machine that is
+	// busy elsewhere gives it less.
 	used, wall := time.Duration(b.CPU.Usage-a.CPU.Usage), time.Since(start)
 	if used > wall*65/100 || used == 0 {
 		t.Errorf("used %v in %v with half a processor", used, wall)
@@ -655,7 +646,7 @@ func TestAdd(t *testing.T) {
 func TestCpuset(t *testing.T) {
 	h := hierarchy(t)
 	if runtime.NumCPU() < 2 {
-		t.Skip("needs two processors")
+		promise.Lacks(t, "cpus", "two of them")
 	}
 	g := fresh(t, h, &Resources{CPU: &specs.LinuxCPU{Cpus: "1"}})
 	if got := spawn(t, g, "cpus").line(t); got != "cpus 1" {
@@ -685,14 +676,14 @@ func disk(t *testing.T) (major, minor int64) {
 		fmt.Sscanf(s, "%d:%d", &major, &minor)
 		return major, minor
 	}
-	t.Skip("no disk")
+	promise.Lacks(t, "disk")
 	return 0, 0
 }
 
 func TestBlockIO(t *testing.T) {
 	h := hierarchy(t)
 	if !h.Features().BlkioReadBps {
-		t.Skip("no block I/O controller")
+		promise.Lacks(t, "blkio")
 	}
 	major, minor := disk(t)
 	rate := func(n uint64) []specs.LinuxThrottleDevice {
@@ -723,7 +714,7 @@ func TestIOStats(t *testing.T) {
 	dir := t.TempDir()
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil || fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.OVERLAYFS_SUPER_MAGIC || fs.Type == unix.RAMFS_MAGIC {
-		t.Skip("no disk below the temporary directory")
+		promise.Lacks(t, "disk", "none below the temporary directory")
 	}
 	g := fresh(t, h, nil)
 	c := spawn(t, g, "write "+dir)

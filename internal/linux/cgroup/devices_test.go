@@ -8,6 +8,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 func rule(allow bool, kind string, major, minor int64, access string) specs.LinuxDeviceCgroup {
@@ -90,7 +92,7 @@ func TestDevices(t *testing.T) {
 func TestSharedDevices(t *testing.T) {
 	h := hierarchy(t)
 	if h.Version() != 1 {
-		t.Skip("v1 only")
+		promise.Lacks(t, "cgroup1", "v1 only")
 	}
 	at := func(g *Group) string {
 		for _, c := range g.Controllers() {

@@ -225,7 +225,6 @@ const (
 	noOOMDisable = "Your kernel does not support OomKillDisable. OomKillDisable discarded."
 )
 
-
 func memoryV1(dir string, m *specs.LinuxMemory, warnings *[]string) error {
 	if err := memoryAndSwapV1(dir, m, warnings); err != nil {
 		return err

@@ -12,17 +12,13 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 func requireRoot(t *testing.T) {
 	t.Helper()
-	if os.Getuid() == 0 {
-		return
-	}
-	if strings.Contains(os.Getenv("WHERRY_REQUIRE"), "root") {
-		t.Fatal("WHERRY_REQUIRE promises root")
-	}
-	t.Skip("needs root: mounts")
+	promise.Root(t)
 }
 
 // private runs fn on a thread with a mount namespace of its own, which ends

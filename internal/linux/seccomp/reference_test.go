@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -15,6 +14,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // buildReference compiles testdata/reference.c against libseccomp.
@@ -23,10 +24,7 @@ func buildReference(t *testing.T) string {
 	out := filepath.Join(t.TempDir(), "reference")
 	msg, err := exec.Command("gcc", "-Wall", "-O1", "-o", out, "testdata/reference.c", "-lseccomp").CombinedOutput()
 	if err != nil {
-		if slices.Contains(strings.FieldsFunc(os.Getenv("WHERRY_REQUIRE"), func(r rune) bool { return r == ',' || r == ' ' }), "libseccomp") {
-			t.Fatalf("libseccomp is required: %v\n%s", err, msg)
-		}
-		t.Skipf("needs gcc and libseccomp's headers: %v", err)
+		promise.Lacks(t, "libseccomp", "gcc and the headers: ", err, "\n", string(msg))
 	}
 	return out
 }

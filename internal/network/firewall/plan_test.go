@@ -18,6 +18,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/linux/nft"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
 	"github.com/wherry-engine/wherry/internal/network/spec"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -97,16 +98,8 @@ func TestPlan(t *testing.T) {
 // TestKernelAgrees applies every plan through netlink and, in a second
 // namespace, its text through the nft program: the kernel must show the same.
 func TestKernelAgrees(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if strings.Contains(os.Getenv("WHERRY_REQUIRE"), "root") {
-			t.Fatal("this test needs root, which was promised")
-		}
-		t.Skip("needs root")
-	}
-	tool, err := exec.LookPath("nft")
-	if err != nil {
-		t.Skip("needs the nft program to compare with")
-	}
+	promise.Root(t)
+	tool := promise.Program(t, "nft")
 	// This goroutine's thread is never given back: it ends with the test.
 	runtime.LockOSThread()
 	home, err := rtnl.Current()

@@ -15,6 +15,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/linux/pidfd"
 	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
 	"github.com/wherry-engine/wherry/internal/runtime/spec"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // box is a container of one runtime, over a busybox root.
@@ -26,12 +27,10 @@ type box struct {
 }
 
 func eachRuntime(t *testing.T, fn func(t *testing.T, b *box)) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root: real namespaces and mounts")
-	}
+	promise.Root(t)
 	busybox, err := os.ReadFile("/bin/busybox")
 	if err != nil {
-		t.Skip("needs a static busybox at /bin/busybox")
+		promise.Lacks(t, "busybox", err)
 	}
 	// As the keeper: what a runtime leaves becomes our child.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -40,10 +39,7 @@ func eachRuntime(t *testing.T, fn func(t *testing.T, b *box)) {
 	for _, name := range []string{"runc", "crun"} {
 		t.Run(name, func(t *testing.T) {
 			if !installed(name) {
-				if strings.Contains(os.Getenv("WHERRY_REQUIRE"), name) {
-					t.Fatal(name, " is promised")
-				}
-				t.Skip(name, " is not installed")
+				promise.Lacks(t, name, "not installed")
 			}
 			if _, err := os.Stat("/sys/fs/cgroup/unified/cgroup.controllers"); err == nil && name == "crun" {
 				t.Skip("crun refuses this machine's hybrid control groups")

@@ -22,18 +22,13 @@ import (
 	"github.com/wherry-engine/wherry/internal/runtime/compile"
 	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
 	"github.com/wherry-engine/wherry/internal/runtime/spec"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
-// requireRoot skips without root, unless WHERRY_REQUIRE promises it.
+// requireRoot: containers need it.
 func requireRoot(t testing.TB) {
 	t.Helper()
-	if os.Getuid() == 0 {
-		return
-	}
-	if strings.Contains(os.Getenv("WHERRY_REQUIRE"), "root") {
-		t.Fatal("WHERRY_REQUIRE promises root")
-	}
-	t.Skip("needs root: real namespaces and mounts")
+	promise.Root(t)
 }
 
 var buildInit = sync.OnceValues(func() (*os.File, error) {
@@ -103,7 +98,7 @@ func image(t testing.TB) string {
 	}
 	b, err := os.ReadFile("/bin/busybox")
 	if err != nil {
-		t.Skip("needs a static busybox at /bin/busybox")
+		promise.Lacks(t, "busybox", err)
 	}
 	must(t, os.WriteFile(filepath.Join(dir, "bin/busybox"), b, 0o755))
 	for _, a := range applets {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/runtime/compile"
 	"github.com/wherry-engine/wherry/internal/runtime/spec"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // A v1 group is joined before anything runs, and shown read-only inside.
@@ -19,7 +20,7 @@ func TestCgroup1(t *testing.T) {
 	requireRoot(t)
 	const pids = "/sys/fs/cgroup/pids"
 	if _, err := os.Stat(pids + "/tasks"); err != nil {
-		t.Skip("no cgroup v1 pids controller")
+		promise.Lacks(t, "cgroup1", err)
 	}
 	dir := filepath.Join(pids, "wherry-sandbox-test-"+itoa(os.Getpid()))
 	must(t, os.Mkdir(dir, 0o755))
@@ -110,10 +111,7 @@ func TestLargeProgram(t *testing.T) {
 func TestCgroup2(t *testing.T) {
 	requireRoot(t)
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.procs"); err != nil {
-		if strings.Contains(os.Getenv("WHERRY_REQUIRE"), "cgroup2") {
-			t.Fatal(err)
-		}
-		t.Skip("no cgroup v2: ", err)
+		promise.Lacks(t, "cgroup2", err)
 	}
 	for name, change := range map[string]func(*box){"plain": func(*box) {}, "user namespace": remap} {
 		t.Run(name, func(t *testing.T) {

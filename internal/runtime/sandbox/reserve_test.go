@@ -3,6 +3,7 @@ package sandbox_test
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +36,9 @@ func TestReserve(t *testing.T) {
 		t.Fatal("nothing waits")
 	}
 	// It sees the host's mounts and holds none of its own.
-	ours, err := os.Readlink("/proc/self/ns/mnt")
+	runtime.LockOSThread() // other tests leave threads elsewhere
+	defer runtime.UnlockOSThread()
+	ours, err := os.Readlink("/proc/thread-self/ns/mnt")
 	must(t, err)
 	if theirs, err := os.Readlink(filepath.Join("/proc", itoa(waiting), "ns/mnt")); err != nil || theirs != ours {
 		t.Errorf("mounts %s, want %s (%v)", theirs, ours, err)

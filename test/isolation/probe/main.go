@@ -58,7 +58,7 @@ func hog() {
 
 // spin burns as much CPU as it gets for two seconds, on two threads.
 func spin() {
-	end := time.Now().Add(2 * time.Second)
+	end := time.Now().Add(30 * time.Second)
 	go func() {
 		for time.Now().Before(end) {
 		}
