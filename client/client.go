@@ -14,6 +14,7 @@ import (
 	"net/url"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
 	"github.com/wherry-engine/wherry/api"
@@ -29,6 +30,13 @@ func Why(ctx context.Context, c client.APIClient, name string) (*api.Why, error)
 func NetworkUpdate(ctx context.Context, c client.APIClient, name string, r api.NetworkUpdate) (*api.NetworkUpdated, error) {
 	var u api.NetworkUpdated
 	return &u, call(ctx, c, http.MethodPost, "/wherry/containers/"+url.PathEscape(name)+"/network", r, &u)
+}
+
+// ExecCreate notes a command to be run in a running container and returns its id.
+func ExecCreate(ctx context.Context, c client.APIClient, name string, r api.ExecRequest) (string, error) {
+	var made container.ExecCreateResponse
+	err := call(ctx, c, http.MethodPost, "/containers/"+url.PathEscape(name)+"/exec", r, &made)
+	return made.ID, err
 }
 
 func call(ctx context.Context, c client.APIClient, method, path string, in, out any) error {

@@ -57,7 +57,7 @@ type Changes interface {
 type Sessions interface {
 	Attach(ctx context.Context, ref string, o session.AttachOptions, hijack session.Hijack) error
 	Resize(ref string, height, width uint16) error
-	ExecCreate(ctx context.Context, ref string, r *container.ExecCreateRequest) (string, error)
+	ExecCreate(ctx context.Context, ref string, r *api.ExecRequest) (string, error)
 	ExecStart(ctx context.Context, exec string, o session.ExecStartOptions, hijack session.Hijack) error
 	ExecInspect(ctx context.Context, exec string) (*container.ExecInspectResponse, error)
 	ExecResize(ctx context.Context, exec string, height, width uint16) error

@@ -7,6 +7,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/wherry-engine/wherry/api"
 	"github.com/wherry-engine/wherry/internal/frame"
 	"github.com/wherry-engine/wherry/internal/session"
 )
@@ -24,7 +25,7 @@ func execRoutes(b *Backends) []route {
 type execHandlers struct{ *Backends }
 
 func (h execHandlers) create(c *call) error {
-	var req container.ExecCreateRequest
+	var req api.ExecRequest
 	if err := c.json(&req); err != nil {
 		return err
 	}

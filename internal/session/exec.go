@@ -12,6 +12,7 @@ import (
 	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
+	"github.com/wherry-engine/wherry/api"
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/supervise"
@@ -25,6 +26,7 @@ type exec struct {
 	id, container string
 	request       *apicontainer.ExecCreateRequest
 	keys          []byte
+	hangUp        bool // killed when its client vanishes
 	started       bool
 	pid           int
 	exitCode      *int
@@ -44,7 +46,8 @@ func noExec(id string) error {
 }
 
 // ExecCreate notes a command to be run in a running container.
-func (m *Manager) ExecCreate(ctx context.Context, ref string, r *apicontainer.ExecCreateRequest) (string, error) {
+func (m *Manager) ExecCreate(ctx context.Context, ref string, request *api.ExecRequest) (string, error) {
+	r := &request.ExecCreateRequest
 	c, err := m.store.Get(ref)
 	if err != nil {
 		return "", err
@@ -67,7 +70,7 @@ func (m *Manager) ExecCreate(ctx context.Context, ref string, r *apicontainer.Ex
 	if !r.Tty {
 		keys = nil // what is piped in is data, not keys
 	}
-	x := &exec{id: id.New(), container: c.ID, request: r, keys: keys}
+	x := &exec{id: id.New(), container: c.ID, request: r, keys: keys, hangUp: request.KillOnDisconnect}
 	m.mu.Lock()
 	m.sweep()
 	m.execs[x.id] = x
@@ -137,7 +140,7 @@ func (m *Manager) ExecStart(ctx context.Context, execID string, o ExecStartOptio
 	}
 	req := &supervise.StartRequest{
 		Key:   supervise.Key{Container: c.ID, Exec: x.id},
-		Stdin: x.request.AttachStdin, StdinOnce: true,
+		Stdin: x.request.AttachStdin, StdinOnce: true, KillOnDisconnect: x.hangUp && !o.Detach,
 	}
 	var fail func(error) error
 	if o.Detach {

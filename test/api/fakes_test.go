@@ -19,6 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/wherry-engine/wherry/api"
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/httpapi"
 	"github.com/wherry-engine/wherry/internal/image"
@@ -88,7 +89,7 @@ func (noSessions) Attach(_ context.Context, ref string, _ session.AttachOptions,
 	return noContainer(ref)
 }
 func (noSessions) Resize(ref string, _, _ uint16) error { return noContainer(ref) }
-func (noSessions) ExecCreate(_ context.Context, ref string, _ *container.ExecCreateRequest) (string, error) {
+func (noSessions) ExecCreate(_ context.Context, ref string, _ *api.ExecRequest) (string, error) {
 	return "", noContainer(ref)
 }
 func (noSessions) ExecStart(_ context.Context, id string, _ session.ExecStartOptions, _ session.Hijack) error {

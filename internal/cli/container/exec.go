@@ -5,15 +5,19 @@ import (
 	"errors"
 
 	"github.com/docker/cli/opts"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
+	"github.com/wherry-engine/wherry/api"
+	wherry "github.com/wherry-engine/wherry/client"
 	"github.com/wherry-engine/wherry/internal/cli/shell"
 	"github.com/wherry-engine/wherry/internal/cli/stream"
 )
 
 type execFlags struct {
 	detach, interactive, tty, privileged bool
+	kill                                 bool
 	user, workdir, detachKeys            string
 	env, envFile                         opts.ListOpts
 }
@@ -39,6 +43,7 @@ func NewExec(sh *shell.Shell) *cobra.Command {
 	f.BoolVarP(&e.detach, "detach", "d", false, "Leave the command in the background")
 	f.StringVarP(&e.user, "user", "u", "", `User name or UID ("<name|uid>[:<group|gid>]")`)
 	f.BoolVar(&e.privileged, "privileged", false, "Give the command extended privileges")
+	f.BoolVar(&e.kill, "kill-on-disconnect", false, "Kill the command when this client vanishes (wherryd only)")
 	f.VarP(&e.env, "env", "e", "Set environment variables")
 	f.Var(&e.envFile, "env-file", "Read environment variables from a file")
 	f.StringVarP(&e.workdir, "workdir", "w", "", "Working directory inside the container")
@@ -50,7 +55,7 @@ func (e *execFlags) run(ctx context.Context, sh *shell.Shell, name string, comma
 	if err != nil {
 		return err
 	}
-	api, err := sh.API()
+	c, err := sh.API()
 	if err != nil {
 		return err
 	}
@@ -63,7 +68,7 @@ func (e *execFlags) run(ctx context.Context, sh *shell.Shell, name string, comma
 		req.AttachStdout, req.AttachStderr, req.AttachStdin = true, true, e.interactive
 		if err := sh.In.CheckTTY(e.interactive, e.tty); err != nil {
 			// That the container does not exist is the better news to give.
-			if _, missing := api.ContainerInspect(ctx, name, client.ContainerInspectOptions{}); missing != nil {
+			if _, missing := c.ContainerInspect(ctx, name, client.ContainerInspectOptions{}); missing != nil {
 				return missing
 			}
 			return err
@@ -72,22 +77,37 @@ func (e *execFlags) run(ctx context.Context, sh *shell.Shell, name string, comma
 	if e.tty {
 		req.ConsoleSize.Height, req.ConsoleSize.Width = sh.Out.Size()
 	}
-	res, err := api.ExecCreate(ctx, name, req)
+	id, err := e.create(ctx, c, name, &req)
 	if err != nil {
 		return err
 	}
-	if res.ID == "" {
+	if id == "" {
 		return errors.New("exec ID empty")
 	}
 	if e.detach {
-		_, err := api.ExecStart(ctx, res.ID, client.ExecStartOptions{Detach: true, TTY: e.tty, ConsoleSize: req.ConsoleSize})
+		_, err := c.ExecStart(ctx, id, client.ExecStartOptions{Detach: true, TTY: e.tty, ConsoleSize: req.ConsoleSize})
 		return err
 	}
-	return e.stream(ctx, sh, api, res.ID, &req)
+	return e.stream(ctx, sh, c, id, &req)
 }
 
-func (e *execFlags) stream(ctx context.Context, sh *shell.Shell, api client.APIClient, id string, req *client.ExecCreateOptions) error {
-	conn, err := api.ExecAttach(ctx, id, client.ExecAttachOptions{TTY: e.tty, ConsoleSize: req.ConsoleSize})
+func (e *execFlags) create(ctx context.Context, c client.APIClient, name string, o *client.ExecCreateOptions) (string, error) {
+	if !e.kill {
+		res, err := c.ExecCreate(ctx, name, *o)
+		return res.ID, err
+	}
+	req := container.ExecCreateRequest{
+		User: o.User, Privileged: o.Privileged, Tty: o.TTY, AttachStdin: o.AttachStdin, AttachStdout: o.AttachStdout, AttachStderr: o.AttachStderr,
+		DetachKeys: o.DetachKeys, Env: o.Env, WorkingDir: o.WorkingDir, Cmd: o.Cmd,
+	}
+	if o.TTY {
+		req.ConsoleSize = &[2]uint{o.ConsoleSize.Height, o.ConsoleSize.Width}
+	}
+	return wherry.ExecCreate(ctx, c, name, api.ExecRequest{ExecCreateRequest: req, KillOnDisconnect: true})
+}
+
+func (e *execFlags) stream(ctx context.Context, sh *shell.Shell, c client.APIClient, id string, req *client.ExecCreateOptions) error {
+	conn, err := c.ExecAttach(ctx, id, client.ExecAttachOptions{TTY: e.tty, ConsoleSize: req.ConsoleSize})
 	if err != nil {
 		return err
 	}
@@ -98,7 +118,7 @@ func (e *execFlags) stream(ctx context.Context, sh *shell.Shell, api client.APIC
 	}
 	if e.tty && sh.In.IsTerminal() {
 		followSize(ctx, sh, func(ctx context.Context, h, w uint) error {
-			_, err := api.ExecResize(ctx, id, client.ExecResizeOptions{Height: h, Width: w})
+			_, err := c.ExecResize(ctx, id, client.ExecResizeOptions{Height: h, Width: w})
 			return err
 		})
 	}
@@ -108,7 +128,7 @@ func (e *execFlags) stream(ctx context.Context, sh *shell.Shell, api client.APIC
 		}
 		return err
 	}
-	st, err := api.ExecInspect(ctx, id, client.ExecInspectOptions{})
+	st, err := c.ExecInspect(ctx, id, client.ExecInspectOptions{})
 	if err != nil {
 		if client.IsErrConnectionFailed(err) {
 			return &shell.StatusError{Code: 255, Cause: err}

@@ -21,6 +21,9 @@ const maxBehind = 1 << 20
 // the connection, and the client would lose output.
 const lingerLimit = 5 * time.Second
 
+// pidfdProcessGroup is PIDFD_SIGNAL_PROCESS_GROUP.
+const pidfdProcessGroup = 1 << 2
+
 // Reasons, as in supervise.EndReason.
 const (
 	endEOF    = "eof"
@@ -292,7 +295,12 @@ func (c *client) vanish() {
 	c.end(reason)
 	c.close()
 	if p != nil && p.killOnDisconnect && len(p.clients) == 0 && p.pidfd >= 0 {
-		if err := unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		// It leads a group of its own; kernels before 6.9 know only the process.
+		err := unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, pidfdProcessGroup)
+		if errors.Is(err, unix.EINVAL) {
+			err = unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
+		}
+		if err != nil && !errors.Is(err, unix.ESRCH) {
 			logf("kill ", p.key.String(), ": ", err.Error())
 		}
 	}
