@@ -33,6 +33,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 	"github.com/wherry-engine/wherry/internal/logs/ship"
 	"github.com/wherry-engine/wherry/internal/network"
+	"github.com/wherry-engine/wherry/internal/plugin"
 	"github.com/wherry-engine/wherry/internal/query"
 	"github.com/wherry-engine/wherry/internal/secret"
 	"github.com/wherry-engine/wherry/internal/session"
@@ -69,6 +70,7 @@ type System struct {
 	secrets    *secret.Store
 	engine     *lifecycle.Engine
 	view       *query.View
+	plugins    *plugin.Set
 	builder    *build.Builder
 	listening  sync.WaitGroup
 	loop       sync.WaitGroup
@@ -159,7 +161,9 @@ func (s *System) openStores(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.volumes, err = volume.Open(filepath.Join(s.config.DataRoot, "volumes"), s.events.Publish); err != nil {
+	// The engine's own directory keeps its plugins apart from others' on the host.
+	s.plugins = plugin.New(plugin.Dirs(filepath.Join(s.config.ExecRoot, "plugins")))
+	if s.volumes, err = volume.Open(filepath.Join(s.config.DataRoot, "volumes"), s.events.Publish, s.plugins); err != nil {
 		return err
 	}
 	s.store, err = container.Open(filepath.Join(s.config.DataRoot, "containers"), s.orphan, func(err error) {

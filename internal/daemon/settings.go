@@ -147,6 +147,7 @@ func (s *System) host() (query.Host, error) {
 		CDI:            cdiDirectories(c),
 		EventListeners: s.events.Listeners, DefaultRuntime: c.DefaultRuntime,
 		Runtimes: map[string]system.RuntimeWithStatus{config.DefaultRuntime: {Runtime: system.Runtime{Path: "wherry-init"}}}, NetworkWarnings: s.networks.Warnings,
+		VolumeDrivers: s.volumes.Drivers,
 	}
 	for name, r := range c.Runtimes {
 		h.Runtimes[name] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: r.Path, Args: r.Args}}

@@ -120,7 +120,7 @@ type Networks interface {
 // Volumes is the volume store. New makes what Delete, with force also where
 // there is nothing, takes away.
 type Volumes interface {
-	List(ctx context.Context, f filter.Args) ([]volume.Volume, error)
+	List(ctx context.Context, f filter.Args) (volume.ListResponse, error)
 	Inspect(ctx context.Context, name string) (*volume.Volume, error)
 	New(ctx context.Context, r volume.CreateRequest) (*volume.Volume, error)
 	Delete(ctx context.Context, name string, force bool) error

@@ -30,7 +30,7 @@ func (h volumeHandlers) list(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, volume.ListResponse{Volumes: all})
+	return c.reply(http.StatusOK, all)
 }
 
 func (h volumeHandlers) inspect(c *call) error {

@@ -273,10 +273,13 @@ func (l *launcher) mountVolumes(ctx context.Context, c *container.Container, u *
 			return nil, func() {}, err
 		}
 		sources[m.Destination] = p.Source
-		if p.Device != m.Device {
+		if p.Device != m.Device || p.Mountpoint != "" && p.Mountpoint != m.Source {
 			c.Lock()
 			c.Mounts = slices.Clone(c.Mounts) // views may be reading the old one
 			c.Mounts[i].Device = p.Device
+			if p.Mountpoint != "" {
+				c.Mounts[i].Source = p.Mountpoint
+			}
 			c.Unlock()
 		}
 	}

@@ -17,7 +17,7 @@ import (
 
 func newMaker(t *testing.T) *maker {
 	t.Helper()
-	v, err := volume.Open(t.TempDir(), func(events.Message) {})
+	v, err := volume.Open(t.TempDir(), func(events.Message) {}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,7 +50,7 @@ func TestLimit(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs"} {
 		t.Run(kind, func(t *testing.T) {
 			dir := quotatest.Mounted(t, kind)
-			s, err := Open(dir, (&recorder{}).publish)
+			s, err := Open(dir, (&recorder{}).publish, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

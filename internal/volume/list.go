@@ -35,12 +35,19 @@ func (v *Volume) api() volume.Volume {
 }
 
 // Inspect describes one volume.
-func (s *Store) Inspect(_ context.Context, name string) (*volume.Volume, error) {
+func (s *Store) Inspect(ctx context.Context, name string) (*volume.Volume, error) {
 	v, err := s.Get(name)
+	if err != nil {
+		all, _, _ := s.listed(ctx) // one that its driver has and no container had yet
+		if out, ok := all[name]; ok {
+			return &out, nil
+		}
+		return nil, err
+	}
+	out, err := s.describe(ctx, v)
 	if err != nil {
 		return nil, err
 	}
-	out := v.api()
 	return &out, nil
 }
 
@@ -53,35 +60,67 @@ func (s *Store) New(ctx context.Context, r volume.CreateRequest) (*volume.Volume
 	if err != nil {
 		return nil, err
 	}
-	out := v.api()
+	out, err := s.describe(ctx, v)
+	if err != nil {
+		return nil, err
+	}
 	return &out, nil
 }
 
 // Delete is Remove as the API has it: with force, a volume that does not exist
 // is no error.
-func (s *Store) Delete(_ context.Context, name string, force bool) error {
-	err := s.Remove(name)
+func (s *Store) Delete(ctx context.Context, name string, force bool) error {
+	v, err := s.Get(name)
+	switch {
+	case err != nil:
+		if all, _, _ := s.listed(ctx); all[name].Driver != "" {
+			if v, err = s.Create(ctx, Request{Name: name, Driver: all[name].Driver}); err == nil {
+				err = s.removeRemote(ctx, v, force)
+			}
+		}
+	case v.remote():
+		err = s.removeRemote(ctx, v, force)
+	default:
+		err = s.Remove(name)
+	}
 	if force && errdefs.IsNotFound(err) {
 		return nil
 	}
 	return err
 }
 
-// List gives the volumes that match (dangling, driver, label, name), by name.
-func (s *Store) List(_ context.Context, f filter.Args) ([]volume.Volume, error) {
+// List gives the volumes that match (dangling, driver, label, name), by name,
+// and says which drivers did not answer.
+func (s *Store) List(ctx context.Context, f filter.Args) (volume.ListResponse, error) {
+	out := volume.ListResponse{Volumes: []volume.Volume{}}
 	if err := f.Validate("dangling", "driver", "label", "name"); err != nil {
-		return nil, err
+		return out, err
 	}
 	dangling, err := f.Bool("dangling", false)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
-	out := []volume.Volume{}
-	for _, v := range s.find(func(v *Volume, users int) bool {
+	theirs, silent, warnings := s.listed(ctx)
+	out.Warnings = warnings
+	match := func(v *Volume, users int) bool {
 		return (!f.Has("dangling") || dangling == (users == 0)) && f.Exact("driver", v.Driver) && f.Labels("label", v.Labels) && f.Match("name", v.Name)
-	}) {
-		out = append(out, v.api())
 	}
+	for _, v := range s.find(func(v *Volume, users int) bool {
+		told, there := theirs[v.Name]
+		there = there && told.Driver == v.Driver
+		if there {
+			delete(theirs, v.Name)
+		}
+		return match(v, users) && (!v.remote() || there || silent[v.Driver] || users > 0)
+	}) {
+		out.Volumes = append(out.Volumes, v.api())
+	}
+	for _, t := range theirs {
+		if match(&Volume{Name: t.Name, Driver: t.Driver}, 0) {
+			out.Volumes = append(out.Volumes, t)
+		}
+	}
+	slices.SortFunc(out.Volumes, func(a, b volume.Volume) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
 }
 

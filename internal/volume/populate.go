@@ -26,7 +26,7 @@ func (s *Store) Populate(ctx context.Context, name string, layers []string, dest
 	}
 	v.mounting.Lock()
 	defer v.mounting.Unlock()
-	if !v.needsMount() {
+	if !v.needsMount() && !v.remote() {
 		if empty, err := isEmpty(unix.AT_FDCWD, v.Path()); err != nil || !empty {
 			return err
 		}
@@ -55,6 +55,9 @@ func (s *Store) Populate(ctx context.Context, name string, layers []string, dest
 
 // fill copies the directory source into a volume; v.mounting is held.
 func (s *Store) fill(ctx context.Context, v *Volume, source int) error {
+	if v.remote() {
+		return s.fillRemote(ctx, v, source)
+	}
 	if v.needsMount() {
 		if err := s.mount(ctx, v); err != nil {
 			return err

@@ -24,9 +24,11 @@ type Run struct {
 // Place is where the runtime finds what to bind.
 type Place struct {
 	Source string
-	Device uint64 // number of the file system, 0 for a directory of the host; see Adopt
-	at     string // where it is in the chamber, "" outside
-	once   string // attached for this start only
+	// Mountpoint is where a plugin has mounted the volume; "" for the engine's own.
+	Mountpoint string
+	Device     uint64 // number of the file system, 0 for a directory of the host; see Adopt
+	at         string // where it is in the chamber, "" outside
+	once       string // attached for this start only
 }
 
 // Mount makes a volume available to a run of a container. The run ends with
@@ -39,6 +41,11 @@ func (s *Store) Mount(ctx context.Context, r Run) (Place, error) {
 	v.mounting.Lock()
 	defer v.mounting.Unlock()
 	p := Place{Source: v.Path()}
+	if v.remote() {
+		if p, err = s.mountRemote(ctx, v, r.Container); err != nil {
+			return Place{}, err
+		}
+	}
 	if v.needsMount() {
 		if err := s.mount(ctx, v); err != nil {
 			return Place{}, fmt.Errorf("error while mounting volume '%s': %w", v.Path(), err)
@@ -53,6 +60,9 @@ func (s *Store) Mount(ctx context.Context, r Run) (Place, error) {
 	}
 	if err != nil {
 		s.unmountUnused(v)
+		if _, ok := v.runs[r.Container]; v.remote() && !ok {
+			s.unmountRemote(v, r.Container)
+		}
 		return Place{}, err
 	}
 	if v.runs == nil {
@@ -113,6 +123,9 @@ func (s *Store) Unmount(name, container string) {
 	}
 	delete(v.runs, container)
 	s.unmountUnused(v)
+	if v.remote() {
+		s.unmountRemote(v, container)
+	}
 	s.event(events.ActionUnmount, v.Name, map[string]string{"driver": v.Driver, "container": container})
 }
 

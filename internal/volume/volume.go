@@ -43,6 +43,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/linux/quota"
+	"github.com/wherry-engine/wherry/internal/plugin"
 )
 
 const (
@@ -70,20 +71,35 @@ type Volume struct {
 	// take as long as a file server takes to answer.
 	mounting sync.Mutex
 	place    string              // where it is in the chamber; "" when not mounted there
+	shown    atomic.Value        // string: where its driver, a plugin, has it mounted
 	runs     map[string]struct{} // containers that run with it
 }
 
-// Path is the directory that belongs to the volume.
-func (v *Volume) Path() string { return filepath.Join(v.path, "_data") }
+// Path is the directory that belongs to the volume; of one whose driver is a
+// plugin, where that has mounted it last.
+func (v *Volume) Path() string {
+	if v.remote() {
+		at, _ := v.shown.Load().(string)
+		return at
+	}
+	return filepath.Join(v.path, "_data")
+}
+
+// remote tells a volume of a plugin from the engine's own.
+func (v *Volume) remote() bool { return v.Driver != DriverLocal }
 
 // needsMount tells a file system of its own from a plain directory.
-func (v *Volume) needsMount() bool { return v.Options["type"] != "" || v.Options["device"] != "" }
+func (v *Volume) needsMount() bool {
+	return !v.remote() && (v.Options["type"] != "" || v.Options["device"] != "")
+}
 
 // Store holds all volumes below one directory.
 type Store struct {
 	root    string
 	publish func(events.Message)
+	drivers drivers
 	chamber chamber
+	names   keyed // held by who makes or removes a volume of a plugin
 	pruning atomic.Bool
 	waste   sync.WaitGroup // removed volumes being deleted
 
@@ -93,7 +109,8 @@ type Store struct {
 }
 
 // Open reads the volumes below root. publish receives the events of volumes.
-func Open(root string, publish func(events.Message)) (*Store, error) {
+// plugins are further drivers; nil is none.
+func Open(root string, publish func(events.Message), plugins *plugin.Set) (*Store, error) {
 	if err := os.MkdirAll(root, 0o701); err != nil {
 		return nil, err
 	}
@@ -101,7 +118,7 @@ func Open(root string, publish func(events.Message)) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{root: root, publish: publish, byName: map[string]*Volume{}, users: map[string]map[string]struct{}{}}
+	s := &Store{root: root, publish: publish, drivers: drivers{plugins}, byName: map[string]*Volume{}, users: map[string]map[string]struct{}{}}
 	for _, e := range entries {
 		v, err := read(filepath.Join(root, e.Name()))
 		if err != nil {
@@ -150,7 +167,13 @@ type Request struct {
 
 // Create returns the volume of that name, making it when it does not exist.
 // What it made is durable on return.
-func (s *Store) Create(_ context.Context, r Request) (*Volume, error) {
+func (s *Store) Create(ctx context.Context, r Request) (*Volume, error) {
+	if driver, err := s.driverFor(ctx, r); err != nil || driver != DriverLocal {
+		if err != nil {
+			return nil, err
+		}
+		return s.createRemote(ctx, driver, r)
+	}
 	v, err := newVolume(r)
 	if err != nil {
 		return nil, err
@@ -175,9 +198,6 @@ func (s *Store) Create(_ context.Context, r Request) (*Volume, error) {
 }
 
 func newVolume(r Request) (*Volume, error) {
-	if r.Driver != "" && r.Driver != DriverLocal {
-		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("create %s: error looking up volume plugin %s: plugin %q not found", r.Name, r.Driver, r.Driver))
-	}
 	v := &Volume{
 		Version: version, Name: r.Name, Driver: DriverLocal, Labels: maps.Clone(r.Labels), Options: maps.Clone(r.Options),
 		Anonymous: r.Name == "", Created: time.Now().UTC(),
@@ -219,7 +239,10 @@ func (v *Volume) write() error {
 	if err := os.MkdirAll(v.path, 0o701); err != nil {
 		return err
 	}
-	if err = v.furnish(); err != nil {
+	if !v.remote() {
+		err = v.furnish()
+	}
+	if err != nil {
 		os.RemoveAll(v.path)
 		return err
 	}
@@ -299,19 +322,37 @@ func (s *Store) Leave(name, container string) {
 }
 
 // Remove deletes a volume that nobody uses. It is gone at once; its files are
-// deleted behind the answer.
+// deleted behind the answer. For one of a plugin, the plugin does it.
 func (s *Store) Remove(name string) error {
+	if v, err := s.Get(name); err == nil && v.remote() {
+		return s.removeRemote(context.Background(), v, false)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	v, err := s.unused(name)
+	if err != nil {
+		return err
+	}
+	return s.discard(v)
+}
+
+// unused finds a volume that nobody uses; s.mu is held.
+func (s *Store) unused(name string) (*Volume, error) {
 	v := s.byName[name]
 	if v == nil {
-		return noSuch(name)
+		return nil, noSuch(name)
 	}
 	if users := s.users[name]; len(users) > 0 {
 		ids := slices.Sorted(maps.Keys(users))
-		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("remove %s: volume is in use - [%s]", name, strings.Join(ids, ", ")))
+		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("remove %s: volume is in use - [%s]", name, strings.Join(ids, ", ")))
 	}
-	if v.Options["size"] != "" {
+	return v, nil
+}
+
+// discard takes a volume and its files away; s.mu is held.
+func (s *Store) discard(v *Volume) error {
+	name := v.Name
+	if v.Options["size"] != "" && !v.remote() {
 		if err := quota.Release(v.path); err != nil {
 			slog.Warn("take the limit of a volume away", "volume", name, "error", err)
 		}

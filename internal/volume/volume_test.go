@@ -40,7 +40,7 @@ func (r *recorder) publish(m events.Message) {
 func newStore(t *testing.T) (*Store, *recorder) {
 	t.Helper()
 	r := &recorder{}
-	s, err := Open(filepath.Join(t.TempDir(), "volumes"), r.publish)
+	s, err := Open(filepath.Join(t.TempDir(), "volumes"), r.publish, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestUseRemovePruneReopen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, v := range l {
+		for _, v := range l.Volumes {
 			out = append(out, v.Name)
 		}
 		return out
@@ -141,7 +141,7 @@ func TestUseRemovePruneReopen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	again, err := Open(s.root, r.publish)
+	again, err := Open(s.root, r.publish, nil)
 	if err != nil || len(again.byName) != 3 || again.byName["named"].Labels["a"] != "b" || !again.byName[anonymous.Name].Anonymous || again.byName["opt"].Options["type"] != "tmpfs" {
 		t.Fatalf("%+v, %v", again, err)
 	}

@@ -30,7 +30,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"ptyrun": ptyrun})
+	testscript.Main(m, map[string]func(){"ptyrun": ptyrun, "volumedriver": volumeDriver})
 }
 
 func TestScript(t *testing.T) {
