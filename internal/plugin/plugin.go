@@ -27,8 +27,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-
-	"github.com/wherry-engine/wherry/internal/id"
 )
 
 const (
@@ -78,7 +76,7 @@ func New(sockets, specs []string) *Set {
 // Get finds a plugin that implements what is wanted and asks it what it
 // implements unless that is known. errdefs.ErrNotFound when there is no such.
 func (s *Set) Get(ctx context.Context, name, wanted string) (*Plugin, error) {
-	if !id.ValidName(name) {
+	if !validName(name) {
 		return nil, notFound(name)
 	}
 	at, file, err := s.find(name)
@@ -113,6 +111,11 @@ func (s *Set) Get(ctx context.Context, name, wanted string) (*Plugin, error) {
 	return p, nil
 }
 
+// validName keeps a name from leading out of the directories.
+func validName(name string) bool {
+	return name != "" && name[0] != '.' && len(name) < 200 && !strings.ContainsAny(name, "/\x00")
+}
+
 func notFound(name string) error {
 	return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("plugin %q not found", name))
 }
@@ -144,7 +147,7 @@ func (s *Set) Names() []string {
 			if ext := filepath.Ext(name); ext == ".sock" || ext == ".spec" || ext == ".json" {
 				name = strings.TrimSuffix(name, ext)
 			}
-			if id.ValidName(name) && !slices.Contains(out, name) {
+			if validName(name) && !slices.Contains(out, name) {
 				out = append(out, name)
 			}
 		}

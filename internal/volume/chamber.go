@@ -128,6 +128,18 @@ func (c *chamber) take(place string) (tree int, err error) {
 	return tree, err
 }
 
+// device tells the number of the file system at a place.
+func (c *chamber) device(place string) (uint64, error) {
+	fd, err := c.take(place)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	return st.Dev, err
+}
+
 // open starts the thread; c.mu is held.
 func (c *chamber) open() error {
 	ready := make(chan error)

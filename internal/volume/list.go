@@ -38,13 +38,13 @@ func (v *Volume) api() volume.Volume {
 func (s *Store) Inspect(ctx context.Context, name string) (*volume.Volume, error) {
 	v, err := s.Get(name)
 	if err != nil {
-		all, _, _ := s.listed(ctx) // one that its driver has and no container had yet
+		all, _, _ := plugged(s).list(ctx) // one that its driver has and no container had yet
 		if out, ok := all[name]; ok {
 			return &out, nil
 		}
 		return nil, err
 	}
-	out, err := s.describe(ctx, v)
+	out, err := plugged(s).describe(ctx, v)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (s *Store) New(ctx context.Context, r volume.CreateRequest) (*volume.Volume
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.describe(ctx, v)
+	out, err := plugged(s).describe(ctx, v)
 	if err != nil {
 		return nil, err
 	}
@@ -73,13 +73,13 @@ func (s *Store) Delete(ctx context.Context, name string, force bool) error {
 	v, err := s.Get(name)
 	switch {
 	case err != nil:
-		if all, _, _ := s.listed(ctx); all[name].Driver != "" {
+		if all, _, _ := plugged(s).list(ctx); all[name].Driver != "" {
 			if v, err = s.Create(ctx, Request{Name: name, Driver: all[name].Driver}); err == nil {
-				err = s.removeRemote(ctx, v, force)
+				err = plugged(s).remove(ctx, v, force)
 			}
 		}
 	case v.remote():
-		err = s.removeRemote(ctx, v, force)
+		err = plugged(s).remove(ctx, v, force)
 	default:
 		err = s.Remove(name)
 	}
@@ -100,7 +100,7 @@ func (s *Store) List(ctx context.Context, f filter.Args) (volume.ListResponse, e
 	if err != nil {
 		return out, err
 	}
-	theirs, silent, warnings := s.listed(ctx)
+	theirs, silent, warnings := plugged(s).list(ctx)
 	out.Warnings = warnings
 	match := func(v *Volume, users int) bool {
 		return (!f.Has("dangling") || dangling == (users == 0)) && f.Exact("driver", v.Driver) && f.Labels("label", v.Labels) && f.Match("name", v.Name)

@@ -56,7 +56,7 @@ func (s *Store) Populate(ctx context.Context, name string, layers []string, dest
 // fill copies the directory source into a volume; v.mounting is held.
 func (s *Store) fill(ctx context.Context, v *Volume, source int) error {
 	if v.remote() {
-		return s.fillRemote(ctx, v, source)
+		return plugged(s).fill(ctx, v, source)
 	}
 	if v.needsMount() {
 		if err := s.mount(ctx, v); err != nil {

@@ -51,9 +51,14 @@ func (k *keyed) lock(name string) (unlock func()) {
 	}
 }
 
+// remotes is the store's side of volumes whose drivers are plugins.
+type remotes struct{ *Store }
+
+func plugged(s *Store) remotes { return remotes{s} }
+
 // driverFor says which driver a request means: the one it names, else that of
 // the volume that there is, here or with a plugin, else the engine's own.
-func (s *Store) driverFor(ctx context.Context, r Request) (string, error) {
+func (s remotes) driverFor(ctx context.Context, r Request) (string, error) {
 	if r.Driver != "" || r.Name == "" {
 		if r.Driver == "" || r.Driver == DriverLocal {
 			return DriverLocal, nil
@@ -86,8 +91,8 @@ func (s *Store) driverFor(ctx context.Context, r Request) (string, error) {
 	return DriverLocal, nil
 }
 
-// createRemote is Create for a volume of a plugin.
-func (s *Store) createRemote(ctx context.Context, driver string, r Request) (*Volume, error) {
+// create is Create for a volume of a plugin.
+func (s remotes) create(ctx context.Context, driver string, r Request) (*Volume, error) {
 	v := &Volume{
 		Version: version, Name: r.Name, Driver: driver, Labels: maps.Clone(r.Labels), Options: maps.Clone(r.Options),
 		Anonymous: r.Name == "", Created: time.Now().UTC(),
@@ -139,9 +144,9 @@ func (s *Store) createRemote(ctx context.Context, driver string, r Request) (*Vo
 	return v, nil
 }
 
-// removeRemote removes a volume of a plugin; with force the record goes also
+// remove removes a volume of a plugin; with force the record goes also
 // when the plugin refuses or is not there.
-func (s *Store) removeRemote(ctx context.Context, v *Volume, force bool) error {
+func (s remotes) remove(ctx context.Context, v *Volume, force bool) error {
 	defer s.names.lock(v.Name)()
 	s.mu.Lock()
 	_, err := s.unused(v.Name)
@@ -160,9 +165,9 @@ func (s *Store) removeRemote(ctx context.Context, v *Volume, force bool) error {
 	return s.discard(v)
 }
 
-// mountRemote has the driver mount a volume for a container, once for all its
+// mount has the driver mount a volume for a container, once for all its
 // mounts of it; v.mounting is held.
-func (s *Store) mountRemote(ctx context.Context, v *Volume, container string) (Place, error) {
+func (s remotes) mount(ctx context.Context, v *Volume, container string) (Place, error) {
 	if _, ok := v.runs[container]; !ok || v.Path() == "" {
 		at, err := s.drivers.mount(ctx, v.Driver, v.Name, container)
 		if err != nil {
@@ -170,7 +175,7 @@ func (s *Store) mountRemote(ctx context.Context, v *Volume, container string) (P
 		}
 		var st unix.Stat_t
 		if err := unix.Stat(at, &st); err != nil {
-			s.unmountRemote(v, container)
+			s.unmount(v, container)
 			return Place{}, fmt.Errorf("error while mounting volume '%s': plugin %s has mounted it at %s: %w", v.Name, v.Driver, at, err)
 		}
 		v.shown.Store(at)
@@ -178,23 +183,23 @@ func (s *Store) mountRemote(ctx context.Context, v *Volume, container string) (P
 	return Place{Source: v.Path(), Mountpoint: v.Path()}, nil
 }
 
-// unmountRemote is the reverse of mountRemote. Nobody waits for its failure:
+// unmount is the reverse of mount. Nobody waits for its failure:
 // the container has ended.
-func (s *Store) unmountRemote(v *Volume, container string) {
+func (s remotes) unmount(v *Volume, container string) {
 	if err := s.drivers.unmount(context.Background(), v.Driver, v.Name, container); err != nil {
 		slog.Warn("unmount volume", "volume", v.Name, "driver", v.Driver, "container", container, "error", err)
 	}
 }
 
-// fillRemote copies the directory source into a volume of a plugin that is
+// fill copies the directory source into a volume of a plugin that is
 // empty; v.mounting is held.
-func (s *Store) fillRemote(ctx context.Context, v *Volume, source int) error {
+func (s remotes) fill(ctx context.Context, v *Volume, source int) error {
 	run := "populate-" + id.Short(id.New())
 	at, err := s.drivers.mount(ctx, v.Driver, v.Name, run)
 	if err != nil {
 		return err
 	}
-	defer s.unmountRemote(v, run)
+	defer s.unmount(v, run)
 	root, err := unix.Open(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("plugin %s has mounted it at %s: %w", v.Driver, at, err)
@@ -206,9 +211,9 @@ func (s *Store) fillRemote(ctx context.Context, v *Volume, source int) error {
 	return copyInto(ctx, source, root)
 }
 
-// listed are the volumes that the plugins have, by name, and what stood in the
+// list gives the volumes that the plugins have, by name, and what stood in the
 // way of knowing. A plugin that does not answer has those of its that are on record.
-func (s *Store) listed(ctx context.Context) (all map[string]volume.Volume, silent map[string]bool, warnings []string) {
+func (s remotes) list(ctx context.Context) (all map[string]volume.Volume, silent map[string]bool, warnings []string) {
 	all, silent = map[string]volume.Volume{}, map[string]bool{}
 	for _, driver := range s.drivers.all(ctx) {
 		ctx, cancel := wait(ctx, shortWait)
@@ -231,7 +236,7 @@ func (s *Store) listed(ctx context.Context) (all map[string]volume.Volume, silen
 }
 
 // describe is api with what the driver says.
-func (s *Store) describe(ctx context.Context, v *Volume) (volume.Volume, error) {
+func (s remotes) describe(ctx context.Context, v *Volume) (volume.Volume, error) {
 	out := v.api()
 	if !v.remote() {
 		return out, nil

@@ -42,7 +42,7 @@ func (s *Store) Mount(ctx context.Context, r Run) (Place, error) {
 	defer v.mounting.Unlock()
 	p := Place{Source: v.Path()}
 	if v.remote() {
-		if p, err = s.mountRemote(ctx, v, r.Container); err != nil {
+		if p, err = plugged(s).mount(ctx, v, r.Container); err != nil {
 			return Place{}, err
 		}
 	}
@@ -51,7 +51,7 @@ func (s *Store) Mount(ctx context.Context, r Run) (Place, error) {
 			return Place{}, fmt.Errorf("error while mounting volume '%s': %w", v.Path(), err)
 		}
 		p.Source, p.at = s.chamber.source(v.place), v.place
-		p.Device, err = s.device(v.place)
+		p.Device, err = s.chamber.device(v.place)
 	}
 	if err == nil && r.Subpath != "" {
 		if p.once, err = s.attachSubpath(v, r.Subpath); err == nil {
@@ -61,7 +61,7 @@ func (s *Store) Mount(ctx context.Context, r Run) (Place, error) {
 	if err != nil {
 		s.unmountUnused(v)
 		if _, ok := v.runs[r.Container]; v.remote() && !ok {
-			s.unmountRemote(v, r.Container)
+			plugged(s).unmount(v, r.Container)
 		}
 		return Place{}, err
 	}
@@ -124,7 +124,7 @@ func (s *Store) Unmount(name, container string) {
 	delete(v.runs, container)
 	s.unmountUnused(v)
 	if v.remote() {
-		s.unmountRemote(v, container)
+		plugged(s).unmount(v, container)
 	}
 	s.event(events.ActionUnmount, v.Name, map[string]string{"driver": v.Driver, "container": container})
 }
@@ -148,18 +148,6 @@ func (s *Store) unmountUnused(v *Volume) {
 		s.chamber.detach(v.place)
 		v.place = ""
 	}
-}
-
-// device tells the number of the file system at a place.
-func (s *Store) device(place string) (uint64, error) {
-	fd, err := s.chamber.take(place)
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	err = unix.Fstat(fd, &st)
-	return st.Dev, err
 }
 
 // open gives the root of a volume's content; v.mounting is held and, for a

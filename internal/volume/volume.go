@@ -168,11 +168,11 @@ type Request struct {
 // Create returns the volume of that name, making it when it does not exist.
 // What it made is durable on return.
 func (s *Store) Create(ctx context.Context, r Request) (*Volume, error) {
-	if driver, err := s.driverFor(ctx, r); err != nil || driver != DriverLocal {
+	if driver, err := plugged(s).driverFor(ctx, r); err != nil || driver != DriverLocal {
 		if err != nil {
 			return nil, err
 		}
-		return s.createRemote(ctx, driver, r)
+		return plugged(s).create(ctx, driver, r)
 	}
 	v, err := newVolume(r)
 	if err != nil {
@@ -325,7 +325,7 @@ func (s *Store) Leave(name, container string) {
 // deleted behind the answer. For one of a plugin, the plugin does it.
 func (s *Store) Remove(name string) error {
 	if v, err := s.Get(name); err == nil && v.remote() {
-		return s.removeRemote(context.Background(), v, false)
+		return plugged(s).remove(context.Background(), v, false)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
