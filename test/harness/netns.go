@@ -2,6 +2,8 @@ package harness
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"runtime"
@@ -21,6 +23,15 @@ func newNetNS() (*os.File, error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			done <- result{nil, err}
 			return
+		}
+		// A new namespace inherits from the host whether it forwards packets; a
+		// host on which no engine ever ran does not.
+		for _, path := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+			err := os.WriteFile("/proc/sys/net/"+path, []byte("0"), 0)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				done <- result{nil, err}
+				return
+			}
 		}
 		if err := loopbackUp(); err != nil {
 			done <- result{nil, err}

@@ -93,6 +93,7 @@ var conditions = map[string]func() bool{
 		b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 		return err == nil && strings.HasPrefix(string(b), "Y")
 	},
+	"nft":    func() bool { _, err := exec.LookPath("nft"); return err == nil },
 	"python": func() bool { return exists("/usr/lib/python3/dist-packages/docker/__init__.py") },
 	// A mirror that apt is set up with is reachable, so containers can be, too.
 	"net": func() bool { return exec.Command("apt-get", "update", "-q").Run() == nil },

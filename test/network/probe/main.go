@@ -1,0 +1,132 @@
+// Probe is run in containers and beside them: it serves ports that answer with
+// who asked, and asks such ports.
+//
+//	probe serve PORT...            tcp and udp, IPv4 and IPv6
+//	probe ask PROTO,ADDRESS...     one line each: the word and the answer, "-" for none
+//	probe spoof SOURCE ADDRESS     one UDP packet over IPv4 with any source
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// patience is how long an answer may take. What is dropped costs as much.
+const patience = 900 * time.Millisecond
+
+func main() {
+	if len(os.Args) < 3 {
+		os.Exit(2)
+	}
+	switch args := os.Args[2:]; os.Args[1] {
+	case "serve":
+		for _, port := range args {
+			serve(port)
+		}
+		fmt.Println("ready")
+		select {}
+	case "ask":
+		ask(args)
+	case "spoof":
+		if err := spoof(args[0], args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+}
+
+func serve(port string) {
+	tcp, err := net.Listen("tcp", ":"+port)
+	if err != nil {
+		panic(err)
+	}
+	udp, err := net.ListenPacket("udp", ":"+port)
+	if err != nil {
+		panic(err)
+	}
+	go func() {
+		for {
+			c, err := tcp.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(c, host(c.RemoteAddr()))
+			c.Close()
+		}
+	}()
+	go func() {
+		buf := make([]byte, 64)
+		for {
+			_, from, err := udp.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			udp.WriteTo([]byte(host(from)), from)
+		}
+	}()
+}
+
+func host(a net.Addr) string {
+	return netip.MustParseAddrPort(a.String()).Addr().Unmap().WithZone("").String()
+}
+
+func ask(words []string) {
+	answers := make([]string, len(words))
+	var all sync.WaitGroup
+	for i, w := range words {
+		all.Go(func() {
+			proto, addr, _ := strings.Cut(w, ",")
+			answers[i] = one(proto, addr)
+		})
+	}
+	all.Wait()
+	for i, w := range words {
+		fmt.Println(w, answers[i])
+	}
+}
+
+func one(proto, addr string) string {
+	until := time.Now().Add(patience)
+	c, err := net.DialTimeout(proto, addr, patience)
+	if err != nil {
+		return "-"
+	}
+	defer c.Close()
+	buf := make([]byte, 64)
+	for wait := 300 * time.Millisecond; time.Now().Before(until); {
+		if proto == "udp" {
+			c.Write([]byte("?"))
+		}
+		c.SetReadDeadline(time.Now().Add(min(wait, time.Until(until))))
+		n, err := c.Read(buf)
+		if err == nil && n > 0 {
+			return string(buf[:n])
+		}
+		if proto == "tcp" && time.Until(until) > 0 && !os.IsTimeout(err) {
+			return "-"
+		}
+	}
+	return "-"
+}
+
+func spoof(from, to string) error {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_RAW, syscall.IPPROTO_RAW)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(fd)
+	dst := netip.MustParseAddrPort(to)
+	p := make([]byte, 29) // IPv4 header, UDP header, one byte; the kernel fills length and sum
+	p[0], p[8], p[9] = 0x45, 64, syscall.IPPROTO_UDP
+	copy(p[12:], netip.MustParseAddr(from).AsSlice())
+	copy(p[16:], dst.Addr().AsSlice())
+	p[20], p[21], p[22], p[23], p[25] = 4, 0, byte(dst.Port()>>8), byte(dst.Port()), 9
+	return syscall.Sendto(fd, p, 0, &syscall.SockaddrInet4{Addr: dst.Addr().As4()})
+}
