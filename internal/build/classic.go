@@ -59,7 +59,7 @@ func (b *Builder) Classic(ctx context.Context, r *request.Build, body io.Reader,
 	if attrs["context"] = r.Remote; r.Remote == "" {
 		attrs["context"] = own.uploads.Add(io.NopCloser(body))
 	}
-	out := classic.New(message, r.Remove, b.imageName)
+	out := classic.New(message, r.Remove, b.base)
 	attrs[keyClassic] = e.classics.add(out)
 	defer e.classics.drop(attrs[keyClassic])
 	req := &controlapi.SolveRequest{
@@ -109,13 +109,13 @@ func tagsOf(list []string) ([]string, error) {
 	return out, nil
 }
 
-// imageName gives the id of an image that is here, "" for another.
-func (b *Builder) imageName(ref string) string {
+// base gives id and triggers of an image that is here, nothing for another.
+func (b *Builder) base(ref string) (id string, triggers []string) {
 	img, err := b.cfg.Images.Resolve(context.Background(), ref)
 	if err != nil {
-		return ""
+		return "", nil
 	}
-	return img.ID.String()
+	return img.ID.String(), img.Config.Config.OnBuild
 }
 
 // classicFrontend reads the Dockerfile for the output, and builds it.

@@ -198,7 +198,7 @@ func (e *engine) frontends(workers *worker.Controller) (map[string]frontend.Fron
 	if err != nil {
 		return nil, err
 	}
-	return map[string]frontend.Frontend{"dockerfile.v0": builtin, "gateway.v0": remote, frontendClassic: forwarder.NewGatewayForwarder(workers.Infos(), e.classicFrontend)}, nil
+	return map[string]frontend.Frontend{"dockerfile.v0": builtin, "gateway.v0": &syntax{Frontend: remote, builtin: builtin}, frontendClassic: forwarder.NewGatewayForwarder(workers.Infos(), e.classicFrontend)}, nil
 }
 
 func (e *engine) close() error {

@@ -2,7 +2,7 @@ package build
 
 import (
 	"context"
-	"encoding/csv"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/entitlements"
@@ -83,11 +84,6 @@ func (b *Builder) Solve(ctx context.Context, r *request.Build, trace func(any) e
 		attrs["context"] = r.Remote
 	default:
 		return "", errdefs.ErrInvalidArgument.WithMessage("a build of version 2 takes its context from the session or an address: remote is not set")
-	}
-	for _, c := range r.CacheFrom {
-		if _, err := csv.NewReader(strings.NewReader(c)).Read(); err != nil {
-			return "", errdefs.ErrInvalidArgument.WithMessage("cachefrom: " + err.Error())
-		}
 	}
 	req := &controlapi.SolveRequest{Ref: identity.NewID(), Session: r.Session, Frontend: "dockerfile.v0", FrontendAttrs: attrs, Cache: cacheOptions(r)}
 	if r.NetworkMode == "host" {
@@ -197,13 +193,9 @@ func exporters(r *request.Build) ([]*controlapi.Exporter, error) {
 	return []*controlapi.Exporter{{Type: kind, Attrs: attrs}}, nil
 }
 
-// cacheOptions are the images whose cache may be used, and whether this one
-// carries its own.
+// cacheOptions say whether the image carries its own cache.
 func cacheOptions(r *request.Build) *controlapi.CacheOptions {
 	o := &controlapi.CacheOptions{}
-	for _, ref := range r.CacheFrom {
-		o.Imports = append(o.Imports, &controlapi.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
-	}
 	if v := r.BuildArgs["BUILDKIT_INLINE_CACHE"]; v != nil {
 		if on, err := strconv.ParseBool(*v); err == nil && on {
 			o.Exports = append(o.Exports, &controlapi.CacheOptionsEntry{Type: "inline"})
@@ -215,6 +207,14 @@ func cacheOptions(r *request.Build) *controlapi.CacheOptions {
 // frontendAttrs are the options of the Dockerfile frontend.
 func frontendAttrs(r *request.Build, gateway []netip.Addr) (map[string]string, error) {
 	a := map[string]string{}
+	if r.Squash {
+		return nil, errdefs.ErrNotImplemented.WithMessage("squash is not served by this version of wherryd: build the layers that are to be one in a stage and COPY --from it")
+	}
+	for _, o := range r.SecurityOpt {
+		if o != "insecure" {
+			return nil, errdefs.ErrNotImplemented.WithMessage("security options of builds are not served by this version of wherryd: " + o)
+		}
+	}
 	set := func(key, value string) {
 		if value != "" {
 			a[key] = value
@@ -253,6 +253,18 @@ func frontendAttrs(r *request.Build, gateway []netip.Addr) (map[string]string, e
 			return nil, err
 		}
 		a["add-hosts"] = hosts
+	}
+	// Images whose cache may be used; the frontend imports it when it needs it.
+	var imports []client.CacheOptionsEntry
+	for _, ref := range r.CacheFrom {
+		imports = append(imports, client.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
+	}
+	if len(imports) > 0 {
+		text, err := json.Marshal(imports)
+		if err != nil {
+			return nil, err
+		}
+		a["cache-imports"] = string(text)
 	}
 	if r.ShmSize > 0 {
 		a["shm-size"] = strconv.FormatInt(r.ShmSize, 10)

@@ -30,7 +30,7 @@ import (
 type Output struct {
 	message func(jsonstream.Message)
 	remove  bool
-	image   func(ref string) string // id of an image that is here
+	image   func(ref string) (id string, triggers []string) // of an image that is here
 
 	mu       sync.Mutex
 	plan     []step
@@ -53,6 +53,9 @@ type step struct {
 	place  int    // among the steps of the stage that BuildKit shows, 0 for none
 	from   string // FROM: the base
 	runs   bool   // the classic builder runs a container for it
+	outer  bool   // an ARG before the first FROM, which makes nothing
+	hidden bool   // a trigger of the base: it has no line of its own
+	head   string // printed with it
 }
 
 // place is where BuildKit shows a step: "[stage 2/3]".
@@ -73,7 +76,7 @@ type entry struct {
 }
 
 // New makes the output of a build that sends its lines to message.
-func New(message func(jsonstream.Message), remove bool, image func(ref string) string) *Output {
+func New(message func(jsonstream.Message), remove bool, image func(ref string) (id string, triggers []string)) *Output {
 	return &Output{message: message, remove: remove, image: image, vertices: map[string]*vertex{}, places: map[place]*vertex{}, totals: map[string]int{}}
 }
 
@@ -91,7 +94,7 @@ func (o *Output) Plan(data []byte, target string) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, m := range meta {
-		o.add(step{text: text(&m)})
+		o.add(step{text: text(&m), outer: true})
 	}
 	for i := range stages {
 		st := &stages[i]
@@ -112,6 +115,7 @@ func (o *Output) Plan(data []byte, target string) error {
 			first.place = n
 		}
 		o.add(first)
+		n = o.addTriggers(first, name, n)
 		for _, c := range st.Commands {
 			s := step{text: text(c), stage: name}
 			switch c.(type) {
@@ -128,14 +132,43 @@ func (o *Output) Plan(data []byte, target string) error {
 		}
 		o.totals[name] = n
 	}
-	o.total = len(o.plan)
 	o.advance()
 	return nil
 }
 
 func (o *Output) add(s step) {
-	s.number = len(o.plan) + 1
+	if !s.hidden {
+		o.total++
+		s.number = o.total
+	}
 	o.plan = append(o.plan, s)
+}
+
+// addTriggers adds what the base's ONBUILD instructions do.
+func (o *Output) addTriggers(from step, stage string, n int) int {
+	if from.place == 0 {
+		return n
+	}
+	_, list := o.image(from.from)
+	head := fmt.Sprintf("# Executing %d build triggers\n", len(list))
+	if len(list) == 1 {
+		head = "# Executing 1 build trigger\n"
+	}
+	for _, t := range list {
+		s := step{text: t, stage: stage, hidden: true, runs: true, head: head}
+		verb, _, _ := strings.Cut(strings.TrimSpace(t), " ")
+		switch strings.ToUpper(verb) {
+		case "RUN", "WORKDIR":
+			n++
+			s.place = n
+		case "COPY", "ADD":
+			n++
+			s.place, s.runs = n, false
+		}
+		o.add(s)
+		head = ""
+	}
+	return n
 }
 
 // text is an instruction as it was written.
@@ -221,12 +254,12 @@ func (o *Output) Status(s *controlapi.StatusResponse) error {
 		have.cached = have.cached || v.Cached
 		have.failed = have.failed || v.Error != ""
 		if p, total, ok := placeOf(v.Name); ok {
-			// Triggers of the base image come first and are not in the Dockerfile.
+			// Triggers of a base that was not here come first and are not in the plan.
 			p.n -= total - o.totals[p.stage]
 			if p.n < 1 && total > o.totals[p.stage] && strings.Contains(v.Name, "] FROM ") {
 				p.n = 1
 			}
-			if !strings.Contains(v.Name, "] ONBUILD ") {
+			if p.n >= 1 {
 				o.places[p] = have
 			}
 		}
@@ -268,8 +301,12 @@ func (o *Output) advance() {
 	for o.at < len(o.plan) {
 		s := &o.plan[o.at]
 		if !o.begun {
-			o.say("Step %d/%d : %s", s.number, o.total, s.text)
-			o.say("\n")
+			if s.hidden && s.head != "" {
+				o.say("%s", s.head)
+			} else if !s.hidden {
+				o.say("Step %d/%d : %s", s.number, o.total, s.text)
+				o.say("\n")
+			}
 			o.begun = true
 			if s.from != "" || s.number == 1 {
 				o.cached, o.chain = true, ""
@@ -314,7 +351,7 @@ func (o *Output) show(s *step, v *vertex) {
 func (o *Output) finish(s *step, v *vertex) {
 	base := ""
 	if s.from != "" && s.from != "scratch" {
-		base = o.image(s.from)
+		base, _ = o.image(s.from)
 	}
 	sum := sha256.Sum256([]byte(o.chain + "\n" + base + "\n" + s.text))
 	o.chain = hex.EncodeToString(sum[:])
@@ -331,8 +368,9 @@ func (o *Output) finish(s *step, v *vertex) {
 			o.cached = v.cached
 		}
 		switch {
-		case s.stage == "" && v == nil && s.number == 1 && len(o.plan) > 1 && strings.HasPrefix(strings.ToUpper(s.text), "ARG"):
-			name = "" // an ARG before the first FROM makes nothing
+		case s.outer:
+			o.next()
+			return
 		case o.cached:
 			o.say(" ---> Using cache\n")
 		case s.runs:
@@ -346,6 +384,10 @@ func (o *Output) finish(s *step, v *vertex) {
 		}
 	}
 	o.say(" ---> %s\n", name)
+	o.next()
+}
+
+func (o *Output) next() {
 	o.at++
 	o.begun, o.running = false, ""
 }
