@@ -23,6 +23,7 @@ import (
 // Config is the part of an image's configuration that tests set.
 type Config struct {
 	Entrypoint, Cmd, Env  []string            `json:",omitempty"`
+	OnBuild               []string            `json:",omitempty"`
 	User, WorkingDir      string              `json:",omitempty"`
 	StopSignal            string              `json:",omitempty"`
 	Labels                map[string]string   `json:",omitempty"`

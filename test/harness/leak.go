@@ -39,6 +39,10 @@ func (e *footprint) path(name string) string { return filepath.Join(e.Dir, name)
 func (e *footprint) DataRoot() string { return e.path("data") }
 func (e *footprint) ExecRoot() string { return e.path("exec") }
 
+// Within calls f on a thread in the engine's network namespace: a socket that
+// f opens, and a process that f starts, are there.
+func (e *footprint) Within(f func() error) error { return inNetNS(e.netns, f) }
+
 // NetNS is the engine's network namespace; nil in the host's.
 func (e *footprint) NetNS() *os.File { return e.netns }
 

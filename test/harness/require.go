@@ -75,8 +75,10 @@ func exists(path string) bool {
 
 // conditions are what a test may ask of the machine.
 var conditions = map[string]func() bool{
-	"root":     func() bool { return os.Geteuid() == 0 },
-	"engine":   func() bool { return exists(Binary("wherryd")) && exists(Binary("wherry")) },
+	"root": func() bool { return os.Geteuid() == 0 },
+	"engine": func() bool {
+		return exists(Binary("wherryd")) && exists(Binary("wherry")) && exists(Binary("wherry-build"))
+	},
 	"cgroup2":  func() bool { return exists("/sys/fs/cgroup/cgroup.controllers") },
 	"cgroup1":  func() bool { return !exists("/sys/fs/cgroup/cgroup.controllers") && len(cgroupRoots()) > 0 },
 	"busybox":  func() bool { return exists("/bin/busybox") },
@@ -93,8 +95,10 @@ var conditions = map[string]func() bool{
 		b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 		return err == nil && strings.HasPrefix(string(b), "Y")
 	},
-	"nft":    func() bool { _, err := exec.LookPath("nft"); return err == nil },
-	"python": func() bool { return exists("/usr/lib/python3/dist-packages/docker/__init__.py") },
+	"nft":     func() bool { _, err := exec.LookPath("nft"); return err == nil },
+	"python":  func() bool { return exists("/usr/lib/python3/dist-packages/docker/__init__.py") },
+	"git":     func() bool { return exists("/usr/lib/git-core/git-http-backend") },
+	"buildah": func() bool { return exists("/usr/bin/buildah") },
 	// A mirror that apt is set up with is reachable, so containers can be, too.
 	"net": func() bool { return exec.Command("apt-get", "update", "-q").Run() == nil },
 }

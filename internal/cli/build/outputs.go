@@ -183,8 +183,8 @@ func (o *options) export(sh *shell.Shell, e *client.ExportEntry, many bool, out 
 }
 
 // intoEngine makes e an image of the engine, pushed from there if asked. What
-// the engine's store cannot hold (several platforms, attestations) goes from
-// the build straight to the registry.
+// is more than one image (several platforms, attestations) goes from the build
+// straight to the registry, for the engine keeps only its own platform's.
 func (o *options) intoEngine(e *client.ExportEntry, many bool, out *outcome) error {
 	push, err := boolean(e.Attrs, "push")
 	if err != nil {
@@ -201,17 +201,9 @@ func (o *options) intoEngine(e *client.ExportEntry, many bool, out *outcome) err
 		e.Type = client.ExporterImage
 		return nil
 	}
-	if many {
-		return errors.New("docker exporter does not currently support exporting manifest lists: several platforms or attestations need --push, or an output of type=oci, tar or local")
-	}
 	if push {
 		out.push = append(out.push, strings.Split(e.Attrs["name"], ",")...)
 		delete(e.Attrs, "push")
-	}
-	for k := range e.Attrs {
-		if strings.HasPrefix(k, "annotation") {
-			return errors.New("annotations are kept by an output of type=oci or by --push with several platforms; an image in the engine has none")
-		}
 	}
 	e.Type = engineImage
 	if o.squash {
