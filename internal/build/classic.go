@@ -64,7 +64,9 @@ func (b *Builder) Classic(ctx context.Context, r *request.Build, body io.Reader,
 	defer e.classics.drop(attrs[keyClassic])
 	req := &controlapi.SolveRequest{
 		Ref: identity.NewID(), Session: own.ID(), Frontend: frontendClassic, FrontendAttrs: attrs, Cache: cacheOptions(r),
-		Exporters: []*controlapi.Exporter{{Type: exporterMoby, Attrs: map[string]string{string(exptypes.OptKeyName): strings.Join(tags, ",")}}},
+		Exporters: []*controlapi.Exporter{{Type: exporterMoby, Attrs: map[string]string{
+			string(exptypes.OptKeyName): strings.Join(tags, ","), optSquash: strconv.FormatBool(r.Squash),
+		}}},
 	}
 	if r.NetworkMode == "host" {
 		req.Entitlements = append(req.Entitlements, string(entitlements.EntitlementNetworkHost))

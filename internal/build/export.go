@@ -86,6 +86,14 @@ func (x *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 	} else if ok {
 		i.push = true
 	}
+	var err error
+	if i.flat, err = squashing(attrs); err != nil {
+		return nil, err
+	}
+	if i.flat && i.push {
+		return nil, errdefs.ErrInvalidArgument.WithMessage("an image that is squashed is pushed after it was built")
+	}
+	delete(attrs, optSquash)
 	// Naming and unpacking are the image store's business.
 	for _, k := range []exptypes.ImageExporterOptKey{exptypes.OptKeyUnpack, exptypes.OptKeyDanglingPrefix, exptypes.OptKeyDanglingEmptyOnly, exptypes.OptKeyNameCanonical, "danging-name-empty-only", "danging-name-prefix"} {
 		delete(attrs, string(k))
@@ -109,6 +117,7 @@ type imageExport struct {
 	names  []reference.Named
 	store  bool
 	push   bool
+	flat   bool // squash
 }
 
 // Type is shown by the history of builds.
@@ -140,6 +149,11 @@ func (i *imageExport) Export(ctx context.Context, src *exporter.Source, info exp
 	}
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("the image's descriptor: %w", err)
+	}
+	if i.flat {
+		if desc, err = i.squash(ctx, src, desc, resp); err != nil {
+			return nil, nil, nil, err
+		}
 	}
 	if i.store {
 		if err := i.receive(ctx, src, desc, resp); err != nil {

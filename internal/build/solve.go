@@ -190,6 +190,12 @@ func exporters(r *request.Build) ([]*controlapi.Exporter, error) {
 	if kind == exporterMoby && len(r.Tags) > 0 {
 		attrs[string(exptypes.OptKeyName)] = strings.Join(r.Tags, ",")
 	}
+	if r.Squash {
+		if kind != exporterMoby {
+			return nil, errdefs.ErrInvalidArgument.WithMessage("squash is for an image in the engine, not for an output of type " + kind)
+		}
+		attrs[optSquash] = "true"
+	}
 	return []*controlapi.Exporter{{Type: kind, Attrs: attrs}}, nil
 }
 

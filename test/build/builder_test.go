@@ -178,7 +178,7 @@ func newDocker(t testing.TB, e *harness.Engine, vars *strings.Replacer, buildkit
 			args = append(args, "--progress", "plain")
 		}
 		cmd := e.Command(context.Background(), harness.OldDockerCLI(), append(append(args, c.args...), c.where(dir))...)
-		cmd.Env = append(cmd.Env, "DOCKER_BUILDKIT="+kit)
+		cmd.Env = append(cmd.Env, "DOCKER_BUILDKIT="+kit, "TMPDIR="+dir+"/..") // the classic one leaves clones of repositories
 		return cmd
 	}
 	return b
