@@ -263,7 +263,7 @@ func (a *archiver) documents(list []*saving) error {
 	for _, sv := range list {
 		for _, t := range sv.tags {
 			tagged, ok := t.(reference.Tagged)
-			if !ok {
+			if !ok || sv.img.ChainID == "" { // that file names the uppermost layer, and there may be none
 				continue
 			}
 			name := reference.FamiliarName(t)
