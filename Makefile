@@ -67,7 +67,7 @@ test-unit: embed ## what needs neither root nor a built engine
 
 .PHONY: test-root
 test-root: build ## the tests of the built engine, as root
-	$(PROMISE) go test -count=1 $(RUNFLAG) ./test/api/... ./test/script/... ./test/compare/... ./test/python/... ./test/network/... ./test/isolation/... ./test/crash/... ./test/acceptance/... ./test/remote/...
+	$(PROMISE) go test -count=1 $(RUNFLAG) ./test/api/... ./test/script/... ./test/build/... ./test/compare/... ./test/python/... ./test/network/... ./test/isolation/... ./test/crash/... ./test/acceptance/... ./test/remote/...
 
 .PHONY: test-script
 test-script: build ## the CLI scripts, with wherry and with docker

@@ -1,7 +1,6 @@
 package build
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -278,5 +277,3 @@ func writeRecorded(t *testing.T, peer string, cases []*testCase, rec map[string]
 		t.Fatal(err)
 	}
 }
-
-var _ = context.Background
