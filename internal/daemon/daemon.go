@@ -88,7 +88,7 @@ func New(ctx context.Context, cfg *config.Config, b Build) (s *System, err error
 			s = nil
 		}
 	}()
-	for _, step := range []func(context.Context) error{s.lockRoot, s.listen, s.openStores, s.openRegistries, s.openHost, s.restore} {
+	for _, step := range []func(context.Context) error{s.setProxies, s.lockRoot, s.listen, s.openStores, s.openRegistries, s.openHost, s.restore} {
 		if err := step(ctx); err != nil {
 			return s, err
 		}

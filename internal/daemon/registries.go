@@ -60,6 +60,27 @@ func transferConfig(c *config.Config) (transfer.Config, error) {
 	return t, nil
 }
 
+// setProxies gives the settings' proxies to everything that this process
+// fetches, in the way that programs are told of proxies. They are read once:
+// another proxy takes a restart, as with dockerd.
+func (s *System) setProxies(context.Context) error {
+	r := s.config.Registry
+	for name, value := range map[string]string{"HTTP_PROXY": r.HTTPProxy, "HTTPS_PROXY": r.HTTPSProxy, "NO_PROXY": r.NoProxy} {
+		if value == "" {
+			continue
+		}
+		for _, one := range []string{name, strings.ToLower(name)} {
+			if had := os.Getenv(one); had != "" && had != value {
+				slog.Warn("the configuration's proxy is used, not the environment's", "variable", one)
+			}
+			if err := os.Setenv(one, value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // openRegistries makes the client for registries.
 func (s *System) openRegistries(context.Context) error {
 	t, err := transferConfig(s.config)

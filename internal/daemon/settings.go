@@ -149,6 +149,12 @@ func (s *System) host() (query.Host, error) {
 		Runtimes: map[string]system.RuntimeWithStatus{config.DefaultRuntime: {Runtime: system.Runtime{Path: "wherry-init"}}}, NetworkWarnings: s.networks.Warnings,
 		VolumeDrivers: s.volumes.Drivers,
 	}
+	h.RegistryMirrors = map[string][]string{}
+	for name, r := range c.Registry.Hosts {
+		for _, m := range r.Mirrors {
+			h.RegistryMirrors[name] = append(h.RegistryMirrors[name], m.URL)
+		}
+	}
 	for name, r := range c.Runtimes {
 		h.Runtimes[name] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: r.Path, Args: r.Args}}
 	}

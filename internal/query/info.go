@@ -29,6 +29,7 @@ type Host struct {
 	LiveRestore, Debug             bool
 	HTTPProxy, HTTPSProxy, NoProxy string
 	Mirrors, Insecure              []string
+	RegistryMirrors                map[string][]string // of other registries than the hub, too
 	SecurityOptions                []string
 	StorageDriver                  string
 	StorageStatus                  [][2]string
@@ -57,7 +58,7 @@ func (v *View) Info(ctx context.Context) (*system.Info, error) {
 		OSType: runtime.GOOS, Architecture: unameMachine(), IndexServerAddress: "https://index.docker.io/v1/", NCPU: runtime.NumCPU(),
 		HTTPProxy: h.HTTPProxy, HTTPSProxy: h.HTTPSProxy, NoProxy: h.NoProxy, ServerVersion: h.Version,
 		DefaultRuntime: h.DefaultRuntime, Runtimes: h.Runtimes,
-		LiveRestoreEnabled: h.LiveRestore, InitBinary: h.InitBinary, SecurityOptions: h.SecurityOptions,
+		RegistryConfig: h.registries(), LiveRestoreEnabled: h.LiveRestore, InitBinary: h.InitBinary, SecurityOptions: h.SecurityOptions,
 		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, CDISpecDirs: append([]string{}, h.CDI...), DefaultAddressPools: h.AddressPools,
 		Warnings: append([]string{}, h.Warnings...),
 	}

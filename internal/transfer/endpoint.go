@@ -3,19 +3,17 @@ package transfer
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/wherry-engine/wherry/internal/transfer/certs"
 )
 
 // Docker Hub under the names by which it is known.
@@ -213,7 +211,7 @@ func (s *settings) insecure(hostport string) bool {
 // agent returns the HTTP client for a host, made once.
 func (s *settings) agent(host string, m Mirror, skipVerify bool) (*http.Client, error) {
 	skipVerify = skipVerify || m.SkipVerify
-	key := fmt.Sprint(host, "\n", skipVerify, "\n", m.CA, "\n", m.Cert, "\n", m.Key)
+	key := fmt.Sprint(host, "\n", skipVerify, "\n", m.CA, "\n", m.Cert, "\n", m.Key, certs.Stamp(s.CertDirs, registryOf(host)))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c := s.agents[key]; c != nil {
@@ -274,72 +272,27 @@ func linkLocal(hostport string) bool {
 	return err == nil && a.Unmap().IsLinkLocalUnicast()
 }
 
+// registryOf is the name that a host's certificates are listed under.
+func registryOf(host string) string {
+	if host == hubRegistry {
+		return hub
+	}
+	return host
+}
+
 // tls reads what a mirror's settings and the certificate directories say.
 func (s *settings) tls(host string, m Mirror) (*tls.Config, error) {
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	if host == hubRegistry {
-		host = hub
-	}
-	trust := func(file string) error {
-		pem, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		if conf.RootCAs == nil {
-			if conf.RootCAs, err = x509.SystemCertPool(); err != nil {
-				return err
-			}
-		}
-		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("%s holds no certificate", file)
-		}
-		return nil
-	}
-	present := func(cert, key string) error {
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		conf.Certificates = append(conf.Certificates, pair)
-		return err
-	}
-	for _, root := range s.CertDirs {
-		dir := filepath.Join(root, host)
-		if filepath.Dir(dir) != filepath.Clean(root) {
-			continue
-		}
-		files, err := os.ReadDir(dir)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, f := range files {
-			path := filepath.Join(dir, f.Name())
-			switch stem, ext := strings.TrimSuffix(path, filepath.Ext(path)), filepath.Ext(path); ext {
-			case ".crt":
-				err = trust(path)
-			case ".cert":
-				if _, serr := os.Stat(stem + ".key"); serr != nil {
-					err = invalid("missing key %s.key for client certificate %s. CA certificates must use the extension .crt", filepath.Base(stem), f.Name())
-				} else {
-					err = present(path, stem+".key")
-				}
-			case ".key":
-				if _, serr := os.Stat(stem + ".cert"); serr != nil {
-					err = invalid("missing client certificate %s.cert for key %s", filepath.Base(stem), f.Name())
-				}
-			}
-			if err != nil {
-				return nil, fmt.Errorf("certificates of %s: %w", host, err)
-			}
-		}
+	conf, err := certs.Load(s.CertDirs, registryOf(host))
+	if err != nil {
+		return nil, err
 	}
 	if m.CA != "" {
-		if err := trust(m.CA); err != nil {
+		if err := certs.Trust(conf, m.CA); err != nil {
 			return nil, fmt.Errorf("mirror %s: %w", m.URL, err)
 		}
 	}
 	if m.Cert != "" {
-		if err := present(m.Cert, m.Key); err != nil {
+		if err := certs.Present(conf, m.Cert, m.Key); err != nil {
 			return nil, fmt.Errorf("mirror %s: %w", m.URL, err)
 		}
 	}

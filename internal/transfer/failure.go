@@ -161,7 +161,7 @@ func clean(text string) string {
 func pullError(err error, ref reference.Named) error {
 	var a *answer
 	if !errors.As(err, &a) {
-		return notAsking(err)
+		return about(notAsking(err), ref)
 	}
 	switch {
 	case a.code == "DENIED" || a.status == http.StatusForbidden:
@@ -171,8 +171,27 @@ func pullError(err error, ref reference.Named) error {
 	case a.code == "NAME_UNKNOWN":
 		return notFound("repository %s not found: %v", reference.FamiliarName(ref), a)
 	}
-	return notAsking(err)
+	return about(notAsking(err), ref)
 }
+
+// about names the image in an error that does not, unless nobody was reached:
+// that error names the address, in dockerd's words.
+func about(err error, ref reference.Named) error {
+	name := reference.FamiliarString(ref)
+	if err == nil || unreachable(err) || errors.Is(err, context.Canceled) || strings.Contains(err.Error(), name) || strings.Contains(err.Error(), reference.FamiliarName(ref)+" ") {
+		return err
+	}
+	return &aboutError{name, err}
+}
+
+// aboutError is an error about an image; its kind is that of its cause.
+type aboutError struct {
+	image string
+	cause error
+}
+
+func (n *aboutError) Error() string { return n.image + ": " + n.cause.Error() }
+func (n *aboutError) Unwrap() error { return n.cause }
 
 // notAsking takes the kind from a registry's 401: as a status of the engine's
 // own it would make docker's client ask for a password, for the wrong server.

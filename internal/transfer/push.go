@@ -80,11 +80,11 @@ func (c *Client) Push(ctx context.Context, ref, platform, auth string, progress 
 	}
 	p.report.line("", "The push refers to repository ["+reference.TrimNamed(named).Name()+"]")
 	if err := p.connect(ctx, list); err != nil {
-		return notAsking(err)
+		return about(notAsking(err), named)
 	}
 	for i, tag := range tags {
 		if err := p.one(ctx, tag, images[i], platform); err != nil {
-			return notAsking(err)
+			return about(notAsking(err), tag)
 		}
 	}
 	return nil

@@ -90,7 +90,7 @@ func setup(env *testscript.Env, kind harness.Kind, client string) error {
 	}
 	for k, v := range map[string]string{
 		"CLI": client, "DOCKER20": harness.OldDockerCLI(), "DOCKER_HOST": e.Host(), "WHERRY_HOST": e.Host(), "DOCKER_CONFIG": config,
-		"REGISTRY": harness.Binary("wherry-registry"), "SOCKET": e.Socket(), "DATA": e.DataRoot(), "EXEC": e.ExecRoot(), "PIDFILE": filepath.Join(e.Dir, "pid"),
+		"REGISTRY": harness.Binary("wherry-registry"), "WHERRY": harness.Binary("wherry"), "SOCKET": e.Socket(), "DATA": e.DataRoot(), "EXEC": e.ExecRoot(), "PIDFILE": filepath.Join(e.Dir, "pid"),
 		"GROUP": e.ID, "TERM": "xterm", "TZ": "UTC",
 	} {
 		env.Setenv(k, v)

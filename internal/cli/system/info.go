@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/docker/cli/templates"
@@ -260,4 +262,9 @@ func (p *printer) registries(i *system.Info) {
 	}
 	p.list("Insecure Registries", insecure)
 	p.list("Registry Mirrors", r.Mirrors)
+	for _, name := range slices.Sorted(maps.Keys(r.IndexConfigs)) {
+		if m := r.IndexConfigs[name].Mirrors; name != "docker.io" && len(m) > 0 {
+			p.list("Registry Mirrors of "+name, m)
+		}
+	}
 }
