@@ -32,6 +32,8 @@ func TestMain(m *testing.M) {
 		os.Exit(keeper.Main(os.Args, hostStart, nil))
 	case "count":
 		count(os.Args[1:])
+	case "step":
+		step(os.Args[1:])
 	}
 	before := openFiles()
 	code := m.Run()
@@ -44,6 +46,23 @@ func TestMain(m *testing.M) {
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// step prints numbers, each once the log has the one before it: no read of the
+// keeper has more than one. One that was lost is waited for in vain, and long
+// enough that a keeper is there again.
+func step(args []string) {
+	n, _ := strconv.Atoi(args[0])
+	for i := range n {
+		fmt.Println(i)
+		want := []byte("\"" + strconv.Itoa(i) + "\\n\"")
+		for limit := time.Now().Add(3 * time.Second); time.Now().Before(limit); time.Sleep(500 * time.Microsecond) {
+			if b, err := os.ReadFile(args[1]); err == nil && bytes.Contains(b, want) {
+				break
+			}
+		}
+	}
+	os.Exit(7)
 }
 
 func openFiles() int {
