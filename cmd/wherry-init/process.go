@@ -269,7 +269,13 @@ func (l *label) set(p *initproto.Process) *initproto.Failure {
 	if text == "" {
 		return nil
 	}
-	if _, err := unix.Write(l.fd, []byte(text)); err != nil {
+	_, err := unix.Write(l.fd, []byte(text))
+	switch {
+	case err != nil && p.AppArmor != "" && errors.Is(err, unix.ENOENT):
+		return failText("label", "unable to apply apparmor profile \""+p.AppArmor+"\": it is not loaded", err)
+	case err != nil && p.AppArmor != "":
+		return failText("label", "unable to apply apparmor profile \""+p.AppArmor+"\": "+err.Error(), err)
+	case err != nil:
 		return failText("label", "unable to apply security label \""+text+"\": "+err.Error(), err)
 	}
 	return nil

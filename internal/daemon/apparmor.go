@@ -12,8 +12,13 @@ func appArmor() (string, error) {
 	if !apparmor.Enabled() {
 		return "", nil
 	}
-	if err := apparmor.Ensure(appArmorProfile, apparmor.Profile(appArmorProfile)); err != nil {
+	if err := loadAppArmor(); err != nil {
 		return "", err
 	}
 	return appArmorProfile, nil
+}
+
+// loadAppArmor loads the profile unless the kernel has it.
+func loadAppArmor() error {
+	return apparmor.Ensure(appArmorProfile, apparmor.Profile(appArmorProfile))
 }

@@ -68,6 +68,7 @@ func lifecycleConfig(c *config.Config) (lifecycle.Config, error) {
 		return lc, fmt.Errorf("default runtime %q: no such program is installed", c.DefaultRuntime)
 	}
 	lc.AppArmor, _ = appArmor() // why not is a warning of info
+	lc.LoadAppArmor = loadAppArmor
 	remap, err := idmap.Load(c.UsernsRemap, "/etc")
 	if err != nil {
 		return lc, err

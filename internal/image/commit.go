@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"io"
 	"slices"
 
@@ -81,36 +80,16 @@ func (s *Store) commitLeased(ctx context.Context, c *Commit, named reference.Nam
 		}
 		layers, config.RootFS.DiffIDs = append(layers, layer), append(config.RootFS.DiffIDs, diff)
 	}
-	b, err := json.Marshal(config)
+	l, err := describe(ctx, s, &config, layers)
 	if err != nil {
-		return nil, err
-	}
-	cfg, err := s.content.WriteBytes(ctx, ocispec.MediaTypeImageConfig, b)
-	if err != nil {
-		return nil, err
-	}
-	doc := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: cfg, Layers: layers}
-	doc.SchemaVersion = 2
-	if b, err = json.Marshal(doc); err != nil {
-		return nil, err
-	}
-	target, err := s.content.WriteBytes(ctx, ocispec.MediaTypeImageManifest, b)
-	if err != nil {
-		return nil, err
-	}
-	a, err := s.tree.Adopt(ctx, target, nil)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.snapshots.Sync(); err != nil {
 		return nil, err
 	}
 	s.change.Lock()
 	defer s.change.Unlock()
-	r := (&loading{target: target, done: a}).record(named)
+	r := l.record(named)
 	r.parent = parent.ID
 	if _, err := s.commit(ctx, nil, []*record{r}); err != nil {
 		return nil, err
 	}
-	return s.Resolve(ctx, a.ID().String())
+	return s.Resolve(ctx, l.done.ID().String())
 }

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"path"
@@ -137,40 +136,19 @@ func (s *Store) singleLeased(ctx context.Context, r io.Reader, config *dockerspe
 		return nil, err
 	}
 	config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{diff}}
-	b, err := json.Marshal(config)
+	l, err := describe(ctx, s, config, []ocispec.Descriptor{layer})
 	if err != nil {
-		return nil, err
-	}
-	cfg, err := s.content.WriteBytes(ctx, ocispec.MediaTypeImageConfig, b)
-	if err != nil {
-		return nil, err
-	}
-	doc := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: cfg, Layers: []ocispec.Descriptor{layer}}
-	doc.SchemaVersion = 2
-	if b, err = json.Marshal(doc); err != nil {
-		return nil, err
-	}
-	target, err := s.content.WriteBytes(ctx, ocispec.MediaTypeImageManifest, b)
-	if err != nil {
-		return nil, err
-	}
-	a, err := s.tree.Adopt(ctx, target, nil)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.snapshots.Sync(); err != nil {
 		return nil, err
 	}
 	s.change.Lock()
 	defer s.change.Unlock()
-	l := &loading{target: target, done: a}
 	s.mu.RLock()
-	known := s.index.ids[a.ID()] != nil
+	known := s.index.ids[l.done.ID()] != nil
 	s.mu.RUnlock()
 	if named != nil || !known {
 		if _, err := s.commit(ctx, nil, []*record{l.record(named)}); err != nil {
 			return nil, err
 		}
 	}
-	return s.Resolve(ctx, a.ID().String())
+	return s.Resolve(ctx, l.done.ID().String())
 }

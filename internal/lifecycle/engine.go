@@ -43,21 +43,23 @@ type Config struct {
 	CgroupParent       string      // "" means /wherry, or system.slice with the systemd driver
 	Runtimes           foreign.Set // other runtimes than the engine's own
 	AppArmor           string      // profile when the user names none; "" without AppArmor
-	DefaultRuntime     string
-	Ulimits            map[string]*apicontainer.Ulimit
-	Init               bool
-	InitPath           string // the program behind --init, on the host
-	NoNewPrivileges    bool
-	SeccompProfile     []byte // JSON; nil is the built-in profile
-	SeccompUnconfined  bool
-	LogDriver          string
-	LogOptions         map[string]string
-	UIDMaps, GIDMaps   []specs.LinuxIDMapping // userns-remap; empty is none
-	DNS                []netip.Addr
-	DNSSearch          []string
-	DNSOptions         []string
-	HostGatewayIPs     []netip.Addr
-	CDI                cdi.Directories
+	// LoadAppArmor loads that profile again if somebody unloaded it.
+	LoadAppArmor      func() error
+	DefaultRuntime    string
+	Ulimits           map[string]*apicontainer.Ulimit
+	Init              bool
+	InitPath          string // the program behind --init, on the host
+	NoNewPrivileges   bool
+	SeccompProfile    []byte // JSON; nil is the built-in profile
+	SeccompUnconfined bool
+	LogDriver         string
+	LogOptions        map[string]string
+	UIDMaps, GIDMaps  []specs.LinuxIDMapping // userns-remap; empty is none
+	DNS               []netip.Addr
+	DNSSearch         []string
+	DNSOptions        []string
+	HostGatewayIPs    []netip.Addr
+	CDI               cdi.Directories
 	Live
 }
 

@@ -145,6 +145,12 @@ func (l *launcher) specInput(c *container.Record, dir string, n *networking) (*s
 	if l.remapped(c.HostConfig) {
 		in.UIDMaps, in.GIDMaps = l.cfg.UIDMaps, l.cfg.GIDMaps
 	}
+	if l.cfg.AppArmor != "" && c.AppArmorProfile == l.cfg.AppArmor {
+		// A reload of the host's profiles may have unloaded it.
+		if err := l.cfg.LoadAppArmor(); err != nil {
+			return nil, fmt.Errorf("load AppArmor profile %s: %w", l.cfg.AppArmor, err)
+		}
+	}
 	in.Seccomp, err = l.seccompProfile(c)
 	return in, err
 }

@@ -1,6 +1,8 @@
 package container
 
 import (
+	"context"
+
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
@@ -10,26 +12,11 @@ import (
 
 // NewInspect is `container inspect`.
 func NewInspect(sh *shell.Shell) *cobra.Command {
-	var format string
 	var size bool
-	cmd := &cobra.Command{
-		Use:   "inspect [OPTIONS] CONTAINER [CONTAINER...]",
-		Short: "Display detailed information on one or more containers",
-		Args:  shell.MinArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			api, err := sh.API()
-			if err != nil {
-				return err
-			}
-			return show.Inspect(sh.Out, args, format, func(ref string) (any, []byte, error) {
-				r, err := api.ContainerInspect(cmd.Context(), ref, client.ContainerInspectOptions{Size: size})
-				return r.Container, r.Raw, err
-			})
-		},
-		ValidArgsFunction: shell.Complete(sh, 0, all),
-	}
-	f := cmd.Flags()
-	f.StringVarP(&format, "format", "f", "", show.InspectHelp)
-	f.BoolVarP(&size, "size", "s", false, "Display total file sizes")
+	cmd := show.Command(sh, "CONTAINER", "containers", all, func(ctx context.Context, api client.APIClient, ref string) (any, []byte, error) {
+		r, err := api.ContainerInspect(ctx, ref, client.ContainerInspectOptions{Size: size})
+		return r.Container, r.Raw, err
+	})
+	cmd.Flags().BoolVarP(&size, "size", "s", false, "Display total file sizes")
 	return cmd
 }

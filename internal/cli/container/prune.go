@@ -1,8 +1,8 @@
 package container
 
 import (
-	"github.com/docker/cli/opts"
-	"github.com/docker/go-units"
+	"context"
+
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
@@ -11,44 +11,12 @@ import (
 
 // NewPrune is `container prune`.
 func NewPrune(sh *shell.Shell) *cobra.Command {
-	var force bool
-	filter := opts.NewFilterOpt()
-	cmd := &cobra.Command{
-		Use:   "prune [OPTIONS]",
-		Short: "Remove all stopped containers",
-		Args:  shell.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !force {
-				ok, err := sh.Confirm(cmd.Context(), "WARNING! This will remove all stopped containers.\nAre you sure you want to continue?")
-				if err != nil {
-					return err
-				}
-				if !ok {
-					return nil // the user said no
-				}
-			}
-			api, err := sh.API()
-			if err != nil {
-				return err
-			}
-			r, err := api.ContainerPrune(cmd.Context(), client.ContainerPruneOptions{Filters: filter.Value()})
-			if err != nil {
-				return err
-			}
-			if ids := r.Report.ContainersDeleted; len(ids) > 0 {
-				sh.Println("Deleted Containers:")
-				for _, id := range ids {
-					sh.Println(id)
-				}
-				sh.Println()
-			}
-			sh.Println("Total reclaimed space:", units.HumanSize(float64(r.Report.SpaceReclaimed)))
-			return nil
+	return shell.Prune{
+		Short: "Remove all stopped containers", Filter: `Filter values (e.g. "until=<timestamp>")`, Gone: "Deleted Containers:",
+		Lost: func(client.Filters) (string, error) { return "all stopped containers", nil },
+		Run: func(ctx context.Context, api client.APIClient, f client.Filters) ([]string, *uint64, error) {
+			r, err := api.ContainerPrune(ctx, client.ContainerPruneOptions{Filters: f})
+			return r.Report.ContainersDeleted, &r.Report.SpaceReclaimed, err
 		},
-		ValidArgsFunction: cobra.NoFileCompletions,
-	}
-	f := cmd.Flags()
-	f.BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
-	f.Var(&filter, "filter", `Filter values (e.g. "until=<timestamp>")`)
-	return cmd
+	}.Command(sh)
 }

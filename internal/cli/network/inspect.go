@@ -1,6 +1,8 @@
 package network
 
 import (
+	"context"
+
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
@@ -10,26 +12,11 @@ import (
 
 // NewInspect is `network inspect`.
 func NewInspect(sh *shell.Shell) *cobra.Command {
-	var format string
 	var verbose bool
-	cmd := &cobra.Command{
-		Use:   "inspect [OPTIONS] NETWORK [NETWORK...]",
-		Short: "Display detailed information on one or more networks",
-		Args:  shell.MinArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			api, err := sh.API()
-			if err != nil {
-				return err
-			}
-			return show.Inspect(sh.Out, args, format, func(ref string) (any, []byte, error) {
-				r, err := api.NetworkInspect(cmd.Context(), ref, client.NetworkInspectOptions{Verbose: verbose})
-				return r.Network, r.Raw, err
-			})
-		},
-		ValidArgsFunction: shell.Complete(sh, 0, Names),
-	}
-	f := cmd.Flags()
-	f.StringVarP(&format, "format", "f", "", show.InspectHelp)
-	f.BoolVarP(&verbose, "verbose", "v", false, "More output, for diagnosis")
+	cmd := show.Command(sh, "NETWORK", "networks", Names, func(ctx context.Context, api client.APIClient, ref string) (any, []byte, error) {
+		r, err := api.NetworkInspect(ctx, ref, client.NetworkInspectOptions{Verbose: verbose})
+		return r.Network, r.Raw, err
+	})
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "More output, for diagnosis")
 	return cmd
 }

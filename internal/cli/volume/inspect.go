@@ -1,6 +1,8 @@
 package volume
 
 import (
+	"context"
+
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
@@ -10,23 +12,8 @@ import (
 
 // NewInspect is `volume inspect`.
 func NewInspect(sh *shell.Shell) *cobra.Command {
-	var format string
-	cmd := &cobra.Command{
-		Use:   "inspect [OPTIONS] VOLUME [VOLUME...]",
-		Short: "Display detailed information on one or more volumes",
-		Args:  shell.MinArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			api, err := sh.API()
-			if err != nil {
-				return err
-			}
-			return show.Inspect(sh.Out, args, format, func(ref string) (any, []byte, error) {
-				r, err := api.VolumeInspect(cmd.Context(), ref, client.VolumeInspectOptions{})
-				return r.Volume, r.Raw, err
-			})
-		},
-		ValidArgsFunction: shell.Complete(sh, 0, Names),
-	}
-	cmd.Flags().StringVarP(&format, "format", "f", "", show.InspectHelp)
-	return cmd
+	return show.Command(sh, "VOLUME", "volumes", Names, func(ctx context.Context, api client.APIClient, ref string) (any, []byte, error) {
+		r, err := api.VolumeInspect(ctx, ref, client.VolumeInspectOptions{})
+		return r.Volume, r.Raw, err
+	})
 }
