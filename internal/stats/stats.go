@@ -43,9 +43,6 @@ func (m *Sampler) Sample(g *cgroup.Group, pid int) (*container.StatsResponse, er
 		Usage: s.Memory.Usage, MaxUsage: s.Memory.MaxUsage, Failcnt: s.Memory.Failures, Stats: s.Memory.Stat, Limit: min(s.Memory.Limit, hostMemory()),
 	}
 	r.PidsStats = container.PidsStats{Current: s.Pids.Current, Limit: s.Pids.Limit}
-	if r.PidsStats.Limit == 0 {
-		r.PidsStats.Limit = math.MaxUint64
-	}
 	r.BlkioStats.IoServiceBytesRecursive, r.BlkioStats.IoServicedRecursive = blkio(s.IO), blkio(s.IOps)
 	if pid != 0 {
 		if r.Networks, err = networks(pid); err != nil {

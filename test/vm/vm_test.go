@@ -110,11 +110,14 @@ const scripts = "TestScript/wherry/(apparmor|userns|exec|options|namespaces)$"
 // it, and with the whole engine: on cgroup v2, and on a kernel with AppArmor.
 func TestSystemd(t *testing.T) {
 	out := guest(t, Options{
-		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope", "./internal/linux/apparmor", "./internal/runtime/foreign", "./test/script=" + scripts}, Systemd: true,
+		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope", "./internal/linux/apparmor", "./internal/runtime/foreign", "./test/script=" + scripts, "./test/acceptance=TestStats$"}, Systemd: true,
 		Programs: []string{"./cmd/wherryd", "./cmd/wherry", "./cmd/wherry-init", "./cmd/wherry-keeper"},
 		Require:  []string{"root", "engine", "busybox", "cgroup", "cgroup2", "systemd-init", "apparmor", "runc", "crun", "apparmor_parser"},
 	})
 	if !t.Failed() && !t.Skipped() && !strings.Contains(out, "--- PASS: TestScript/wherry/apparmor") {
 		t.Error("the guest did not run the script about AppArmor")
+	}
+	if !t.Failed() && !t.Skipped() && !strings.Contains(out, "--- PASS: TestStats") {
+		t.Error("the guest did not compare the figures of stats")
 	}
 }

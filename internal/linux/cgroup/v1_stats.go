@@ -34,7 +34,8 @@ type MemoryStats struct {
 	Stat                             map[string]uint64 // memory.stat as the kernel names it
 }
 
-// PidsStats counts processes and threads; Limit 0 means none.
+// PidsStats counts processes and threads. What dockerd tells of no limit is 0
+// on v1 and the highest number on v2.
 type PidsStats struct{ Current, Limit uint64 }
 
 // IOEntry is one line of the I/O counters. Op is "Read", "Write", ... on v1 and

@@ -23,9 +23,7 @@ func (g *groupV2) stats() (*Stats, error) {
 	out.Memory.Stat = src.pairs(g.dir, "memory.stat")
 	out.Memory.Failures = src.pairs(g.dir, "memory.events")["max"]
 	out.Pids.Current = src.uint(g.dir, "pids.current")
-	if out.Pids.Limit = src.uint(g.dir, "pids.max"); out.Pids.Limit == unlimited {
-		out.Pids.Limit = 0
-	}
+	out.Pids.Limit = src.uint(g.dir, "pids.max")
 	text, err := read(filepath.Join(g.dir, "io.stat"))
 	src.fail(err)
 	for line := range strings.Lines(text) {

@@ -28,6 +28,8 @@ func main() {
 			spin()
 		case "forks":
 			forks()
+		case "race":
+			race(os.Args[2], os.Args[3])
 		case "sleep":
 			time.Sleep(time.Hour)
 		}
@@ -39,6 +41,16 @@ func main() {
 	paths()
 	devices()
 	namespaces()
+}
+
+// race exchanges two names, over and over, until it is stopped.
+func race(a, b string) {
+	for {
+		if err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE); err != nil && !errors.Is(err, unix.ENOENT) {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
 }
 
 // hog takes memory until it is stopped.
