@@ -24,3 +24,11 @@ type PublishedPort struct {
 type NetworkUpdated struct {
 	Ports network.PortMap
 }
+
+// PortReach tells who can reach a published port.
+type PortReach struct {
+	Port     string // of the container: "80/tcp"
+	HostIP   string `json:",omitempty"` // as NetworkSettings.Ports has it
+	HostPort string `json:",omitempty"` // "" when no port of the host is used
+	From     string // in words
+}

@@ -39,6 +39,13 @@ func ExecCreate(ctx context.Context, c client.APIClient, name string, r api.Exec
 	return made.ID, err
 }
 
+// Reach asks who can reach published ports, by container id.
+func Reach(ctx context.Context, c client.APIClient) (map[string][]api.PortReach, error) {
+	var r map[string][]api.PortReach
+	err := call(ctx, c, http.MethodGet, "/wherry/reach", nil, &r)
+	return r, err
+}
+
 func call(ctx context.Context, c client.APIClient, method, path string, in, out any) error {
 	h := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,

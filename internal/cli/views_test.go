@@ -185,7 +185,7 @@ func TestFlags(t *testing.T) {
 				t.Fatal(ours)
 			}
 			want, got := flags(string(theirs)), flags(ours.Stdout)
-			for _, ours := range []string{"health-on-failure", "secret", "publish-add", "publish-rm", "network-alias-add", "network-alias-rm", "kill-on-disconnect"} {
+			for _, ours := range []string{"health-on-failure", "secret", "publish-add", "publish-rm", "network-alias-add", "network-alias-rm", "kill-on-disconnect", "reach"} {
 				delete(got, ours) // docker has none of them
 			}
 			if line == "run" || line == "create" || line == "container run" || line == "container create" || strings.HasSuffix(line, "update") {

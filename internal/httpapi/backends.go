@@ -117,6 +117,12 @@ type Networks interface {
 	Update(ctx context.Context, container string, u api.NetworkUpdate) (*api.NetworkUpdated, error)
 }
 
+// Reach tells who can reach published ports.
+type Reach interface {
+	Reach() map[string][]api.PortReach // by container id
+	ReachOf(containerID string) []api.PortReach
+}
+
 // Volumes is the volume store. New makes what Delete, with force also where
 // there is nothing, takes away.
 type Volumes interface {
@@ -159,6 +165,7 @@ type Backends struct {
 	Registries   Registries
 	Files        Files
 	Networks     Networks
+	Reach        Reach
 	Volumes      Volumes
 	Usage        Usage
 	Secrets      Secrets

@@ -77,7 +77,14 @@ func (h containerHandlers) inspect(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, legacyInspect(r, c.version))
+	out := legacyInspect(r, c.version)
+	if h.Reach == nil {
+		return c.reply(http.StatusOK, out)
+	}
+	if reach := h.Reach.ReachOf(r.ID); len(reach) > 0 {
+		out = extended{out, fields{"Reach": reach}} // an extension: docs/networks.md
+	}
+	return c.reply(http.StatusOK, out)
 }
 
 // legacyInspect gives older clients the answer that they know: up to 1.51 the

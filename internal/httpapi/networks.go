@@ -20,6 +20,7 @@ func networkRoutes(b *Backends) []route {
 		{method: post, path: "/networks/{name}/disconnect", handle: h.disconnect},
 		{method: remove, path: "/networks/{name}", handle: h.remove},
 		{method: post, path: "/wherry/containers/{name}/network", handle: h.update},
+		{method: get, path: "/wherry/reach", handle: func(c *call) error { return c.reply(http.StatusOK, h.Reach.Reach()) }},
 	}
 }
 

@@ -323,6 +323,12 @@ func portSummaries(r *container.Record) []apicontainer.PortSummary {
 	}
 	for port, bindings := range r.Ports {
 		for _, b := range bindings {
+			if b.HostPort == "" { // open at the container's own address
+				if one := (apicontainer.PortSummary{PrivatePort: port.Num(), Type: string(port.Proto())}); !slices.Contains(out, one) {
+					out = append(out, one)
+				}
+				continue
+			}
 			public, err := strconv.ParseUint(b.HostPort, 10, 16)
 			if err != nil {
 				continue

@@ -16,10 +16,10 @@ import (
 )
 
 type psFlags struct {
-	quiet, size, sizeGiven, all, noTrunc, latest bool
-	last                                         int
-	format                                       string
-	filter                                       opts.FilterOpt
+	quiet, size, sizeGiven, all, noTrunc, latest, reach bool
+	last                                                int
+	format                                              string
+	filter                                              opts.FilterOpt
 }
 
 // NewPs is `ps`.
@@ -42,6 +42,7 @@ func NewPs(sh *shell.Shell) *cobra.Command {
 	f.BoolVarP(&p.all, "all", "a", false, "Show all containers (default: only running ones)")
 	f.BoolVar(&p.noTrunc, "no-trunc", false, "Don't truncate output")
 	f.BoolVarP(&p.latest, "latest", "l", false, "Show the container created last, in any state")
+	f.BoolVar(&p.reach, "reach", false, "Show of each published port who can reach it")
 	f.IntVarP(&p.last, "last", "n", -1, "Show the n containers created last, in any state")
 	f.StringVar(&p.format, "format", "", show.FormatHelp)
 	f.VarP(&p.filter, "filter", "f", "Conditions that the containers must meet")
@@ -83,6 +84,9 @@ func (p *psFlags) run(ctx context.Context, sh *shell.Shell) error {
 	res, err := api.ContainerList(ctx, o)
 	if err != nil {
 		return err
+	}
+	if p.reach {
+		return p.writeReach(ctx, sh, api, res.Items)
 	}
 	return formatter.ContainerWrite(formatter.Context{
 		Output: sh.Out, Format: formatter.NewContainerFormat(p.format, p.quiet, o.Size), Trunc: !p.noTrunc,

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -106,6 +107,11 @@ func (f *Fitter) Furnish(ns *os.File, in *rtnl.Conn, links []*Link, fresh bool) 
 	}
 	for _, l := range links {
 		dev := index[l.Device]
+		if l.Kind == spec.Macvlan {
+			if err := raise(in, dev); err != nil {
+				return err
+			}
+		}
 		inner.SetUp(dev)
 		for _, a := range l.Addrs {
 			inner.AddAddr(dev, a)
@@ -138,6 +144,23 @@ func (f *Fitter) Furnish(ns *os.File, in *rtnl.Conn, links []*Link, fresh bool) 
 		}
 	}
 	return nil
+}
+
+// raise brings a macvlan link up. Its parent knows a hardware address once: that
+// of a link whose namespace is just being taken down is free in a moment, of
+// which the kernel tells nobody here.
+func raise(in *rtnl.Conn, dev int) error {
+	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		var b rtnl.Batch
+		b.SetUp(dev)
+		err := in.Do(&b)
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return err
+		}
+		if time.Since(begin) > 3*time.Second {
+			return errdefs.ErrConflict.WithMessage("the MAC address is used by another link of the same parent")
+		}
+	}
 }
 
 // settings are made before the link comes up, so that a link without IPv6 never

@@ -2,7 +2,9 @@ package segment
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -43,6 +45,13 @@ func (b *Host) bringUpParent(n *Segment) error {
 		return err
 	}
 	if n.Created.IsZero() {
+		if err := b.probe(n, link); err != nil {
+			if !n.UserParent {
+				n.Link = link.Index
+				b.TakeDown(n)
+			}
+			return err
+		}
 		n.Created = time.Now().UTC()
 	}
 	n.Link, n.LinkMTU = link.Index, n.MTU()
@@ -62,6 +71,31 @@ func (b *Host) bringUpParent(n *Segment) error {
 		}
 	}
 	return nil
+}
+
+// probe makes a link of a new ipvlan network and takes it away again: a kernel
+// without the driver is better known now than at the first start.
+func (b *Host) probe(n *Segment, parent rtnl.Link) error {
+	if n.Driver != spec.Ipvlan {
+		return nil
+	}
+	name := "ip" + id.Short(n.ID)
+	var batch rtnl.Batch
+	batch.AddIpvlan(rtnl.Sublink{Name: name, Parent: parent.Index}, n.IpvlanMode(), n.Options[spec.OptIpvlanFlag])
+	err := b.rt.Do(&batch)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return errdefs.ErrNotImplemented.WithMessage("this kernel has no ipvlan links (modprobe ipvlan)")
+	}
+	if err != nil {
+		return fmt.Errorf("make an ipvlan link on %s: %w", parent.Name, err)
+	}
+	link, err := b.rt.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	var gone rtnl.Batch
+	gone.DelLink(link.Index)
+	return b.rt.Do(&gone)
 }
 
 // shareParent refuses a second network on the same parent where the kernel does.
@@ -107,8 +141,8 @@ func (b *Host) makeParent(n *Segment, name string) (rtnl.Link, error) {
 	}
 	err := b.rt.Do(&batch)
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		if what == "dummy links" { // a bridge without ports leads nowhere as well
-			return b.makeBridge(name, n.MTU())
+		if what == "dummy links" {
+			return b.makeStub(n, name)
 		}
 		return rtnl.Link{}, errdefs.ErrNotImplemented.WithMessage("this kernel has no " + what + " (modprobe 8021q)")
 	}
@@ -122,4 +156,31 @@ func (b *Host) makeParent(n *Segment, name string) (rtnl.Link, error) {
 	var up rtnl.Batch
 	up.SetUp(link.Index)
 	return link, b.rt.Do(&up)
+}
+
+// makeStub makes a parent that leads nowhere where the kernel has no dummy
+// links: a pair whose other end nobody uses. It has a carrier, without which
+// the links on it would have none.
+func (b *Host) makeStub(n *Segment, name string) (rtnl.Link, error) {
+	home, err := rtnl.Current()
+	if err != nil {
+		return rtnl.Link{}, err
+	}
+	defer home.Close()
+	far := "dx" + strings.TrimPrefix(name, name[:2])
+	var batch rtnl.Batch
+	batch.AddVeth(rtnl.Veth{Name: name, MTU: n.MTU(), Peer: far, PeerNS: int(home.Fd())})
+	if err := b.rt.Do(&batch); err != nil {
+		return rtnl.Link{}, err
+	}
+	other, err := b.rt.LinkByName(far)
+	if err != nil {
+		return other, err
+	}
+	var up rtnl.Batch
+	up.SetUp(other.Index)
+	if err := b.rt.Do(&up); err != nil {
+		return rtnl.Link{}, err
+	}
+	return b.rt.LinkByName(name)
 }
