@@ -30,14 +30,14 @@ const (
 
 // lab is the world of one test.
 type lab struct {
-	t     *testing.T
+	t     testing.TB
 	e     *harness.Engine
 	home  *os.File
 	probe string
 	ns    map[string]*os.File // by the row of the table
 }
 
-func newLab(t *testing.T, o harness.Options) *lab {
+func newLab(t testing.TB, o harness.Options) *lab {
 	t.Helper()
 	harness.Require(t, "root", "nft")
 	l := &lab{t: t, e: harness.Run(t, o), ns: map[string]*os.File{}}
@@ -174,7 +174,12 @@ func (l *lab) run(ns *os.File, name string, args ...string) (string, error) {
 // serve runs the echo in a namespace of the world until the test ends.
 func (l *lab) serve(row string, ports ...string) {
 	l.t.Helper()
-	cmd := exec.Command(l.probe, append([]string{"serve"}, ports...)...)
+	l.begin(row, exec.Command(l.probe, append([]string{"serve"}, ports...)...))
+}
+
+// begin starts a program in a namespace and waits for its first word.
+func (l *lab) begin(row string, cmd *exec.Cmd) {
+	l.t.Helper()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		l.t.Fatal(err)
@@ -344,7 +349,7 @@ func (l *lab) listen(row, addr string) func() string {
 }
 
 // eventually waits for something that is under way.
-func eventually(t *testing.T, what string, fn func() bool) {
+func eventually(t testing.TB, what string, fn func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Second); !fn(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {

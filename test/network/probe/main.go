@@ -4,6 +4,9 @@
 //	probe serve PORT...            tcp and udp, IPv4 and IPv6
 //	probe ask PROTO,ADDRESS...     one line each: the word and the answer, "-" for none
 //	probe spoof SOURCE ADDRESS     one UDP packet over IPv4 with any source
+//	probe sink PORT...             takes in what comes by tcp, and answers nothing
+//	probe pour ADDRESS TIME        sends as much as it can; prints MB/s
+//	probe knock ADDRESS TIME       connects, reads, closes; prints connections/s
 package main
 
 import (
@@ -34,6 +37,22 @@ func main() {
 		select {}
 	case "ask":
 		ask(args)
+	case "sink":
+		for _, port := range args {
+			sink(port)
+		}
+		fmt.Println("ready")
+		select {}
+	case "pour", "knock":
+		d, err := time.ParseDuration(args[1])
+		if err != nil {
+			panic(err)
+		}
+		if os.Args[1] == "pour" {
+			pour(args[0], d)
+		} else {
+			knock(args[0], d)
+		}
 	case "spoof":
 		if err := spoof(args[0], args[1]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -129,4 +148,60 @@ func spoof(from, to string) error {
 	copy(p[16:], dst.Addr().AsSlice())
 	p[20], p[21], p[22], p[23], p[25] = 4, 0, byte(dst.Port()>>8), byte(dst.Port()), 9
 	return syscall.Sendto(fd, p, 0, &syscall.SockaddrInet4{Addr: dst.Addr().As4()})
+}
+
+func sink(port string) {
+	l, err := net.Listen("tcp", ":"+port)
+	if err != nil {
+		panic(err)
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for buf := make([]byte, 1<<20); ; {
+					if _, err := c.Read(buf); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+}
+
+func pour(addr string, d time.Duration) {
+	c, err := net.DialTimeout("tcp", addr, patience)
+	if err != nil {
+		panic(err)
+	}
+	buf, total, begin := make([]byte, 1<<20), 0, time.Now()
+	for time.Since(begin) < d {
+		n, err := c.Write(buf)
+		if err != nil {
+			panic(err)
+		}
+		total += n
+	}
+	fmt.Printf("%.0f\n", float64(total)/1e6/time.Since(begin).Seconds())
+}
+
+func knock(addr string, d time.Duration) {
+	total, begin := 0, time.Now()
+	buf := make([]byte, 64)
+	for time.Since(begin) < d {
+		c, err := net.DialTimeout("tcp", addr, patience)
+		if err != nil {
+			panic(err)
+		}
+		if _, err := c.Read(buf); err != nil {
+			panic(err)
+		}
+		c.Close()
+		total++
+	}
+	fmt.Printf("%.0f\n", float64(total)/time.Since(begin).Seconds())
 }
