@@ -47,7 +47,9 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	for _, w := range wires {
 		box.endpoints[w.seg.ID], box.veths[w.seg.ID] = w.settings(), w.veth
 		if !spec.IsPredefined(w.seg.Name) && box.resolver == nil {
-			if box.resolver, err = m.dns.Open(ns, nameServer, r.DNS); err != nil {
+			if box.resolver = wires[0].names; box.resolver != nil {
+				box.resolver.Ask(r.DNS)
+			} else if box.resolver, err = m.dns.Open(ns, nameServer, r.DNS); err != nil {
 				return nil, err
 			}
 			u.Add(box.resolver.Close)

@@ -143,7 +143,7 @@ func (m *Manager) open() error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		return m.reg.ByName(network.NetworkBridge)
-	})
+	}, func(ns *os.File) (*dns.Client, error) { return m.dns.Open(ns, nameServer, nil) })
 	return nil
 }
 

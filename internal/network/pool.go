@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/network/dns"
 	"github.com/wherry-engine/wherry/internal/network/plumb"
 	"github.com/wherry-engine/wherry/internal/network/segment"
 	"github.com/wherry-engine/wherry/internal/network/spec"
@@ -29,11 +30,13 @@ type pool struct {
 	fit    *plumb.Fitter
 	main   func() *segment.Segment // the default network, nil without
 	size   int                     // wired
-	spares int                     // with a loopback alone
+	spares int                     // with a loopback alone, and as many with a name service
+	serve  func(ns *os.File) (*dns.Client, error)
 
 	mu     sync.Mutex
 	ready  []*wire
 	bare   []*os.File
+	served []spare
 	closed bool
 	takes  uint64 // counts hand-outs; the worker pauses for each
 	idle   *time.Timer
@@ -43,8 +46,14 @@ type pool struct {
 	ended  chan struct{}
 }
 
-func newPool(fit *plumb.Fitter, size int, main func() *segment.Segment) *pool {
-	p := &pool{fit: fit, main: main, size: size, wake: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{})}
+// spare is a namespace with a loopback and a name service that nobody asks yet.
+type spare struct {
+	ns    *os.File
+	names *dns.Client
+}
+
+func newPool(fit *plumb.Fitter, size int, main func() *segment.Segment, serve func(ns *os.File) (*dns.Client, error)) *pool {
+	p := &pool{fit: fit, main: main, serve: serve, size: size, wake: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{})}
 	if p.size == 0 {
 		p.size = DefaultPoolSize
 	}
@@ -179,9 +188,29 @@ func (p *pool) spawn(wires []*wire) (ns *os.File, err error) {
 	return ns, err
 }
 
-// obtain gives these links to a bare namespace that waits, or to a new one.
-func (p *pool) obtain(wires []*wire) (*os.File, error) {
-	ns := p.takeBare()
+// takeServed hands out a namespace with a name service; empty when none is ready.
+func (p *pool) takeServed() (s spare) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taken()
+	if len(p.served) > 0 {
+		s = p.served[0]
+		p.served = slices.Delete(p.served, 0, 1)
+	}
+	return s
+}
+
+// obtain gives these links to a namespace that waits, or to a new one. Where
+// names are asked for it may have a name service, which is the first wire's then.
+func (p *pool) obtain(wires []*wire, u *undo.Stack) (*os.File, error) {
+	var ns *os.File
+	if slices.ContainsFunc(wires, func(w *wire) bool { return !spec.IsPredefined(w.seg.Name) }) {
+		s := p.takeServed()
+		ns, wires[0].names = s.ns, s.names
+		u.Add(s.names.Close)
+	} else {
+		ns = p.takeBare()
+	}
 	if ns == nil {
 		return p.spawn(wires)
 	}
@@ -268,7 +297,7 @@ func (p *pool) fill() {
 	for {
 		p.mu.Lock()
 		stop := p.closed || p.takes != start
-		wired, bare := len(p.ready) < p.size, len(p.bare) < p.spares
+		wired, bare, served := len(p.ready) < p.size, len(p.bare) < p.spares, len(p.served) < p.spares
 		p.mu.Unlock()
 		if stop {
 			p.mu.Lock()
@@ -282,6 +311,8 @@ func (p *pool) fill() {
 			err = p.addWired(p.main())
 		case bare:
 			err = p.addBare()
+		case served:
+			err = p.addServed()
 		default:
 			return
 		}
@@ -316,6 +347,27 @@ func (p *pool) addWired(n *segment.Segment) error {
 	return nil
 }
 
+func (p *pool) addServed() error {
+	ns, err := p.fit.Spawn(nil)
+	if err != nil {
+		return err
+	}
+	names, err := p.serve(ns)
+	if err != nil {
+		ns.Close()
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		ns.Close()
+		go names.Close()
+		return nil
+	}
+	p.served = append(p.served, spare{ns, names})
+	return nil
+}
+
 func (p *pool) addBare() error {
 	ns, err := p.fit.Spawn(nil)
 	if err != nil {
@@ -347,7 +399,11 @@ func (p *pool) close() {
 	for _, ns := range p.bare {
 		ns.Close()
 	}
-	p.ready, p.bare = nil, nil
+	for _, s := range p.served {
+		s.ns.Close()
+		s.names.Close()
+	}
+	p.ready, p.bare, p.served = nil, nil, nil
 	p.mu.Unlock()
 	close(p.done)
 	<-p.ended
@@ -394,7 +450,7 @@ func (p *pool) wires(r Request, wanted []wish, u *undo.Stack) ([]*wire, *os.File
 		}
 	}
 	if r.NS == nil {
-		ns, err := p.obtain(wires)
+		ns, err := p.obtain(wires, u)
 		return wires, ns, err
 	}
 	ns, err := dupFile(r.NS)

@@ -24,7 +24,7 @@ func full(m *Manager, n int) func() bool {
 	return func() bool {
 		m.pool.mu.Lock()
 		defer m.pool.mu.Unlock()
-		return len(m.pool.ready) == n && len(m.pool.bare) == m.pool.spares
+		return len(m.pool.ready) == n && len(m.pool.bare) == m.pool.spares && len(m.pool.served) == m.pool.spares
 	}
 }
 
@@ -315,4 +315,11 @@ func BenchmarkAttachCold(b *testing.B) {
 			m.Release(context.Background(), cid)
 		}
 	})
+}
+
+// waiting is how many namespaces without links wait of each kind.
+func (p *pool) waiting() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return min(len(p.bare), len(p.served))
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"golang.org/x/sys/unix"
 
+	"github.com/wherry-engine/wherry/internal/network/dns"
 	"github.com/wherry-engine/wherry/internal/network/plumb"
 	"github.com/wherry-engine/wherry/internal/network/segment"
 	"github.com/wherry-engine/wherry/internal/network/spec"
@@ -18,6 +19,7 @@ import (
 
 // wire is a link into a container's namespace.
 type wire struct {
+	names    *dns.Client // name service that waits in the namespace, the first wire's; nil for none
 	seg      *segment.Segment
 	want     *network.EndpointSettings
 	endpoint string // endpoint id

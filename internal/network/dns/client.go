@@ -42,10 +42,10 @@ type Client struct {
 	service *Service
 	ns      *os.File
 	server  *Server
-	own     []netip.Addr
 	memory  Memory // of its own servers
 
 	mu    sync.RWMutex
+	own   []netip.Addr
 	zones map[string]Zone // by network id
 }
 
@@ -73,6 +73,13 @@ func (c *Client) Close() {
 		c.server.Close()
 		c.ns.Close()
 	}
+}
+
+// Ask gives the client servers of its own, asked from where it is.
+func (c *Client) Ask(own []netip.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.own = slices.Clone(own)
 }
 
 // Enter puts the client on a network, or tells it what has changed there.
