@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -107,23 +106,4 @@ func inside(home *os.File, fn func() error) error {
 		result <- err
 	}()
 	return <-result
-}
-
-// ReadSysctl reads /proc/sys/<path> as the calling thread sees it.
-func ReadSysctl(path string) (string, error) {
-	data, err := os.ReadFile("/proc/sys/" + path)
-	return strings.TrimSpace(string(data)), err
-}
-
-// WriteSysctl sets /proc/sys/<path> as the calling thread sees it.
-func WriteSysctl(path, value string) error {
-	f, err := os.OpenFile("/proc/sys/"+path, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(value)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }

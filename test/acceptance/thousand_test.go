@@ -1,0 +1,133 @@
+package acceptance
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wherry-engine/wherry/test/harness"
+)
+
+// TestThousand: 1,000 containers on one bridge, each answering an exec. What
+// one costs the daemon does not grow with how many there are, and nothing is
+// left of them; the kernel's time for links and namespaces counts as the daemon's.
+func TestThousand(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short")
+	}
+	harness.Require(t, "busybox")
+	e := harness.Run(t, harness.Options{})
+	if err := e.LoadBusybox(); err != nil {
+		t.Fatal(err)
+	}
+	const n, part, clients = 1000, 200, 8
+	began := time.Now()
+	var used []time.Duration // of processor, for each part
+	for at := 0; at < n; at += part {
+		before := cpu(t, e.PID())
+		each(t, part, clients, func(i int) error { return startOne(e, fmt.Sprint("c", at+i)) })
+		used = append(used, cpu(t, e.PID())-before)
+	}
+	t.Logf("%d started in %v; processor time of the daemon for each of the first %d: %v, of the last: %v", n, time.Since(began), part, used[0]/part, used[len(used)-1]/part)
+	if used[len(used)-1] > used[0]*3/2 {
+		t.Errorf("the last %d containers cost the daemon %v, the first %v", part, used[len(used)-1], used[0])
+	}
+	began = time.Now()
+	each(t, n, clients, func(i int) error { return answers(e, fmt.Sprint("c", i)) })
+	t.Logf("%d answered in %v", n, time.Since(began))
+	began = time.Now()
+	each(t, n, clients, func(i int) error {
+		code, body, err := e.API("DELETE", fmt.Sprintf("/containers/c%d?force=1", i), nil)
+		if err != nil || code != 204 {
+			return fmt.Errorf("remove: %d %s %v", code, body, err)
+		}
+		return nil
+	})
+	t.Logf("%d removed in %v", n, time.Since(began))
+}
+
+// each calls f for 0 to n-1, so many at a time, and fails with the first error.
+func each(t *testing.T, n, at int, f func(i int) error) {
+	t.Helper()
+	jobs := make(chan int)
+	failed := make(chan error, n)
+	var workers sync.WaitGroup
+	for range at {
+		workers.Go(func() {
+			for i := range jobs {
+				if err := f(i); err != nil {
+					failed <- fmt.Errorf("%d: %w", i, err)
+				}
+			}
+		})
+	}
+	for i := range n {
+		jobs <- i
+	}
+	close(jobs)
+	workers.Wait()
+	close(failed)
+	if err := <-failed; err != nil {
+		t.Fatalf("%v (and %d more)", err, len(failed))
+	}
+}
+
+func startOne(e *harness.Engine, name string) error {
+	code, body, err := e.API("POST", "/containers/create?name="+name, map[string]any{"Image": "busybox", "Cmd": []string{"sleep", "10000"}})
+	if err != nil || code != 201 {
+		return fmt.Errorf("create: %d %s %v", code, body, err)
+	}
+	if code, body, err = e.API("POST", "/containers/"+name+"/start", nil); err != nil || code != 204 {
+		return fmt.Errorf("start: %d %s %v", code, body, err)
+	}
+	return nil
+}
+
+// answers runs a command in a container and looks at what it prints.
+func answers(e *harness.Engine, name string) error {
+	code, body, err := e.API("POST", "/containers/"+name+"/exec", map[string]any{"Cmd": []string{"echo", name}, "AttachStdout": true, "Tty": true})
+	var made struct{ ID string }
+	if err == nil && code == 201 {
+		err = json.Unmarshal(body, &made)
+	}
+	if err != nil || made.ID == "" {
+		return fmt.Errorf("exec: %d %s %v", code, body, err)
+	}
+	resp, err := e.HTTP().Post("http://engine/exec/"+made.ID+"/start", "application/json", strings.NewReader(`{"Tty": true}`))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	out, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK || strings.TrimSpace(string(out)) != name {
+		return fmt.Errorf("exec start: %s %q %v", resp.Status, out, err)
+	}
+	return nil
+}
+
+// cpu is the processor time that a process has used, in ticks of 10 ms.
+func cpu(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(data), ") ")
+	f := strings.Fields(rest)
+	var ticks int
+	for _, s := range f[11:13] { // utime, stime
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
+}
