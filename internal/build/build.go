@@ -10,6 +10,8 @@
 //	build/metadata_v2.db     records of the cache; leases in meta.db keep their layers
 //	build/cache.db           the graph of what was built from what
 //	build/history.db         builds that were made
+//	build/history-meta.db    what belongs to them, blobs in build/history/
+//	build/open               id of the boot; there while the builder is open
 //	build/tmp/               mounts and files of running builds, swept at the start
 //
 // All are bbolt files in BuildKit's own formats and are not synced: a crash of

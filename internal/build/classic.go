@@ -1,6 +1,9 @@
 package build
 
 import (
+	"archive/tar"
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -57,13 +60,13 @@ func (b *Builder) Classic(ctx context.Context, r *request.Build, body io.Reader,
 	}
 	defer own.close()
 	if attrs["context"] = r.Remote; r.Remote == "" {
-		attrs["context"] = own.uploads.Add(io.NopCloser(body))
+		attrs["context"] = own.uploads.Add(io.NopCloser(recognizable(body)))
 	}
 	out := classic.New(message, r.Remove, b.base)
 	attrs[keyClassic] = e.classics.add(out)
 	defer e.classics.drop(attrs[keyClassic])
 	req := &controlapi.SolveRequest{
-		Ref: identity.NewID(), Session: own.ID(), Frontend: frontendClassic, FrontendAttrs: attrs, Cache: cacheOptions(r),
+		Ref: identity.NewID(), Session: own.ID(), Frontend: frontendClassic, FrontendAttrs: attrs, Internal: true, Cache: cacheOptions(r),
 		Exporters: []*controlapi.Exporter{{Type: exporterMoby, Attrs: map[string]string{
 			string(exptypes.OptKeyName): strings.Join(tags, ","), optSquash: strconv.FormatBool(r.Squash),
 		}}},
@@ -86,6 +89,23 @@ func (b *Builder) Classic(ctx context.Context, r *request.Build, body io.Reader,
 		message(jsonstream.Message{Stream: "Successfully tagged " + reference.FamiliarString(reference.TagNameOnly(named)) + "\n"})
 	}
 	return nil
+}
+
+// recognizable puts a plain entry for the context's directory in front of a
+// tar: BuildKit looks at the first kilobyte only to tell a tar from a
+// Dockerfile, and the extended headers that some clients begin with are longer.
+func recognizable(body io.Reader) io.Reader {
+	r := bufio.NewReader(body)
+	head, err := r.Peek(512)
+	if err != nil || !bytes.Equal(head[257:262], []byte("ustar")) {
+		return r
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: "./", Mode: 0o755, Format: tar.FormatUSTAR}); err != nil {
+		return r // it always fits
+	}
+	return io.MultiReader(&b, r)
 }
 
 // tagsOf checks the names and leaves out repetitions.

@@ -35,7 +35,6 @@ import (
 	"github.com/moby/buildkit/worker/base"
 	"github.com/moby/buildkit/worker/label"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 
@@ -57,6 +56,7 @@ type engine struct {
 	gateway  []netip.Addr // what host-gateway stands for
 	stop     context.CancelFunc
 
+	history  *history
 	classics outputs
 	room     *room
 
@@ -76,6 +76,10 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 	}()
 	root := filepath.Join(b.cfg.Root, "build")
 	if err := os.MkdirAll(b.tmp(), 0o700); err != nil {
+		return nil, err
+	}
+	store := b.cfg.Images.Content()
+	if err := begin(ctx, root, store); err != nil {
 		return nil, err
 	}
 	// BuildKit mounts in the directory for temporary files; what it leaves there
@@ -113,11 +117,15 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 		return nil, fmt.Errorf("open the builder's cache: %w", err)
 	}
 	undo = append(undo, e.cache.Close)
-	history, err := bolt.Open(filepath.Join(root, "history.db"), 0o600, &bolt.Options{NoSync: true, FreelistType: bolt.FreelistMapType})
+	records, err := unsynced(filepath.Join(root, "history.db"))
 	if err != nil {
 		return nil, fmt.Errorf("open the history of builds: %w", err)
 	}
-	undo = append(undo, history.Close)
+	undo = append(undo, records.Close)
+	if e.history, err = openHistory(ctx, root); err != nil {
+		return nil, fmt.Errorf("open the history of builds: %w", err)
+	}
+	undo = append(undo, e.history.close)
 	frontends, err := e.frontends(workers)
 	if err != nil {
 		return nil, err
@@ -138,8 +146,13 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 			"registry": registrycache.ResolveCacheImporterFunc(e.sessions, e.worker.ContentStore(), hosts),
 			"local":    localcache.ResolveCacheImporterFunc(e.sessions),
 		},
-		Entitlements: b.cfg.Entitlements, HistoryDB: history, LeaseManager: e.worker.LeaseManager(), ContentStore: e.worker.ContentStore(),
-		GarbageCollect: e.worker.GarbageCollect, GracefulStop: running.Done(),
+		Entitlements: b.cfg.Entitlements, HistoryDB: records,
+		LeaseManager: leaseutil.WithNamespace(leasesOf{holds{store.Leases()}, e.history.mgr}, content.Namespace),
+		ContentStore: ctdsnapshot.NewContentStore(blobsOf{store.Blobs(), e.history.store.ContentStore()}, content.Namespace),
+		GarbageCollect: func(ctx context.Context) error {
+			return errors.Join(e.worker.GarbageCollect(ctx), e.history.collect(ctx))
+		},
+		GracefulStop: running.Done(),
 	})
 	if err != nil {
 		stop()
@@ -166,14 +179,14 @@ func (e *engine) workerOptions(root string) (base.WorkerOpt, error) {
 	if len(e.gateway) > 0 {
 		labels[labelGateway] = e.gateway[0].String()
 	}
-	blobs := ctdsnapshot.NewContentStore(store.Blobs(), content.Namespace)
+	contents := ctdsnapshot.NewContentStore(blobs{store.Blobs()}, content.Namespace)
 	return base.WorkerOpt{
 		ID: id, Root: root, MetadataStore: md, Executor: e.exec,
 		Labels:          labels,
 		Snapshotter:     ctdsnapshot.NewSnapshotter(driver, layers{store.Snapshotter(driver), images.Snapshots()}, content.Namespace, nil),
-		ContentStore:    blobs,
-		Applier:         applier{apply.NewFileSystemApplier(blobs)},
-		Differ:          walking.NewWalkingDiff(blobs),
+		ContentStore:    contents,
+		Applier:         applier{apply.NewFileSystemApplier(contents)},
+		Differ:          walking.NewWalkingDiff(contents),
 		ImageStore:      names{store.Images(), images},
 		RegistryHosts:   e.b.cfg.Registries.Hosts,
 		Platforms:       []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())},
@@ -203,5 +216,9 @@ func (e *engine) frontends(workers *worker.Controller) (map[string]frontend.Fron
 
 func (e *engine) close() error {
 	e.stop()
-	return errors.Join(e.control.Close(), e.exec.Close())
+	err := errors.Join(e.control.Close(), e.history.close(), e.exec.Close())
+	if err == nil {
+		err = os.Remove(mark(filepath.Join(e.b.cfg.Root, "build")))
+	}
+	return err
 }

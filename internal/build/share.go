@@ -2,8 +2,10 @@ package build
 
 import (
 	"context"
+	"slices"
 	"strings"
 
+	ctdcontent "github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
@@ -126,6 +128,20 @@ func (l layers) Commit(ctx context.Context, name, key string, opts ...snapshots.
 	}
 	opts = append(opts, snapshots.WithLabels(labels))
 	return l.Snapshotter.Commit(ctx, shared(name), key, opts...)
+}
+
+// blobs is the engine's content store, which does not write down what it knows.
+type blobs struct{ ctdcontent.Store }
+
+// Update sets labels, if any of them is another than it was.
+func (b blobs) Update(ctx context.Context, i ctdcontent.Info, paths ...string) (ctdcontent.Info, error) {
+	if was, err := b.Store.Info(ctx, i.Digest); err == nil && len(paths) > 0 && !slices.ContainsFunc(paths, func(p string) bool {
+		key, ok := strings.CutPrefix(p, "labels.")
+		return !ok || was.Labels[key] != i.Labels[key]
+	}) {
+		return was, nil
+	}
+	return b.Store.Update(ctx, i, paths...)
 }
 
 // applier unpacks layers that are not there yet.

@@ -213,9 +213,6 @@ func cacheOptions(r *request.Build) *controlapi.CacheOptions {
 // frontendAttrs are the options of the Dockerfile frontend.
 func frontendAttrs(r *request.Build, gateway []netip.Addr) (map[string]string, error) {
 	a := map[string]string{}
-	if r.Squash {
-		return nil, errdefs.ErrNotImplemented.WithMessage("squash is not served by this version of wherryd: build the layers that are to be one in a stage and COPY --from it")
-	}
 	for _, o := range r.SecurityOpt {
 		if o != "insecure" {
 			return nil, errdefs.ErrNotImplemented.WithMessage("security options of builds are not served by this version of wherryd: " + o)

@@ -27,6 +27,7 @@ func (libraryLog) Fire(e *logrus.Entry) error {
 	level := slog.LevelDebug
 	switch {
 	case strings.HasPrefix(e.Message, "no trace recorder found"): // nobody asked for traces
+	case strings.HasPrefix(e.Message, "failed check for fsverity"): // few file systems have it, nothing needs it
 	case strings.HasPrefix(e.Message, "healthcheck failed"): // a builder's client went away
 	case e.Level <= logrus.ErrorLevel:
 		level = slog.LevelError

@@ -94,6 +94,21 @@ func (s *Store) Unpack(ctx context.Context, layers []Layer) (digest.Digest, erro
 		}
 		return below.chain, nil
 	}
+	// Often all of it is there: the top one keeps those below. Hold first, look
+	// then: a collection in between cannot take it away.
+	if err := s.hold(ctx, below.chain); err != nil {
+		return "", err
+	}
+	if gone, err := removed(ctx, s.sn, below.chain.String()); err != nil {
+		return "", err
+	} else if !gone {
+		for _, u := range list {
+			if u.Done != nil {
+				u.Done()
+			}
+		}
+		return below.chain, nil
+	}
 	// A layer waits only for layers below it, here and in other callers' chains,
 	// so nobody waits in a circle.
 	g, ctx := errgroup.WithContext(ctx)

@@ -7,6 +7,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -271,4 +273,101 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		}
 	}
 	t.Fatalf("not within 20 s: %s", what)
+}
+
+// A foreign platform needs an emulator for its steps, and for nothing else.
+func TestForeignPlatform(t *testing.T) {
+	e := engine(t, "")
+	bx := buildx(t, e)
+	dir := files(t, map[string]string{"f": "x", "Dockerfile": "FROM scratch AS copied\nCOPY f /f\nFROM copied\nRUN [\"/f\"]\n"})
+	out, code := client(t, e, nil, nil, bx[1], "build", "--platform", "linux/s390x", "--target", "copied", "-t", "foreign", dir)
+	if code != 0 {
+		t.Errorf("without a step: exit %d\n%s", code, out)
+	}
+	if out, _, _, err := e.CLI("inspect", "-f", "{{.Architecture}}", "foreign"); err != nil || strings.TrimSpace(out) != "s390x" {
+		t.Errorf("%q %v", out, err)
+	}
+	if _, err := os.Stat("/proc/sys/fs/binfmt_misc/qemu-s390x"); err == nil {
+		t.Skip("an emulator is registered here")
+	}
+	out, code = client(t, e, nil, nil, bx[1], "build", "--platform", "linux/s390x", dir)
+	if code == 0 || !strings.Contains(out, "cannot run a step for linux/s390x on this machine: no emulator is registered") {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+}
+
+// docker-compose 1.29 builds through the classic API.
+func TestCompose(t *testing.T) {
+	const compose = "/usr/bin/docker-compose"
+	if _, err := os.Stat(compose); err != nil {
+		if harness.Promised("compose") {
+			t.Fatal(err)
+		}
+		t.Skip("docker-compose is not installed")
+	}
+	e := engine(t, "")
+	dir := files(t, map[string]string{
+		"web/Dockerfile":     "FROM busybox AS first\nARG who\nRUN echo $who > /who\nFROM first\nRUN false\n",
+		"docker-compose.yml": "version: '3.4'\nservices:\n  web:\n    image: composed:1\n    build:\n      context: ./web\n      target: first\n      args: {who: compose}\n      labels: {k: v}\n",
+	})
+	out, code := client(t, e, []string{"COMPOSE_DOCKER_CLI_BUILD=0", "DOCKER_BUILDKIT=0"}, nil, compose, "-f", dir+"/docker-compose.yml", "build")
+	if code != 0 || !strings.Contains(out, "Successfully tagged composed:1") {
+		t.Fatalf("exit %d\n%s", code, out)
+	}
+	if out, _, _, err := e.CLI("run", "--rm", "composed:1", "cat", "/who"); err != nil || out != "compose\n" {
+		t.Errorf("%q %v", out, err)
+	}
+}
+
+// Contexts from elsewhere: a tar and a Dockerfile by http, and a repository.
+func TestRemoteContext(t *testing.T) {
+	harness.Require(t, "engine", "busybox")
+	e := harness.Run(t, harness.Options{HostNet: true, Flags: []string{"--bridge", "none"}})
+	if err := e.LoadBusybox(); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	git := func(args ...string) {
+		t.Helper()
+		cmd := exec.Command("git", append([]string{"-c", "user.name=n", "-c", "user.email=e", "-C", dir + "/work"}, args...)...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	if err := os.MkdirAll(dir+"/work/sub", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/work/sub/Dockerfile", []byte("FROM busybox\nCOPY f /f\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/work/sub/f", []byte("from git\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	git("init", "-q", "-b", "main")
+	git("add", "-A")
+	git("commit", "-q", "-m", "one")
+	git("clone", "-q", "--bare", ".", dir+"/repo.git")
+	git("--git-dir", dir+"/repo.git", "update-server-info")
+	mux := http.NewServeMux()
+	mux.Handle("/repo.git/", http.FileServer(http.Dir(dir)))
+	mux.HandleFunc("/c.tar", func(w http.ResponseWriter, _ *http.Request) {
+		w.Write(pack(map[string]string{"Dockerfile": "FROM busybox\nCOPY f /f\n", "f": "from a tar\n"}).Bytes())
+	})
+	mux.HandleFunc("/Dockerfile", func(w http.ResponseWriter, _ *http.Request) {
+		w.Write([]byte("FROM busybox\nRUN --network=none echo from a file > /f\n"))
+	})
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	for remote, want := range map[string]string{
+		"/c.tar": "from a tar\n", "/Dockerfile": "from a file\n", "/repo.git%23main:sub": "from git\n",
+	} {
+		code, body, err := e.API("POST", "/v1.41/build?t=r&remote="+server.URL+remote, nil)
+		if err != nil || code != 200 || !bytes.Contains(body, []byte("Successfully built")) {
+			t.Errorf("%s: %d %s %v", remote, code, body, err)
+			continue
+		}
+		if out, stderr, _, err := e.CLI("run", "--rm", "--network", "none", "r", "cat", "/f"); err != nil || out != want {
+			t.Errorf("%s: %q %q %v", remote, out, stderr, err)
+		}
+	}
 }

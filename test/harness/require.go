@@ -100,6 +100,7 @@ var conditions = map[string]func() bool{
 	"python":  func() bool { return exists("/usr/lib/python3/dist-packages/docker/__init__.py") },
 	"git":     func() bool { return exists("/usr/lib/git-core/git-http-backend") },
 	"buildah": func() bool { return exists("/usr/bin/buildah") },
+	"compose": func() bool { return exists("/usr/bin/docker-compose") },
 	// A mirror that apt is set up with is reachable, so containers can be, too.
 	"net": func() bool { return exec.Command("apt-get", "update", "-q").Run() == nil },
 }
