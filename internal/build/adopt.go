@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -13,22 +14,28 @@ import (
 	"github.com/wherry-engine/wherry/internal/snapshot"
 )
 
-// keySnapshot is where BuildKit notes the snapshot of a record, if its name is
-// not the record's.
-const keySnapshot = "cache.snapshot"
+// Where BuildKit notes the snapshot of a record, if its name is not the
+// record's, and the digest of its layer.
+const (
+	keySnapshot = "cache.snapshot"
+	keyDiffID   = "cache.diffID"
+)
+
+// note reads what BuildKit noted of a record, "" for nothing.
+func (e *engine) note(record, key string) (text string) {
+	item, ok := e.worker.MetadataStore.Get(record)
+	if !ok {
+		return ""
+	}
+	if v := item.Get(key); v == nil || v.Unmarshal(&text) != nil {
+		return ""
+	}
+	return text
+}
 
 // snapshotName names the snapshot of a record of the cache.
 func (e *engine) snapshotName(record string) string {
-	item, ok := e.worker.MetadataStore.Get(record)
-	if !ok {
-		return record
-	}
-	v := item.Get(keySnapshot)
-	name := ""
-	if v == nil || v.Unmarshal(&name) != nil || name == "" {
-		return record
-	}
-	return name
+	return cmp.Or(e.note(record, keySnapshot), record)
 }
 
 // adopt makes an image's layers of those that the build has, without a copy:
@@ -54,6 +61,9 @@ func (e *engine) adopt(ctx context.Context, ref cache.ImmutableRef, diffs []dige
 			continue
 		} else if !errdefs.IsNotFound(err) {
 			return err
+		}
+		if e.note(layer.ID(), keyDiffID) != diffs[i].String() {
+			return nil // the image's layer was made of it, but is another
 		}
 		if err := layer.Finalize(ctx); err != nil {
 			return err
