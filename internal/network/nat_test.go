@@ -130,26 +130,41 @@ func within(home, ns *os.File, fn func() error) error {
 	return rtnl.Enter(home, ns, func(*rtnl.Conn) error { return fn() })
 }
 
+// How long an answer is waited for: one that must not come, and one that must,
+// also when the first packet is lost while a link comes up.
+const (
+	short = 400 * time.Millisecond
+	long  = 5 * time.Second
+)
+
 // call asks an echo server who the caller is.
 func call(home, ns *os.File, proto, addr string) (answer string, err error) {
+	return callFor(short, home, ns, proto, addr)
+}
+
+func callFor(patience time.Duration, home, ns *os.File, proto, addr string) (answer string, err error) {
 	err = within(home, ns, func() error {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		c, err := dialHere(proto, addr)
+		c, err := net.DialTimeout(proto, addr, patience)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(time.Second))
-		if proto == "udp" {
-			if _, err := c.Write([]byte("?")); err != nil {
+		buf := make([]byte, 64)
+		for begin := time.Now(); ; {
+			if proto == "udp" {
+				if _, err := c.Write([]byte("?")); err != nil {
+					return err
+				}
+			}
+			c.SetReadDeadline(time.Now().Add(time.Second))
+			n, err := c.Read(buf)
+			answer = string(buf[:n])
+			if err == nil || proto == "tcp" || time.Since(begin) > patience {
 				return err
 			}
 		}
-		buf := make([]byte, 64)
-		n, err := c.Read(buf)
-		answer = string(buf[:n])
-		return err
 	})
 	return answer, err
 }
@@ -157,12 +172,12 @@ func call(home, ns *os.File, proto, addr string) (answer string, err error) {
 // dialHere connects on the calling thread: to an address that is not a name,
 // the dialler makes its socket on the calling goroutine.
 func dialHere(proto, addr string) (net.Conn, error) {
-	return net.DialTimeout(proto, addr, 400*time.Millisecond)
+	return net.DialTimeout(proto, addr, long)
 }
 
 func reaches(t testing.TB, what string, home, ns *os.File, proto, addr, as string) {
 	t.Helper()
-	got, err := call(home, ns, proto, addr)
+	got, err := callFor(long, home, ns, proto, addr)
 	if err != nil {
 		t.Errorf("%s: %s %s: %v", what, proto, addr, err)
 	} else if as != "" && got != as {

@@ -86,6 +86,9 @@ func (b *Host) probe(n *Segment, parent rtnl.Link) error {
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return errdefs.ErrNotImplemented.WithMessage("this kernel has no ipvlan links (modprobe ipvlan)")
 	}
+	if errors.Is(err, unix.EBUSY) {
+		return errdefs.ErrConflict.WithMessage("parent interface " + parent.Name + " is in use by links that do not go with ipvlan")
+	}
 	if err != nil {
 		return fmt.Errorf("make an ipvlan link on %s: %w", parent.Name, err)
 	}
