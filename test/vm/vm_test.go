@@ -111,7 +111,7 @@ const scripts = "TestScript/wherry/(apparmor|userns|exec|options|namespaces)$"
 func TestSystemd(t *testing.T) {
 	out := guest(t, Options{
 		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope", "./internal/linux/apparmor", "./internal/runtime/foreign", "./test/script=" + scripts, "./test/acceptance=TestStats$"}, Systemd: true,
-		Programs: []string{"./cmd/wherryd", "./cmd/wherry", "./cmd/wherry-init", "./cmd/wherry-keeper"},
+		Programs: []string{"./cmd/wherryd", "./cmd/wherry", "./cmd/wherry-build", "./cmd/wherry-init", "./cmd/wherry-keeper"},
 		Require:  []string{"root", "engine", "busybox", "cgroup", "cgroup2", "systemd-init", "apparmor", "runc", "crun", "apparmor_parser"},
 	})
 	if !t.Failed() && !t.Skipped() && !strings.Contains(out, "--- PASS: TestScript/wherry/apparmor") {
