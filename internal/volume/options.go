@@ -127,6 +127,9 @@ func (v *Volume) tree(ctx context.Context) (int, error) {
 		}
 		fd, err = mount.New(kind, device, o.Data, o.Set)
 	}
+	if errors.Is(err, unix.ENODEV) && !o.Bind {
+		err = fmt.Errorf("this kernel has no file system %q (modprobe %s): %w", kind, kind, err)
+	}
 	if err != nil {
 		return -1, fmt.Errorf("failed to mount local volume: mount %s:%s: %w", device, v.Path(), withoutPassword(err, text))
 	}

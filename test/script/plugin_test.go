@@ -15,7 +15,9 @@ func volumeDriver() {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
 	v := plugintest.Volumes{Dir: os.Args[2]}
-	if err := v.Server().Listen(os.Args[1]); err != nil {
+	s := v.Server()
+	s.Implements = append(s.Implements, "NetworkDriver", "IpamDriver")
+	if err := s.Listen(os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -240,6 +240,9 @@ func (f *Fitter) addVeth(ns *os.File, w *Link) error {
 			}
 			return errdefs.ErrConflict.WithMessage("interface name " + w.Device + " is already in use in the container")
 		}
+		if errors.Is(err, unix.EXFULL) {
+			return errdefs.ErrUnavailable.WithMessage("bridge " + w.Bridge + " is full: the kernel gives a bridge 1,023 ports, one for each running container; put further containers on another network")
+		}
 		return err
 	}
 }
