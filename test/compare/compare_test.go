@@ -45,6 +45,7 @@ var scrub = []struct {
 	{regexp.MustCompile(`OCI runtime exec failed: exec failed: (unable to start container process: )?(.*?)(: unknown)?(\r?\n)`), "exec failed: $2$4"},
 	// The 20.10 client prints one, both or none, as its threads meet.
 	{regexp.MustCompile(`time="<TIME>" level=error msg="error waiting for container: context canceled"\n`), ""},
+	{regexp.MustCompile(`time="<TIME>" level=error msg="Can't (add file \S+ to tar|close tar writer): io: read/write on closed pipe"\n`), ""}, // the client's own race with a refusal
 	{regexp.MustCompile(`See 'docker run --help'\.\n`), ""},
 	{regexp.MustCompile(`no such image: \S+: No such image`), "No such image"}, // 20.10 says it twice
 	{regexp.MustCompile(`You cannot remove a running container <ID>. Stop the container before attempting removal or force remove|cannot remove container "\w+": container is running: stop the container before removing or force remove`), "container is running"},

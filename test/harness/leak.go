@@ -66,9 +66,10 @@ func (e *footprint) net() (netState, error) {
 }
 
 // leaks names what a stopped engine left behind. ids are the containers it
-// had. What goes away by itself behind an answer is given five seconds.
+// had. What goes away by itself behind an answer is given time: on a busy machine
+// the kernel takes seconds to be done with a network namespace.
 func (e *footprint) leaks(ids []string) []string {
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	for _, p := range e.processes() {
 		waitGone(p.pid, time.Until(deadline))
 	}
