@@ -13,10 +13,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/moby/buildkit/client"
 	solvererr "github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/util/grpcerrors"
+	mobyclient "github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 
@@ -29,6 +31,9 @@ const (
 	exitExhausted = 102
 	exitCanceled  = 130
 )
+
+// noEngine is in the error of a connection that could not be made.
+const noEngine = "cannot connect to the Docker daemon"
 
 // NewBuild is `build`.
 func NewBuild(sh *shell.Shell) *cobra.Command {
@@ -55,6 +60,14 @@ func NewBuild(sh *shell.Shell) *cobra.Command {
 func failed(sh *shell.Shell, what string, err error) error {
 	if err == nil || errors.As(err, new(*shell.StatusError)) {
 		return err
+	}
+	if strings.Contains(err.Error(), noEngine) {
+		// The API client has docker's words for it.
+		if api, apiErr := sh.API(); apiErr == nil {
+			if _, pingErr := api.Ping(context.Background(), mobyclient.PingOptions{}); pingErr != nil {
+				return &shell.StatusError{Code: 1, Message: "ERROR: " + pingErr.Error(), Cause: err}
+			}
+		}
 	}
 	for _, s := range solvererr.Sources(err) {
 		if s.Print(sh.Err) != nil {

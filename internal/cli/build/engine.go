@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/containerd/log"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/identity"
 
@@ -17,6 +18,9 @@ type engine struct{ kit *client.Client }
 
 // connect makes no request yet.
 func connect(ctx context.Context, sh *shell.Shell) (*engine, error) {
+	if !sh.Global.Debug {
+		_ = log.SetLevel("error") // the libraries' warnings are about their own affairs; the level is a known one
+	}
 	api, err := sh.API()
 	if err != nil {
 		return nil, err
