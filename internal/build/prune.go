@@ -22,6 +22,11 @@ func (b *Builder) Reduce(ctx context.Context, p request.Prune) (*apibuild.CacheP
 	if err != nil {
 		return nil, err
 	}
+	if p.Filters.Has("label") {
+		// A record of the cache has no labels, so none has this one. `system prune`
+		// gives its filter to everything that it prunes.
+		return &apibuild.CachePruneReport{CachesDeleted: []string{}}, nil
+	}
 	e, err := b.open(ctx)
 	if err != nil {
 		return nil, err
@@ -73,7 +78,7 @@ func (e *engine) prune(ctx context.Context, info ...client.PruneInfo) (*apibuild
 // pruneKeys are the filters of /build/prune, and what BuildKit calls them.
 var pruneKeys = map[string]string{
 	"id": "id", "parent": "parents", "type": "type", "description": "description", "inuse": "inuse", "shared": "shared", "private": "private",
-	"mutable": "mutable", "immutable": "immutable", "until": "", "unused-for": "",
+	"mutable": "mutable", "immutable": "immutable", "until": "", "unused-for": "", "label": "", "label!": "",
 }
 
 // pruneInfo turns the API's words into BuildKit's.

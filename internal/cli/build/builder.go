@@ -172,7 +172,7 @@ func usage(ctx context.Context, sh *shell.Shell, format string, verbose bool, uo
 	return summarize(w, list)
 }
 
-func table(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 1, 8, 1, '\t', 0) }
+func table(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 1, 8, 3, ' ', 0) }
 
 // usageFormat has fixed widths: rows are shown as they come.
 const usageFormat = "%-28s %-12v %-11s %s"

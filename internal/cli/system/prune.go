@@ -55,9 +55,9 @@ func (p *pruneFlags) question() string {
 		lines = append(lines, "all anonymous volumes not used by at least one container")
 	}
 	if p.all {
-		lines = append(lines, "all images without at least one container associated to them")
+		lines = append(lines, "all images without at least one container associated to them", "all build cache")
 	} else {
-		lines = append(lines, "all dangling images")
+		lines = append(lines, "all dangling images", "unused build cache")
 	}
 	text := "WARNING! This will remove:\n  - " + strings.Join(lines, "\n  - ") + "\n"
 	var list []string
@@ -118,6 +118,12 @@ func (p *pruneFlags) run(ctx context.Context, sh *shell.Shell) error {
 	}
 	say("Deleted Images:", lines)
 	total += i.Report.SpaceReclaimed
+	b, err := api.BuildCachePrune(ctx, client.BuildCachePruneOptions{All: p.all, Filters: p.filter.Value()})
+	if err != nil {
+		return err
+	}
+	say("Deleted build cache objects:", b.Report.CachesDeleted)
+	total += b.Report.SpaceReclaimed
 	sh.Println("Total reclaimed space:", units.HumanSize(float64(total)))
 	return nil
 }
