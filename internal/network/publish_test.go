@@ -256,27 +256,33 @@ func TestUDPFlow(t *testing.T) { fresh(t, func() { udpFlow(t) }) }
 func udpFlow(t *testing.T) {
 	l := newLAN(t)
 	cfg := testConfig(t)
-	cfg.UserlandProxy = false
+	cfg.UserlandProxy, cfg.IPv6 = false, true
 	m := open(t, cfg)
-	var c net.Conn
-	if err := within(m.home, l.ns, func() (err error) { c, err = dialHere("udp", "192.0.2.1:5353"); return err }); err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	ask := func() bool {
-		c.Write([]byte("?"))
-		c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-		n, err := c.Read(make([]byte, 64))
-		return err == nil && n > 0
-	}
-	if ask() {
-		t.Error("answered by nobody")
+	l.six(m)
+	ask := map[string]func() bool{}
+	for _, addr := range []string{"192.0.2.1:5353", "[2001:db8::1]:5353"} {
+		var c net.Conn
+		if err := within(m.home, l.ns, func() (err error) { c, err = dialHere("udp", addr); return err }); err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		ask[addr] = func() bool {
+			c.Write([]byte("?"))
+			c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+			n, err := c.Read(make([]byte, 64))
+			return err == nil && n > 0
+		}
+		if ask[addr]() {
+			t.Error("answered by nobody")
+		}
 	}
 	for range 2 {
 		sb := attach(t, m, Request{ContainerID: "dns", Ports: ports("53/udp", "5353")})
 		echo(t, m.home, sb.NS, 53)
-		if !ask() && !ask() { //nolint:staticcheck // the first may meet an ICMP error of before
-			t.Error("not answered")
+		echo6(t, m, sb, 53)
+		for addr, ask := range ask {
+			// The first may meet an ICMP error of before.
+			waitFor(t, "an answer by "+addr, ask)
 		}
 		sb.NS.Close()
 	}

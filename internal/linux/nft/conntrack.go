@@ -19,7 +19,7 @@ const (
 	ctaProtoDst    = 3
 )
 
-// ForgetUDP removes the tracked UDP flows over IPv4 that were sent to these
+// ForgetUDP removes the tracked UDP flows that were sent to these
 // ports. A flow that goes on is bound to what the rules said at its first
 // packet; forgotten, it meets the present ones. It acts in the calling
 // thread's network namespace.
@@ -29,8 +29,18 @@ func ForgetUDP(ports ...uint16) error {
 		return fmt.Errorf("conntrack socket: %w", err)
 	}
 	defer unix.Close(fd)
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		if err := forget(fd, family, ports); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forget is ForgetUDP for an address family.
+func forget(fd int, family byte, ports []uint16) error {
 	var tuples [][]byte
-	err = exchange(fd, ctMessage(ctGet, unix.NLM_F_DUMP, nil), func(payload []byte) {
+	err := exchange(fd, ctMessage(ctGet, unix.NLM_F_DUMP, family, nil), func(payload []byte) {
 		if len(payload) < 4 {
 			return
 		}
@@ -44,7 +54,7 @@ func ForgetUDP(ports ...uint16) error {
 		return fmt.Errorf("list conntrack: %w", err)
 	}
 	for _, t := range tuples {
-		err := exchange(fd, ctMessage(ctDelete, unix.NLM_F_ACK, t), func([]byte) {})
+		err := exchange(fd, ctMessage(ctDelete, unix.NLM_F_ACK, family, t), func([]byte) {})
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("forget flow: %w", err)
 		}
@@ -75,12 +85,12 @@ func sentTo(tuple []byte, ports []uint16) bool {
 	return found
 }
 
-func ctMessage(kind uint16, flags int, tuple []byte) []byte {
+func ctMessage(kind uint16, flags int, family byte, tuple []byte) []byte {
 	b := make([]byte, unix.NLMSG_HDRLEN)
 	binary.NativeEndian.PutUint16(b[4:], ctSubsystem<<8|kind)
 	binary.NativeEndian.PutUint16(b[6:], uint16(unix.NLM_F_REQUEST|flags))
 	binary.NativeEndian.PutUint32(b[8:], 1)
-	b = append(b, unix.AF_INET, unix.NFNETLINK_V0, 0, 0)
+	b = append(b, family, unix.NFNETLINK_V0, 0, 0)
 	if tuple != nil {
 		b = binary.NativeEndian.AppendUint16(b, uint16(4+len(tuple)))
 		b = binary.NativeEndian.AppendUint16(b, ctaTupleOrig|unix.NLA_F_NESTED)
