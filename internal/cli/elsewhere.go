@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -89,27 +88,8 @@ func handOver(sh *shell.Shell) error {
 		return &shell.StatusError{Code: 125, Cause: err, Message: fmt.Sprintf("%s: builds need the program %s: %v\n\n"+
 			"`make install` puts it beside wherry. The docker CLI's `docker build` works against the engine, too.", sh.Name, builder, err)}
 	}
-	if runtime.GOOS == "windows" {
-		return child(sh, path)
-	}
-	err = syscall.Exec(path, os.Args, os.Environ())
+	err = become(path, os.Args, os.Environ())
 	return &shell.StatusError{Code: 126, Cause: err, Message: fmt.Sprintf("%s: %s: %v", sh.Name, path, err)}
-}
-
-// child runs the other program where none can become another.
-func child(sh *shell.Shell, path string) error {
-	cmd := exec.Command(path, os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &exit):
-		return &shell.StatusError{Code: exit.ExitCode()}
-	}
-	return &shell.StatusError{Code: 126, Cause: err, Message: fmt.Sprintf("%s: %v", sh.Name, err)}
 }
 
 // findBuilder looks beside this program, then on PATH.

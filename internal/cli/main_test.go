@@ -217,7 +217,7 @@ func TestEndpoint(t *testing.T) {
 		{name: "two hosts", g: shell.Global{Hosts: []string{"a", "b"}}, err: "Specify only one -H"},
 		{name: "no such context", g: shell.Global{Context: "nope"}, err: `context "nope": context not found`},
 		{name: "bad scheme", g: shell.Global{Hosts: []string{"foo://x"}}, err: "invalid bind address format: foo://x"},
-		{name: "ssh", g: shell.Global{Hosts: []string{"ssh://me@x"}}, want: shell.Endpoint{Host: "ssh://me@x", Context: "default"}},
+		{name: "ssh", g: shell.Global{Hosts: []string{"ssh://me@x"}, TLSVerify: true}, want: shell.Endpoint{Host: "ssh://me@x", Context: "default"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, k := range []string{"WHERRY_HOST", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_TLS", "DOCKER_CERT_PATH"} {

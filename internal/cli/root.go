@@ -47,6 +47,7 @@ var plain = []verb{
 
 // groups of verbs about one kind of object.
 var groups = []verb{
+	{"compose", newCompose},
 	{"container", func(sh *shell.Shell) *cobra.Command {
 		return group("container", "Manage containers", append(container.Commands(sh), files.Commands(sh)...))
 	}},

@@ -91,6 +91,7 @@ var conditions = map[string]func() bool{
 	"man":      func() bool { return exists("/usr/bin/man") },
 	"dpkg":     func() bool { return exists("/usr/bin/dpkg-deb") },
 	"redis":    func() bool { return exists("/usr/bin/redis-server") && exists("/usr/bin/redis-cli") },
+	"compose1": func() bool { return exists("/usr/bin/docker-compose") },
 	"runc":     func() bool { _, err := exec.LookPath("runc"); return err == nil },
 	"apparmor": func() bool {
 		b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")

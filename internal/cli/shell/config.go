@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 )
 
@@ -20,6 +21,7 @@ type Config struct {
 	DetachKeys        string                `json:"detachKeys"`
 	CurrentContext    string                `json:"currentContext"`
 	Proxies           map[string]ProxyEntry `json:"proxies"`
+	PluginDirs        []string              `json:"cliPluginsExtraDirs"`
 
 	dir string
 }
@@ -57,6 +59,15 @@ func (s *Shell) configDir() string {
 		return s.Global.ConfigDir
 	}
 	return DefaultConfigDir()
+}
+
+// PluginDirs are where docker's client looks for its plugins, first the user's.
+func (s *Shell) PluginDirs() []string {
+	dirs := append([]string{filepath.Join(s.configDir(), "cli-plugins")}, s.Config().PluginDirs...)
+	if runtime.GOOS == "windows" {
+		return append(dirs, filepath.Join(os.Getenv("ProgramData"), "Docker", "cli-plugins"), filepath.Join(os.Getenv("ProgramFiles"), "Docker", "cli-plugins"))
+	}
+	return append(dirs, "/usr/local/lib/docker/cli-plugins", "/usr/local/libexec/docker/cli-plugins", "/usr/lib/docker/cli-plugins", "/usr/libexec/docker/cli-plugins")
 }
 
 // loadConfig always returns a usable Config.

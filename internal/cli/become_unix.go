@@ -1,0 +1,8 @@
+//go:build unix
+
+package cli
+
+import "syscall"
+
+// become replaces this program by another; it returns only if that cannot be.
+func become(path string, args, env []string) error { return syscall.Exec(path, args, env) }
