@@ -371,11 +371,18 @@ func (s *Store) Labels(ctx context.Context, d digest.Digest) (map[string]string,
 	return info.Labels, err
 }
 
-// Total returns the bytes of all blobs.
+// Total returns the bytes of all blobs, and of what there is of unfinished ones.
 func (s *Store) Total(ctx context.Context) (n int64, err error) {
-	err = s.blobs.Walk(With(ctx), func(info content.Info) error {
+	ctx = With(ctx)
+	if err := s.blobs.Walk(ctx, func(info content.Info) error {
 		n += info.Size
 		return nil
-	})
+	}); err != nil {
+		return 0, err
+	}
+	unfinished, err := s.blobs.ListStatuses(ctx)
+	for _, st := range unfinished {
+		n += st.Offset
+	}
 	return n, err
 }

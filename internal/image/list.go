@@ -14,9 +14,11 @@ import (
 	imageapi "github.com/moby/moby/api/types/image"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/filter"
+	"github.com/wherry-engine/wherry/internal/image/manifest"
 )
 
 // ListOptions are those of images.
@@ -253,7 +255,8 @@ func (s *Store) manifests(ctx context.Context, img *Image) ([]imageapi.ManifestS
 	return out, nil
 }
 
-// DiskUsage is the images' part of `system df`: sizes count each layer once.
+// DiskUsage is the images' part of `system df`: all blobs, with those that a
+// pull has not finished, and all layers, each once.
 func (s *Store) DiskUsage(ctx context.Context) (*imageapi.DiskUsage, error) {
 	list, err := s.List(ctx, ListOptions{All: true, SharedSize: true})
 	if err != nil {
@@ -261,7 +264,7 @@ func (s *Store) DiskUsage(ctx context.Context) (*imageapi.DiskUsage, error) {
 	}
 	u := &imageapi.DiskUsage{TotalCount: int64(len(list))}
 	var used int64
-	needed := map[digest.Digest]bool{}
+	needed, blobs := map[digest.Digest]bool{}, map[digest.Digest]bool{} // a blob may have the digest of a chain
 	for _, sum := range list {
 		u.Items = append(u.Items, *sum)
 		if sum.Containers == 0 {
@@ -284,10 +287,35 @@ func (s *Store) DiskUsage(ctx context.Context) (*imageapi.DiskUsage, error) {
 			}
 			used += n
 		}
+		n, err := blobsOf(ctx, s, img, blobs)
+		if err != nil {
+			return nil, err
+		}
+		used += n
 	}
-	if u.TotalSize, err = s.snapshots.Total(content.With(ctx)); err != nil {
+	if u.TotalSize, err = s.Disk(ctx); err != nil {
 		return nil, err
 	}
 	u.Reclaimable = max(0, u.TotalSize-used)
 	return u, nil
+}
+
+// blobsOf sums the blobs of an image that are here and not yet counted.
+func blobsOf(ctx context.Context, s *Store, img *Image, counted map[digest.Digest]bool) (n int64, err error) {
+	ctx = content.With(ctx)
+	err = s.tree.Walk(ctx, img.Target, 0, func(d ocispec.Descriptor, doc *manifest.Document) error {
+		list := []ocispec.Descriptor{d}
+		if doc.Image != nil {
+			list = append(append(list, doc.Image.Config), doc.Image.Layers...)
+		}
+		for _, b := range list {
+			size, err := s.content.Size(ctx, b.Digest)
+			if err == nil && !counted[b.Digest] {
+				counted[b.Digest] = true
+				n += size
+			}
+		}
+		return nil
+	})
+	return n, err
 }

@@ -343,7 +343,8 @@ func (s *Store) Prune(ctx context.Context, all bool, keep func(*Image) bool) ([]
 	return out, uint64(max(0, before-after)), err
 }
 
-// Disk returns the bytes of all blobs and of all layers' files, each once.
+// Disk returns the bytes of all blobs, whole and unfinished, and of all layers'
+// files, each once.
 func (s *Store) Disk(ctx context.Context) (int64, error) {
 	ctx = content.With(ctx)
 	blobs, err := s.content.Total(ctx)

@@ -303,6 +303,11 @@ func (s *Store) apply(ctx context.Context, dir string, r io.Reader, parents []st
 // clearer gives the errors that hostile or damaged layers cause a kind, for
 // they are the client's and not the engine's, and names paths as the layer does.
 func clearer(err error, dir string) error {
+	var link *os.LinkError
+	if errors.As(err, &link) && errors.Is(err, unix.ENOENT) {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("layer contains the hard link %q to %q, which is not there",
+			strings.TrimPrefix(link.New, dir), strings.TrimPrefix(link.Old, dir)))
+	}
 	for _, e := range []error{tar.ErrHeader, tar.ErrFieldTooLong, tar.ErrInsecurePath, io.ErrUnexpectedEOF, unix.ENAMETOOLONG, unix.EXDEV, unix.ENOTDIR, unix.ELOOP, unix.EEXIST, unix.ENOENT} {
 		if errors.Is(err, e) {
 			return errdefs.ErrInvalidArgument.WithMessage(strings.ReplaceAll(err.Error(), dir, ""))
@@ -370,6 +375,12 @@ func (g *guard) entry(h *tar.Header) (bool, error) {
 	if len(h.Name) >= unix.PathMax || len(h.Linkname) >= unix.PathMax {
 		return false, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("layer contains a path of %d characters: %.60q...", max(len(h.Name), len(h.Linkname)), h.Name))
 	}
+	if leadsOut(h.Name) {
+		return false, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("layer contains the path %.200q, which leads out of it", h.Name))
+	}
+	if h.Typeflag == tar.TypeLink && leadsOut(h.Linkname) {
+		return false, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("layer contains the hard link %.200q to %.200q, which leads out of it", h.Name, h.Linkname))
+	}
 	g.keepCapability(h)
 	switch strings.TrimSuffix(filepath.Clean("/"+h.Name), "/") {
 	case "":
@@ -385,6 +396,13 @@ func (g *guard) entry(h *tar.Header) (bool, error) {
 	}
 	g.note(h)
 	return true, nil
+}
+
+// leadsOut tells whether a path goes above the directory that it begins in. An
+// absolute one begins in the layer's root.
+func leadsOut(name string) bool {
+	name = filepath.Clean(name)
+	return name == ".." || strings.HasPrefix(name, "../")
 }
 
 // capability is where tar keeps a file's capabilities.

@@ -167,6 +167,7 @@ func layer(name string, size int, compression string) (blob []byte, diff digest.
 // picture is an image to be put into a fake registry.
 type picture struct {
 	layers   []int // sizes
+	tars     [][]byte
 	arch     string
 	manifest func(*ocispec.Manifest) // changes it before it is stored
 }
@@ -187,6 +188,10 @@ func (f *fake) image(name, tag string, p picture) ocispec.Descriptor {
 		}
 		m.Layers = append(m.Layers, f.blob(b, mediaType))
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, diff)
+	}
+	for _, b := range p.tars {
+		m.Layers = append(m.Layers, f.blob(b, ocispec.MediaTypeImageLayer))
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(b))
 	}
 	config.RootFS.Type = "layers"
 	b, _ := json.Marshal(config)

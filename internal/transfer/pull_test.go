@@ -1,6 +1,8 @@
 package transfer
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -108,6 +110,21 @@ func TestRefused(t *testing.T) {
 			}
 		}
 	}
+	hostile := func(members ...tar.Header) func(*fake) {
+		return func(f *fake) {
+			var b bytes.Buffer
+			w := tar.NewWriter(&b)
+			for _, h := range members {
+				if err := w.WriteHeader(&h); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			f.image("x", "latest", picture{layers: []int{5000}, tars: [][]byte{b.Bytes()}})
+		}
+	}
 	for name, c := range map[string]struct {
 		set  func(*fake)
 		want string
@@ -160,6 +177,29 @@ func TestRefused(t *testing.T) {
 				m.Layers = append(m.Layers, m.Layers[0])
 			}
 		}), fmt.Sprintf("max depth exceeded: it has 10002 layers, more than %d", snapshot.MaxDepth), errdefs.IsInvalidArgument},
+		"128 layers": {broken(func(m *ocispec.Manifest) {
+			for range 126 {
+				m.Layers = append(m.Layers, m.Layers[0])
+			}
+		}), "HOST/x:latest: max depth exceeded: it has 128 layers, more than 127", errdefs.IsInvalidArgument},
+		"truncated layer": {func(f *fake) {
+			f.image("x", "latest", picture{layers: []int{50_000}})
+			f.before = func(w http.ResponseWriter, r *http.Request) bool {
+				if !strings.Contains(r.URL.Path, "/blobs/") {
+					return false
+				}
+				for d, body := range f.blobs {
+					if strings.HasSuffix(r.URL.Path, d) && len(body) > 10_000 {
+						w.Write(body[:9_000])
+						return true
+					}
+				}
+				return false
+			}
+		}, "HOST/x:latest: blob sha256:.* from HOST: unexpected EOF after 9000 of", errdefs.IsInternal},
+		"path out":       {hostile(tar.Header{Name: "../../etc/passwd", Typeflag: tar.TypeReg}), `HOST/x:latest: unpack layer sha256:.*: layer contains the path "../../etc/passwd", which leads out of it`, errdefs.IsInvalidArgument},
+		"hard link out":  {hostile(tar.Header{Name: "in", Typeflag: tar.TypeLink, Linkname: "../../../etc/shadow"}), `HOST/x:latest: unpack layer sha256:.*: layer contains the hard link "in" to "../../../etc/shadow", which leads out of it`, errdefs.IsInvalidArgument},
+		"hard link away": {hostile(tar.Header{Name: "in", Typeflag: tar.TypeLink, Linkname: "/etc/shadow"}), `HOST/x:latest: unpack layer sha256:.*: layer contains the hard link "/in" to "/etc/shadow", which is not there`, errdefs.IsInvalidArgument},
 		"artifact": {broken(func(m *ocispec.Manifest) { m.Config.MediaType = "application/vnd.cncf.helm.config.v1+json" }),
 			`Encountered remote "application/vnd.cncf.helm.config.v1+json"(unknown) when fetching`, errdefs.IsInvalidArgument},
 		"unknown layer": {broken(func(m *ocispec.Manifest) { m.Layers[1].MediaType = "application/x-evil" }), `unsupported media type "application/x-evil"`, errdefs.IsInvalidArgument},
@@ -180,6 +220,9 @@ func TestRefused(t *testing.T) {
 				if !strings.Contains(text, part) {
 					t.Errorf("got %q, want %q", text, c.want)
 				}
+			}
+			if !strings.Contains(text, "HOST/x") {
+				t.Errorf("%q does not name the image", text)
 			}
 			if !c.kind(err) {
 				t.Errorf("kind of %v (%T)", err, err)

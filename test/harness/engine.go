@@ -36,6 +36,7 @@ type Options struct {
 	Kind    Kind
 	Flags   []string // more flags, after ours
 	HostNet bool     // live in the host's network namespace
+	NetOf   *Engine  // live in that engine's network namespace
 	Env     []string // more environment for the daemon
 	Config  string   // contents of daemon.json; "" for none
 }
@@ -79,7 +80,13 @@ func New(o Options) (*Engine, error) {
 			return nil, err
 		}
 	}
-	if !o.HostNet {
+	if o.NetOf != nil {
+		fd, err := syscall.Dup(int(o.NetOf.netns.Fd()))
+		if err != nil {
+			return nil, err
+		}
+		e.netns, e.shared = os.NewFile(uintptr(fd), "netns"), true
+	} else if !o.HostNet {
 		if e.netns, err = newNetNS(); err != nil {
 			return nil, fmt.Errorf("make a network namespace: %w", err)
 		}

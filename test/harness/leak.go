@@ -30,6 +30,7 @@ type footprint struct {
 	Dir     string // holds data, exec, sock, pid, log
 	kind    Kind
 	netns   *os.File // nil in the host's
+	shared  bool     // netns is another engine's, too
 	baseNet netState // links and tables before the first start
 }
 
@@ -169,7 +170,7 @@ func (p process) String() string {
 // namespace, or with its directory among their arguments.
 func (e *footprint) processes() []process {
 	var ns uint64
-	if e.netns != nil {
+	if e.netns != nil && !e.shared {
 		var st unix.Stat_t
 		if unix.Fstat(int(e.netns.Fd()), &st) == nil {
 			ns = st.Ino

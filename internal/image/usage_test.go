@@ -1,0 +1,75 @@
+package image
+
+import (
+	"context"
+	"io/fs"
+	"path/filepath"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// What `system df` says of images is what lies on the disk, blobs that a pull
+// has not finished among it; what no container needs could go, and goes.
+func TestDiskUsage(t *testing.T) {
+	f := open(t, "")
+	ctx := context.Background()
+	f.mustLoad(dockerArchive([]string{"one:1"}, nil, busybox(), gz(tarOf(file{name: "a", body: "only one's"}))))
+	f.mustLoad(dockerArchive([]string{"two:1"}, nil, busybox(), tarOf(file{name: "b", body: "only two's"})))
+	leased, end, err := f.content.Resume(ctx, "pull")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := f.content.Partial(leased, ocispec.Descriptor{Digest: digest.FromString("cut off"), Size: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Write(make([]byte, 12345)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Close(leased, false); err != nil {
+		t.Fatal(err)
+	}
+	end(true)
+	disk := func() (n int64) {
+		t.Helper()
+		for _, dir := range []string{"content/blobs", "content/ingest", "layers/snapshots"} {
+			err := filepath.WalkDir(filepath.Join(f.root, dir), func(path string, d fs.DirEntry, err error) error {
+				if err != nil || !d.Type().IsRegular() || dir == "content/ingest" && d.Name() != "data" {
+					return err
+				}
+				info, err := d.Info()
+				if err == nil {
+					n += info.Size()
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		return n
+	}
+	u, err := f.DiskUsage(ctx)
+	if err != nil || u.TotalSize != disk() || u.Reclaimable != u.TotalSize {
+		t.Errorf("%d bytes, %d could go, on disk are %d: %v", u.TotalSize, u.Reclaimable, disk(), err)
+	}
+	one := f.image("one:1").ID.String()
+	f.SetUsers(func(id string) []Use {
+		if id == one {
+			return []Use{{Container: "c"}}
+		}
+		return nil
+	})
+	if u, err = f.DiskUsage(ctx); err != nil || u.ActiveCount != 1 {
+		t.Fatal(u, err)
+	}
+	_, freed, err := f.Prune(ctx, true, nil)
+	if err != nil || int64(freed) != u.Reclaimable {
+		t.Errorf("%d bytes went, %d could: %v", freed, u.Reclaimable, err)
+	}
+	if u, err = f.DiskUsage(ctx); err != nil || u.TotalSize != disk() || u.Reclaimable != 0 {
+		t.Errorf("after a prune %d bytes, %d could go, on disk are %d: %v", u.TotalSize, u.Reclaimable, disk(), err)
+	}
+}

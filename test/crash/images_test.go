@@ -1,0 +1,239 @@
+package crash
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wherry-engine/wherry/test/harness"
+)
+
+// kills is how often TestImagesKilled kills: a few for every change, more when
+// WHERRY_KILLS says so.
+func kills(t *testing.T) int {
+	text := os.Getenv("WHERRY_KILLS")
+	if text == "" {
+		return 20
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestImagesKilled kills the engine at random moments of pulls, loads, pushes,
+// removals and prunes. The store opens each time, every image that is listed is
+// whole, and when all are removed the data root holds what a fresh one does.
+func TestImagesKilled(t *testing.T) {
+	harness.Require(t, "engine", "busybox")
+	e := harness.Run(t, harness.Options{Flags: []string{"--bridge", "none"}})
+	host := serveRegistry(t, e)
+	var none []any
+	if err := e.GetJSON("/images/json", &none); err != nil { // the stores are open now
+		t.Fatal(err)
+	}
+	fresh := files(t, e)
+	noise := func(seed byte, size int) []byte {
+		b := make([]byte, size)
+		rand.NewChaCha8([32]byte{seed}).Read(b)
+		return b
+	}
+	image := func(n byte, names ...string) []byte {
+		im := &harness.Image{Names: names, Config: harness.Config{Entrypoint: []string{"/x"}}, Layers: [][]harness.File{
+			{{Name: "shared", Mode: 0o644, Data: noise(200, 5<<20)}}, {{Name: "a", Mode: 0o644, Data: noise(n, 4<<20)}}, {{Name: "b", Mode: 0o644, Data: noise(n+100, 2<<20)}},
+		}}
+		b, err := io.ReadAll(im.DockerArchive())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	one, two := image(1, host+"/one:v1"), image(2, "two:v1")
+	must := func(method, path string, body any) []byte {
+		t.Helper()
+		code, out, err := e.API(method, path, body)
+		if err != nil || code >= 300 || bytes.Contains(out, []byte("errorDetail")) {
+			t.Fatalf("%s %s: %d %s %v", method, path, code, out, err)
+		}
+		return out
+	}
+	load := func(b []byte) { t.Helper(); must("POST", "/images/load", bytes.NewReader(b)) }
+	clear := func() {
+		t.Helper()
+		must("POST", `/images/prune?filters={"dangling":["false"]}`, nil)
+	}
+	load(one)
+	must("POST", "/images/"+host+"/one/push?tag=v1", nil)
+	clear()
+	pushes := 0
+	operations := []struct {
+		name    string
+		prepare func()
+		run     func() string // the request, and its body if it is a load's
+		body    []byte
+	}{
+		{"pull", clear, func() string { return "/images/create?fromImage=" + host + "/one&tag=v1" }, nil},
+		{"load", clear, func() string { return "/images/load" }, two},
+		{"push", func() {
+			load(two)
+			pushes++
+			must("POST", fmt.Sprintf("/images/two:v1/tag?repo=%s/p%d&tag=v1", host, pushes), nil)
+		},
+			func() string { return fmt.Sprintf("/images/%s/p%d/push?tag=v1", host, pushes) }, nil},
+		{"rmi", func() { clear(); load(two) }, func() string { return "DELETE /images/two:v1?force=1" }, nil},
+		{"prune", func() { load(one); load(two) }, func() string { return `/images/prune?filters={"dangling":["false"]}` }, nil},
+	}
+	ask := func(request string, body []byte) (int, []byte, error) {
+		method, path, ok := strings.Cut(request, " ")
+		if !ok {
+			method, path = "POST", request
+		}
+		if body != nil {
+			return e.API(method, path, bytes.NewReader(body))
+		}
+		return e.API(method, path, nil)
+	}
+	took := map[string]time.Duration{}
+	for _, o := range operations { // undisturbed, to know how long they take
+		o.prepare()
+		begin := time.Now()
+		if code, out, err := ask(o.run(), o.body); err != nil || code >= 300 {
+			t.Fatal(o.name, code, string(out), err)
+		}
+		took[o.name] = time.Since(begin)
+	}
+	total, listed := kills(t), 0
+	for i := range total {
+		o := operations[i%len(operations)]
+		o.prepare()
+		request := o.run()
+		var wg sync.WaitGroup
+		wg.Go(func() { ask(request, o.body) })
+		time.Sleep(time.Duration(rand.Int64N(int64(took[o.name]) + 1))) // the moment is the test's input
+		e.Kill()
+		wg.Wait()
+		if err := e.Start(); err != nil {
+			t.Fatalf("after a kill in a %s: %v", o.name, err)
+		}
+		listed += intact(t, e, o.name)
+	}
+	clear()
+	if err := e.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if left := files(t, e); len(left) > len(fresh) {
+		for name, size := range left {
+			if _, ok := fresh[name]; !ok {
+				t.Errorf("left after %d kills: %s, %d bytes", total, name, size)
+			}
+		}
+	}
+	if listed == 0 {
+		t.Error("no image was ever listed after a kill: nothing was checked")
+	}
+	t.Logf("%d kills, %d images checked, an undisturbed operation takes %v", total, listed, took)
+}
+
+// serveRegistry serves one in the engine's network.
+func serveRegistry(t *testing.T, e *harness.Engine) (host string) {
+	t.Helper()
+	registry := exec.Command("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", e.PID()), harness.Binary("wherry-registry"), "serve", "--addr", "127.0.0.1:0", "--data", filepath.Join(t.TempDir(), "registry"))
+	out, err := registry.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := registry.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		registry.Process.Signal(os.Interrupt)
+		registry.Wait()
+	})
+	if _, err := fmt.Fscanf(out, "serving http://%s\n", &host); err != nil {
+		t.Fatal(err)
+	}
+	return host
+}
+
+// intact checks the digests of all that the listed images consist of.
+func intact(t *testing.T, e *harness.Engine, when string) int {
+	t.Helper()
+	var list []struct {
+		ID       string `json:"Id"`
+		RepoTags []string
+	}
+	if err := e.GetJSON("/images/json?all=1", &list); err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range list {
+		code, body, err := e.API("GET", "/images/"+one.ID+"/get", nil)
+		if err != nil || code != 200 {
+			t.Fatalf("after a kill in a %s: image %s %v: %d %v", when, one.ID, one.RepoTags, code, err)
+		}
+		blobs := 0
+		for r := tar.NewReader(bytes.NewReader(body)); ; {
+			h, err := r.Next()
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) && blobs > 0 {
+				break // the harness trims the zeros at the end
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want, ok := strings.CutPrefix(h.Name, "blobs/sha256/"); ok && want != "" {
+				sum := sha256.New()
+				if _, err := io.Copy(sum, r); err != nil {
+					t.Fatal(err)
+				}
+				if got := hex.EncodeToString(sum.Sum(nil)); got != want {
+					t.Errorf("after a kill in a %s: blob %s of %v has the digest %s", when, want, one.RepoTags, got)
+				}
+				blobs++
+			}
+		}
+		if blobs < 5 {
+			t.Errorf("after a kill in a %s: %v has only %d blobs", when, one.RepoTags, blobs)
+		}
+	}
+	return len(list)
+}
+
+// files lists what the data root holds besides databases and records of the
+// engine itself.
+func files(t *testing.T, e *harness.Engine) map[string]int64 {
+	t.Helper()
+	out := map[string]int64{}
+	root := e.DataRoot()
+	for _, dir := range []string{"content", "layers"} {
+		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // the background removed it
+			}
+			if err != nil {
+				return err
+			}
+			if info, err := d.Info(); err == nil && d.Type().IsRegular() && filepath.Ext(path) != ".db" {
+				out[strings.TrimPrefix(path, root)] = info.Size()
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
