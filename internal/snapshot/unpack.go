@@ -206,7 +206,13 @@ func (s *Store) unpack(ctx context.Context, u *unpacking) error {
 		}
 	}
 	key := "unpack-" + id.New()
-	mounts, err := s.sn.Prepare(ctx, key, parent.String())
+	// The two databases would not agree after a cancellation between them, and
+	// the directory would stay until some layer is removed.
+	whole := context.WithoutCancel(ctx)
+	if s.driver == VFS {
+		whole = ctx // it copies the parent
+	}
+	mounts, err := s.sn.Prepare(whole, key, parent.String())
 	if err != nil {
 		<-s.slots
 		return fmt.Errorf("unpack layer %s: %w", u.DiffID, err)
@@ -239,7 +245,7 @@ func (s *Store) unpack(ctx context.Context, u *unpacking) error {
 	if err != nil {
 		return err
 	}
-	err = s.sn.Commit(ctx, u.chain.String(), key, append(opts, snapshots.WithLabels(map[string]string{
+	err = s.sn.Commit(whole, u.chain.String(), key, append(opts, snapshots.WithLabels(map[string]string{
 		labelDir: rel, labelSize: strconv.FormatInt(filled.size, 10)}))...)
 	if errdefs.IsAlreadyExists(err) {
 		return nil // made by a build at the same time; ours is undone
