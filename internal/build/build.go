@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/moby/buildkit/util/resolver"
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/wherry-engine/wherry/internal/build/executor"
@@ -109,4 +110,11 @@ func (b *Builder) Close() error {
 		return nil
 	}
 	return e.close()
+}
+
+// Reloaded forgets where registries were asked: the settings have changed.
+func (b *Builder) Reloaded() {
+	if b.opened() != nil {
+		resolver.DefaultPool.Clear()
+	}
 }

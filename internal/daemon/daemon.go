@@ -316,6 +316,7 @@ func (s *System) Reload(next *config.Config) error {
 		return err
 	}
 	s.view.Reload(host)
+	s.builder.Reloaded()
 	s.engine.Reload(live(merged))
 	for _, key := range reloaded {
 		slog.Info("reloaded", "key", key)

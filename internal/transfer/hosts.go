@@ -1,12 +1,17 @@
 package transfer
 
 import (
+	"net/http"
+	"regexp"
+	"strings"
+	"sync"
+
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 )
 
 // Hosts lists where BuildKit's resolver asks for a registry host: the mirrors
-// of the settings in order, then the registry itself. Credentials are the
-// resolver's business.
+// of the settings in order, then the registry itself. Credentials for the
+// registry are the resolver's business; those of a mirror stay here.
 func (c *Client) Hosts(host string) ([]docker.RegistryHost, error) {
 	list, err := c.set.Load().endpoints(host, credentials{}, true)
 	if err != nil {
@@ -14,11 +19,56 @@ func (c *Client) Hosts(host string) ([]docker.RegistryHost, error) {
 	}
 	var out []docker.RegistryHost
 	for _, e := range list {
-		can := docker.HostCapabilityPull | docker.HostCapabilityResolve
+		can, client := docker.HostCapabilityPull|docker.HostCapabilityResolve, e.client
 		if !e.mirror {
 			can |= docker.HostCapabilityPush | docker.HostCapabilityReferrers
+		} else if !e.creds.none() || len(e.rewrite) > 0 {
+			own := *e.client
+			own.Transport = &mirrorTransport{e: e, agent: c.agent, next: e.client.Transport}
+			client = &own
 		}
-		out = append(out, docker.RegistryHost{Client: e.client, Host: e.base.Host, Scheme: e.base.Scheme, Path: e.base.Path + "/v2", Capabilities: can})
+		out = append(out, docker.RegistryHost{Client: client, Host: e.base.Host, Scheme: e.base.Scheme, Path: e.base.Path + "/v2", Capabilities: can})
 	}
 	return out, nil
+}
+
+// mirrorTransport asks a mirror in the mirror's terms: by its names of
+// repositories, with its credentials.
+type mirrorTransport struct {
+	e      *endpoint
+	agent  string
+	next   http.RoundTripper
+	logins sync.Map // *login by repository
+}
+
+var repositoryPath = regexp.MustCompile(`^(.+)(/(?:manifests|blobs|referrers|tags)/[^/]+)$`)
+
+// RoundTrip sends a request, a second time if the mirror asks who we are.
+func (t *mirrorTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	m := repositoryPath.FindStringSubmatch(strings.TrimPrefix(req.URL.Path, t.e.base.Path+"/v2/"))
+	if m == nil || !t.e.owns(req.URL) {
+		return t.next.RoundTrip(req) // where a redirect leads: neither names nor secrets
+	}
+	req = req.Clone(req.Context())
+	repository := t.e.repository(m[1])
+	req.URL.Path, req.URL.RawPath = t.e.base.Path+"/v2/"+repository+m[2], ""
+	known, _ := t.logins.LoadOrStore(repository, &login{e: t.e, agent: t.agent, scopes: []string{"repository:" + repository + ":pull"}})
+	l := known.(*login)
+	for {
+		used, err := l.authorization(req.Context())
+		if err != nil {
+			return nil, err
+		}
+		if used != "" {
+			req.Header.Set("Authorization", used)
+		}
+		resp, err := t.next.RoundTrip(req)
+		if err != nil || resp.StatusCode != http.StatusUnauthorized || t.e.creds.none() || req.Body != nil && req.Body != http.NoBody {
+			return resp, err
+		}
+		if again, err := l.answer(req.Context(), resp.Header, used); err != nil || !again {
+			return resp, nil //nolint:nilerr // the refusal says it
+		}
+		resp.Body.Close()
+	}
 }

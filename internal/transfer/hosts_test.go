@@ -1,0 +1,61 @@
+package transfer
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"testing"
+)
+
+// What BuildKit asks a mirror arrives under the mirror's names and with the
+// mirror's credentials, and these go nowhere else.
+func TestHosts(t *testing.T) {
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			t.Errorf("credentials at %s", r.URL)
+		}
+		w.Write([]byte("blob"))
+	}))
+	defer elsewhere.Close()
+	asked := 0
+	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, ok := r.BasicAuth()
+		switch {
+		case !ok:
+			asked++
+			w.Header().Set("WWW-Authenticate", `Basic realm="m"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		case user != "u" || password != "p":
+			w.WriteHeader(http.StatusForbidden)
+		case r.URL.Path == "/prefix/v2/cached/x/blobs/sha256:0":
+			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+		case r.URL.Path != "/prefix/v2/cached/x/manifests/1":
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	defer mirror.Close()
+	c, err := New(Options{}, Config{Mirrors: map[string][]Mirror{"example.com": {{
+		URL: mirror.URL + "/prefix", Username: "u", Password: "p", Rewrite: []Rewrite{{Match: regexp.MustCompile("^library/"), To: "cached/"}},
+	}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hosts, err := c.Hosts("example.com")
+	if err != nil || len(hosts) != 2 || hosts[1].Host != "example.com" || hosts[1].Scheme != "https" {
+		t.Fatalf("%+v %v", hosts, err)
+	}
+	h := hosts[0]
+	for path, want := range map[string]int{"/library/x/manifests/1": 200, "/library/x/blobs/sha256:0": 200, "/library/y/manifests/1": 404} {
+		resp, err := h.Client.Get(h.Scheme + "://" + h.Host + h.Path + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s: %s", path, resp.Status)
+		}
+	}
+	if asked != 2 {
+		t.Errorf("asked %d times for two repositories", asked)
+	}
+}
