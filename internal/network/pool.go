@@ -135,7 +135,7 @@ func (p *pool) plug(x wish, slot int) (_ *wire, err error) {
 			given = []netip.Addr{c.IPv4Address, c.IPv6Address}[f]
 		}
 		switch {
-		case st.Addrs == nil && given.IsValid():
+		case given.IsValid() && (st.Addrs == nil || !st.Subnet.Contains(given)):
 			return nil, invalid("invalid endpoint settings:\nno configured subnet contains IP address %s", given)
 		case st.Addrs == nil:
 		case given.IsValid():
