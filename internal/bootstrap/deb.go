@@ -137,7 +137,7 @@ func (r *root) unpack(deb []byte, keep func(name string) bool) error {
 		if err := r.tw.WriteHeader(h); err != nil {
 			return err
 		}
-		if _, err := io.Copy(r.tw, tr); err != nil {
+		if _, err := io.Copy(r.tw, tr); err != nil { //nolint:gosec // packages of a signed archive
 			return err
 		}
 	}

@@ -122,7 +122,7 @@ func tidy(in io.Reader, out io.Writer) error {
 		if err := tw.WriteHeader(h); err != nil {
 			return err
 		}
-		if _, err := io.Copy(tw, tr); err != nil {
+		if _, err := io.Copy(tw, tr); err != nil { //nolint:gosec // packages of a signed archive
 			return err
 		}
 	}

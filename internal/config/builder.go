@@ -120,7 +120,7 @@ func (b builderValue) decode(raw json.RawMessage) error {
 				}
 			}
 			if err != nil {
-				return fmt.Errorf("builder: gc: invalid filter %q: %v", f, err)
+				return fmt.Errorf("builder: gc: invalid filter %q: %w", f, err)
 			}
 			r.Keep = age
 		}

@@ -20,7 +20,7 @@ import (
 
 func newSet(t *testing.T) (*Set, string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "plug") // t.TempDir is too long for a socket
+	dir, err := os.MkdirTemp("", "plug") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ import (
 // withDriver opens a store beside a plugin "ours".
 func withDriver(t *testing.T, root string) (s *Store, v *plugintest.Volumes, p *plugintest.Server) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "plug") // t.TempDir is too long for a socket
+	dir, err := os.MkdirTemp("", "plug") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -165,7 +165,7 @@ func (e *unsupported) Is(target error) bool { return target == ErrUnsupported }
 // free finds a number that nobody uses on the file system.
 func free(fd int) (uint32, error) {
 	for range 64 {
-		id := 1<<20 + rand.Uint32N(1<<31-1<<20) // far from what administrators write into /etc/projid
+		id := 1<<20 + rand.Uint32N(1<<31-1<<20) //nolint:gosec // far from what administrators write into /etc/projid
 		var q quota
 		err := control(fd, getOne, id, unsafe.Pointer(&q))
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || err == nil && q.Hard|q.Soft|q.Blocks|q.Inodes == 0 {
