@@ -2,10 +2,12 @@ package shell
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"strings"
+	"syscall"
 
 	"github.com/docker/cli/cli/connhelper/commandconn"
 	"github.com/docker/cli/cli/connhelper/ssh"
@@ -37,6 +39,32 @@ func sshDialer(host string) (func(context.Context, string, string) (net.Conn, er
 		return nil, err
 	}
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return commandconn.New(ctx, "ssh", args...)
+		c, err := commandconn.New(ctx, "ssh", args...)
+		if err != nil {
+			return nil, err
+		}
+		return sshConn{c}, nil
 	}, nil
+}
+
+// sshConn is the stream of an ssh that may end before anything is written to
+// it. Why it did is what reading says.
+type sshConn struct{ net.Conn }
+
+func (c sshConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if errors.Is(err, syscall.EPIPE) {
+		if _, why := c.Conn.Read(make([]byte, 1)); why != nil {
+			err = why
+		}
+	}
+	return n, err
+}
+
+// CloseWrite ends what the other side reads.
+func (c sshConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return c.Conn.Close()
 }
