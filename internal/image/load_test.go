@@ -2,10 +2,15 @@ package image
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/snapshot"
@@ -92,5 +97,22 @@ func TestLoadFromSkopeo(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Archives as kaniko and others with the same library write them: members are
+// named by their digests, layers are compressed.
+func TestLoadKaniko(t *testing.T) {
+	f := open(t, "")
+	plain := tarOf(file{name: "a", body: "a"})
+	layer := gz(plain)
+	config := must(json.Marshal(ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(plain)}}}))
+	name, member := digest.FromBytes(config).String(), digest.FromBytes(layer).Encoded()+".tar.gz"
+	list := must(json.Marshal([]dockerEntry{{Config: name, RepoTags: []string{"kaniko:1"}, Layers: []string{member}}}))
+	if got := f.mustLoad(tarOf(file{name: name, body: string(config)}, file{name: member, body: string(layer)}, file{name: "manifest.json", body: string(list)})); got != "Loaded image: kaniko:1\n" {
+		t.Errorf("messages %q", got)
+	}
+	if got := f.image("kaniko:1").ID.String(); got != name {
+		t.Errorf("id %s, want %s", got, name)
 	}
 }
