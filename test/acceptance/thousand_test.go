@@ -42,15 +42,61 @@ func TestThousand(t *testing.T) {
 	began = time.Now()
 	each(t, n, clients, func(i int) error { return answers(e, fmt.Sprint("c", i)) })
 	t.Logf("%d answered in %v", n, time.Since(began))
+	all := fillBridge(t, e, n)
 	began = time.Now()
-	each(t, n, clients, func(i int) error {
+	each(t, all, clients, func(i int) error {
 		code, body, err := e.API("DELETE", fmt.Sprintf("/containers/c%d?force=1", i), nil)
 		if err != nil || code != 204 {
 			return fmt.Errorf("remove: %d %s %v", code, body, err)
 		}
 		return nil
 	})
-	t.Logf("%d removed in %v", n, time.Since(began))
+	t.Logf("%d removed in %v", all, time.Since(began))
+}
+
+// fillBridge starts more containers than a bridge has ports: the one too many
+// is refused by name, and starts when another has gone. It returns how many
+// there are then.
+func fillBridge(t *testing.T, e *harness.Engine, n int) int {
+	t.Helper()
+	for ; n <= 1024; n++ {
+		err := startOne(e, fmt.Sprint("c", n))
+		if err == nil {
+			continue
+		}
+		if !strings.Contains(err.Error(), "is full: the kernel gives a bridge 1,023 ports") {
+			t.Fatalf("container %d: %v", n, err)
+		}
+		t.Logf("container %d: %v", n, err)
+		if code, body, err := e.API("DELETE", "/containers/c0?force=1", nil); err != nil || code != 204 {
+			t.Fatalf("remove: %d %s %v", code, body, err)
+		}
+		// The kernel gives the port back in its own time.
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+			code, body, err := e.API("POST", fmt.Sprintf("/containers/c%d/start", n), nil)
+			if err == nil && code == 204 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("after another has gone: %d %s %v", code, body, err)
+			}
+		}
+		if err := createOne(e, "c0"); err != nil {
+			t.Fatal(err)
+		}
+		return n + 1
+	}
+	t.Fatalf("%d containers are on one bridge", n)
+	return n
+}
+
+// createOne makes a container that does not run.
+func createOne(e *harness.Engine, name string) error {
+	code, body, err := e.API("POST", "/containers/create?name="+name, map[string]any{"Image": "busybox"})
+	if err != nil || code != 201 {
+		return fmt.Errorf("create: %d %s %v", code, body, err)
+	}
+	return nil
 }
 
 // each calls f for 0 to n-1, so many at a time, and fails with the first error.
