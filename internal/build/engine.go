@@ -35,6 +35,7 @@ import (
 	"github.com/moby/buildkit/worker/base"
 	"github.com/moby/buildkit/worker/label"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 
@@ -173,6 +174,11 @@ func (e *engine) workerOptions(root string) (base.WorkerOpt, error) {
 	if err != nil {
 		return base.WorkerOpt{}, fmt.Errorf("open the records of the build cache: %w", err)
 	}
+	// A cached build writes some twenty of them. No build waits for the disk
+	// because of it: after a crash of the machine they begin anew (see begin).
+	if db, ok := md.DB().(*bolt.DB); ok {
+		db.NoSync = true
+	}
 	// That there is a snapshotter tells clients of an image store that keeps
 	// manifests as they are, and thereby of exports of all kinds.
 	labels := map[string]string{label.Executor: "wherry", label.Snapshotter: driver, label.Network: "bridge"}
@@ -218,7 +224,7 @@ func (e *engine) close() error {
 	e.stop()
 	err := errors.Join(e.control.Close(), e.history.close(), e.exec.Close())
 	if err == nil {
-		err = os.Remove(mark(filepath.Join(e.b.cfg.Root, "build")))
+		err = end(filepath.Join(e.b.cfg.Root, "build"))
 	}
 	return err
 }

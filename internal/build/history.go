@@ -152,12 +152,33 @@ func bootID() []byte {
 	return id
 }
 
+// databases are written without a sync while the builder is open.
+var databases = []string{"metadata_v2.db", "cache.db", "history.db", "history-meta.db"}
+
+// end takes the mark away when everything is on the disk.
+func end(root string) error {
+	for _, name := range databases {
+		f, err := os.Open(filepath.Join(root, name))
+		if err != nil {
+			return err
+		}
+		err = f.Sync()
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return os.Remove(mark(root))
+}
+
 // begin marks the builder as open. After a crash of the machine, in which the
 // databases may have been torn, it begins with an empty cache: they go, and the
 // leases by which their records held layers.
 func begin(ctx context.Context, root string, store *enginecontent.Store) error {
 	if was, err := os.ReadFile(mark(root)); err == nil && string(was) != string(bootID()) {
-		for _, name := range []string{"metadata_v2.db", "cache.db", "history.db", "history-meta.db", "history"} {
+		for _, name := range append([]string{"history"}, databases...) {
 			if err := os.RemoveAll(filepath.Join(root, name)); err != nil {
 				return err
 			}
