@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/diff/apply"
 	"github.com/containerd/containerd/v2/pkg/gc"
@@ -54,8 +56,10 @@ type engine struct {
 	control  *control.Controller
 	cache    *bboltcachestorage.Store
 	results  solver.CacheManager
-	gateway  []netip.Addr // what host-gateway stands for
+	gateway  []netip.Addr    // what host-gateway stands for
+	running  context.Context // ends with the engine
 	stop     context.CancelFunc
+	active   sync.WaitGroup // builds
 
 	history  *history
 	classics outputs
@@ -133,7 +137,7 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 	}
 	e.results = solver.NewCacheManager(ctx, "local", e.cache, worker.NewCacheResultStorage(workers))
 	running, stop := context.WithCancel(ctx)
-	e.stop = stop
+	e.running, e.stop = running, stop
 	hosts := b.cfg.Registries.Hosts
 	e.control, err = control.NewController(control.Opt{
 		SessionManager: e.sessions, WorkerController: workers, Frontends: frontends,
@@ -220,9 +224,37 @@ func (e *engine) frontends(workers *worker.Controller) (map[string]frontend.Fron
 	return map[string]frontend.Frontend{"dockerfile.v0": builtin, "gateway.v0": &syntax{Frontend: remote, builtin: builtin}, frontendClassic: forwarder.NewGatewayForwarder(workers.Infos(), e.classicFrontend)}, nil
 }
 
+// track notes a build; its context ends with the engine.
+func (e *engine) track(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(e.running, func() { cancel(errClosed) })
+	e.active.Add(1)
+	leave := e.room.enter()
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		leave()
+		e.active.Done()
+	}
+}
+
+// patience is how long builds may take to end with the engine.
+const patience = 5 * time.Second
+
+// close ends the builds that run, and what they have mounted.
 func (e *engine) close() error {
 	e.stop()
-	err := errors.Join(e.control.Close(), e.history.close(), e.exec.Close())
+	ended := make(chan struct{})
+	go func() {
+		e.active.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		slog.Warn("builds do not end; the next start removes what they leave")
+	}
+	err := errors.Join(e.control.Close(), e.history.close(), e.exec.Close(), sweepTemporary(e.b.tmp()))
 	if err == nil {
 		err = end(filepath.Join(e.b.cfg.Root, "build"))
 	}

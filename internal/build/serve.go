@@ -39,7 +39,9 @@ func (e *engine) direct() *grpc.Server {
 func (e *engine) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	if r, ok := req.(*controlapi.SolveRequest); ok {
 		e.amend(r)
-		defer e.room.enter()()
+		var done func()
+		ctx, done = e.track(ctx)
+		defer done()
 	}
 	return next(ctx, req)
 }

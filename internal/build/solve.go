@@ -117,7 +117,8 @@ func (b *Builder) Solve(ctx context.Context, r *request.Build, trace func(any) e
 // solve runs one request and hands its progress on.
 func (e *engine) solve(ctx context.Context, req *controlapi.SolveRequest, status func(*controlapi.StatusResponse) error) (map[string]string, error) {
 	e.amend(req)
-	defer e.room.enter()()
+	ctx, done := e.track(ctx)
+	defer done()
 	var out map[string]string
 	g, inner := errgroup.WithContext(ctx)
 	g.Go(func() error {

@@ -182,3 +182,29 @@ func TestPruneApart(t *testing.T) {
 	}
 	docker(t, e, nil, "save", "-o", t.TempDir()+"/t.tar", "t")
 }
+
+// An engine that is stopped takes its builds along, with all that they mounted.
+func TestStopped(t *testing.T) {
+	e := engine(t, "")
+	harness.Require(t, "docker28")
+	dir := files(t, map[string]string{"Dockerfile": "FROM busybox\nRUN sleep 1234\n"})
+	cmd := e.Command(t.Context(), harness.DockerCLI(), "build", dir)
+	cmd.Env = append(cmd.Env, classicEnv...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the step runs", func() bool { return sleeps(e) == 1 })
+	if err := e.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	if n := sleeps(e); n != 0 {
+		t.Errorf("%d steps are left", n)
+	}
+	if m := left(t, e); len(m) > 0 {
+		t.Errorf("mounts are left: %v", m)
+	}
+	if err := e.Start(); err != nil {
+		t.Fatal(err)
+	}
+}
