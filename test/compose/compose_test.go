@@ -1,0 +1,252 @@
+// Package compose runs projects with Debian's docker-compose 1.29, with Compose
+// v5 as a plugin of docker's client, and with `wherry compose`, unchanged.
+package compose
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wherry-engine/wherry/test/harness"
+)
+
+// version is the module's that the plugin is built from.
+const version = "v5.5.1"
+
+// plugin builds docker's compose plugin, once, and returns a docker
+// configuration directory that has it.
+func plugin(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(harness.Root(), ".cache", "docker-compose-"+version)
+	if _, err := os.Stat(path); err != nil {
+		const module = "github.com/docker/compose/v5"
+		elsewhere := t.TempDir() // not our module
+		download := exec.Command("go", "mod", "download", "-json", module+"@"+version)
+		download.Dir = elsewhere
+		out, err := download.Output()
+		if err != nil {
+			t.Fatalf("download compose: %v\n%s", err, out)
+		}
+		_, rest, _ := strings.Cut(string(out), `"Dir": "`)
+		dir, _, ok := strings.Cut(rest, `"`)
+		if !ok {
+			t.Fatalf("download compose: %s", out)
+		}
+		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X "+module+"/internal.Version="+version, "-o", path, "./cmd")
+		build.Dir, build.Env = dir, append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("build compose: %v\n%s", err, out)
+		}
+	}
+	config := t.TempDir()
+	dir := filepath.Join(config, "cli-plugins")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(path, filepath.Join(dir, "docker-compose")); err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
+// tool is one way to call compose.
+type tool struct {
+	*testing.T
+	e      *harness.Engine
+	name   string
+	args   []string
+	dir    string // the project's
+	config string
+}
+
+// run returns what compose writes to stdout; it must succeed.
+func (c *tool) run(args ...string) string {
+	c.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	cmd := c.e.Command(ctx, c.args[0], append(c.args[1:], args...)...)
+	cmd.Dir = c.dir
+	cmd.Env = append(cmd.Env, "DOCKER_CONFIG="+c.config, "WHO=you")
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if err := cmd.Run(); err != nil {
+		c.Fatalf("%s %s: %v\n%s%s\n%s", c.name, strings.Join(args, " "), err, out.String(), errOut.String(), c.e.LogTail(20))
+	}
+	return out.String()
+}
+
+// ask makes a request from the engine's network until it is answered.
+func (c *tool) ask(service, body string) string {
+	c.Helper()
+	address := "http://" + strings.TrimSpace(c.run("port", service, "8080"))
+	args := []string{fmt.Sprintf("--net=/proc/%d/ns/net", c.e.PID()), "curl", "-sS", "--retry", "20", "--retry-delay", "1", "--retry-all-errors", "--fail", "--max-time", "30"}
+	if body != "" {
+		args = append(args, "-d", body)
+	}
+	cmd := exec.Command("nsenter", append(args, address)...)
+	var errOut bytes.Buffer // has the attempts, too
+	cmd.Stderr = &errOut
+	out, err := cmd.Output()
+	if err != nil {
+		c.Fatalf("%s: %v\n%s", address, err, errOut.String())
+	}
+	return string(out)
+}
+
+func (c *tool) expect(what, got, want string) {
+	c.Helper()
+	if !strings.Contains(got, want) {
+		c.Errorf("%s: %q does not say %q", what, got, want)
+	}
+}
+
+func TestCompose(t *testing.T) {
+	harness.Require(t, "root", "engine", "compose1", "docker28")
+	config := plugin(t)
+	projects, err := filepath.Abs("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := harness.ComposeImages(t)
+	e := harness.Run(t, harness.Options{})
+	if err := e.LoadArchive(archive); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		args []string
+	}{
+		{"docker-compose", []string{"/usr/bin/docker-compose", "--no-ansi"}},
+		{"docker compose", []string{harness.DockerCLI(), "compose"}},
+		{"wherry compose", []string{harness.Binary("wherry"), "compose"}},
+	} {
+		for name, f := range map[string]func(*tool){"redis": redis, "flask": flask, "webdb": webdb} {
+			if c.name == "wherry compose" && name != "flask" {
+				continue // it is the same program as docker's plugin
+			}
+			t.Run(c.name+"/"+name, func(t *testing.T) {
+				f(&tool{t, e, c.name, c.args, filepath.Join(projects, name), config})
+				nothingLeft(t, e)
+			})
+		}
+	}
+}
+
+func redis(c *tool) {
+	c.run("up", "-d")
+	c.expect("ps", c.run("ps"), "Up")
+	c.expect("ps", c.run("ps"), "(healthy)")
+	c.expect("logs", c.run("logs", "redis"), "Ready to accept connections")
+	starts := func() string { return strings.TrimSpace(c.run("exec", "-T", "redis", "redis-cli", "get", "starts")) }
+	if n := starts(); n != "1" {
+		c.Errorf("%s starts", n)
+	}
+	c.run("up", "-d", "--scale", "counter=3")
+	if ids := strings.Fields(c.run("ps", "-q", "counter")); len(ids) != 3 {
+		c.Errorf("scaled to %q", ids)
+	}
+	c.until(starts, "3")
+	c.run("restart", "counter")
+	c.until(starts, "6")
+	c.run("restart", "redis")
+	c.until(starts, "6") // they were on the volume
+	c.run("stop")
+	c.run("start")
+	c.run("down", "-v", "-t", "1")
+}
+
+func flask(c *tool) {
+	c.run("build")
+	c.run("up", "-d")
+	const hello = "Hello from compose, you, from "
+	before := c.ask("web", "")
+	c.expect("answer", before, hello)
+	c.expect("logs", c.run("logs", "web"), "GET / HTTP/1.1")
+	c.run("restart", "-t", "5")
+	c.expect("answer", c.ask("web", ""), hello)
+	c.run("up", "-d", "--scale", "web=2")
+	if ids := strings.Fields(c.run("ps", "-q")); len(ids) != 2 {
+		c.Errorf("scaled to %q", ids)
+	}
+	c.run("down", "-v", "-t", "1")
+}
+
+func webdb(c *tool) {
+	c.run("up", "-d")
+	if got := c.ask("web", "first"); got != "first\n" {
+		c.Errorf("%q", got)
+	}
+	c.expect("exec", c.run("exec", "-T", "db", "psql", "--version"), "psql (PostgreSQL)")
+	c.run("restart", "-t", "5")
+	if got := c.ask("web", "second"); got != "first\nsecond\n" {
+		c.Errorf("%q", got)
+	}
+	// down without -v keeps the volume, up finds it.
+	c.run("down", "-t", "5")
+	c.run("up", "-d")
+	if got := c.ask("web", "third"); got != "first\nsecond\nthird\n" {
+		c.Errorf("%q", got)
+	}
+	c.run("down", "-v", "-t", "5")
+}
+
+// until calls f until it returns want.
+func (c *tool) until(f func() string, want string) {
+	c.Helper()
+	got := f()
+	for deadline := time.Now().Add(20 * time.Second); got != want && time.Now().Before(deadline); got = f() {
+	}
+	if got != want {
+		c.Errorf("%q, want %q", got, want)
+	}
+}
+
+func nothingLeft(t *testing.T, e *harness.Engine) {
+	t.Helper()
+	for _, args := range [][]string{{"ps", "-aq"}, {"volume", "ls", "-q"}, {"network", "ls", "-q", "--filter", "type=custom"}} {
+		if out, errOut, _, err := e.CLI(args...); out != "" || err != nil {
+			t.Errorf("%v: %s%s %v", args, out, errOut, err)
+		}
+	}
+}
+
+// TestWithoutPlugin: who has no plugin is told how to get it.
+func TestWithoutPlugin(t *testing.T) {
+	harness.Require(t, "engine")
+	home := t.TempDir()
+	run := func() (string, int) {
+		cmd := exec.Command(harness.Binary("wherry"), "--config", home, "compose", "up")
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = io.Discard, &out
+		cmd.Run()
+		return out.String(), cmd.ProcessState.ExitCode()
+	}
+	for _, dir := range []string{"/usr/local/lib", "/usr/local/libexec", "/usr/lib", "/usr/libexec"} {
+		if _, err := os.Stat(filepath.Join(dir, "docker/cli-plugins/docker-compose")); err == nil {
+			t.Skip("this machine has the plugin for all users")
+		}
+	}
+	out, code := run()
+	for _, want := range []string{"compose is a plugin of its own, and it is not installed here", filepath.Join(home, "cli-plugins/docker-compose"), "apt-get install docker-compose-plugin"} {
+		if code != 1 || !strings.Contains(out, want) {
+			t.Errorf("%d %s", code, out)
+		}
+	}
+	path := filepath.Join(home, "cli-plugins", "docker-compose")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := run(); code != 1 || !strings.Contains(out, "chmod +x it") {
+		t.Errorf("%d %s", code, out)
+	}
+}
