@@ -156,9 +156,9 @@ func (m *made) than(base *made) string {
 		if base != nil {
 			was = base.tree[p]
 		}
-		switch is := m.tree[p]; {
-		case is == was:
-		case is == "":
+		switch is := m.tree[p]; is {
+		case was:
+		case "":
 			fmt.Fprintf(&b, "/%s gone\n", p)
 		default:
 			fmt.Fprintf(&b, "/%s %s\n", p, is)

@@ -1,6 +1,8 @@
 package build
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,8 +52,12 @@ func TestPage(t *testing.T) {
 			cmd := e.Command(t.Context(), "sh", "-c", command)
 			cmd.Env = append(cmd.Env, "PATH="+filepath.Dir(harness.Binary("wherry"))+":"+os.Getenv("PATH"))
 			out, err := cmd.Output()
-			if exit, ok := err.(*exec.ExitError); ok {
-				t.Errorf("%s: %v\n%s", command, err, exit.Stderr)
+			if err != nil {
+				var exit *exec.ExitError
+				if errors.As(err, &exit) {
+					err = fmt.Errorf("%w: %s", err, exit.Stderr)
+				}
+				t.Errorf("%s: %v", command, err)
 			}
 			got.WriteString(line + "\n" + string(out))
 		}

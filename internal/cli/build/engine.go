@@ -19,7 +19,8 @@ type engine struct{ kit *client.Client }
 // connect makes no request yet.
 func connect(ctx context.Context, sh *shell.Shell) (*engine, error) {
 	if !sh.Global.Debug {
-		_ = log.SetLevel("error") // the libraries' warnings are about their own affairs; the level is a known one
+		// The libraries' warnings are about their own affairs.
+		_ = log.SetLevel("error") //nolint:forbidigo // not to log by it: to have libraries be quiet; the level is a known one
 	}
 	api, err := sh.API()
 	if err != nil {
