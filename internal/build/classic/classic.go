@@ -383,7 +383,9 @@ func (o *Output) finish(s *step, v *vertex) {
 			}
 		}
 	}
-	o.say(" ---> %s\n", name)
+	if o.at < len(o.plan)-1 { // the last one's is the image, see Done
+		o.say(" ---> %s\n", name)
+	}
 	o.next()
 }
 
@@ -410,6 +412,7 @@ func (o *Output) Done(image string) {
 		s := &o.plan[o.at]
 		o.places[place{s.stage, s.place}] = &vertex{started: true, completed: true, cached: true}
 	}
+	o.say(" ---> %s\n", short(image))
 	if data, err := json.Marshal(build.Result{ID: image}); err == nil {
 		raw := json.RawMessage(data)
 		o.message(jsonstream.Message{Aux: &raw})
