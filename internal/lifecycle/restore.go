@@ -184,7 +184,8 @@ func wantedAtBoot(c *container.Container) bool {
 	case apicontainer.RestartPolicyUnlessStopped:
 		return !c.ManuallyStopped && !c.State.StartedAt.IsZero()
 	case apicontainer.RestartPolicyOnFailure:
-		return c.State.Restarting
+		failed := !c.State.StartedAt.IsZero() && c.State.ExitCode != 0 && !c.ManuallyStopped
+		return c.State.Restarting || failed && (p.MaximumRetryCount == 0 || c.RestartCount < p.MaximumRetryCount)
 	}
 	return false
 }
