@@ -58,7 +58,7 @@ type engine struct {
 	results  solver.CacheManager
 	gateway  []netip.Addr    // what host-gateway stands for
 	running  context.Context // ends with the engine
-	stop     context.CancelFunc
+	stop     func()
 	active   sync.WaitGroup // builds
 
 	history  *history
@@ -136,8 +136,8 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 		return nil, err
 	}
 	e.results = solver.NewCacheManager(ctx, "local", e.cache, worker.NewCacheResultStorage(workers))
-	running, stop := context.WithCancel(ctx)
-	e.running, e.stop = running, stop
+	running, stop := context.WithCancelCause(ctx)
+	e.running, e.stop = running, func() { stop(errClosed) }
 	hosts := b.cfg.Registries.Hosts
 	e.control, err = control.NewController(control.Opt{
 		SessionManager: e.sessions, WorkerController: workers, Frontends: frontends,
@@ -160,7 +160,7 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 		GracefulStop: running.Done(),
 	})
 	if err != nil {
-		stop()
+		stop(err)
 		return nil, fmt.Errorf("open the builder: %w", err)
 	}
 	return e, nil

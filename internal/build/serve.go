@@ -68,10 +68,13 @@ func (b *Builder) Session(w http.ResponseWriter, r *http.Request) error {
 	if err := upgrades(r); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
-	defer cancel()
-	return e.sessions.HandleHTTPRequest(ctx, &attended{ResponseWriter: w, gone: cancel}, r)
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
+	defer cancel(nil)
+	return e.sessions.HandleHTTPRequest(ctx, &attended{ResponseWriter: w, gone: func() { cancel(errGone) }}, r)
 }
+
+// errGone ends what a client asked for that is not there any more.
+var errGone = fmt.Errorf("the client is gone: %w", context.Canceled)
 
 // attended gives a connection that tells when its client is gone.
 type attended struct {

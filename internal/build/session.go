@@ -53,7 +53,7 @@ func (c *outputs) drop(id string) {
 type ownSession struct {
 	*session.Session
 	uploads *uploadprovider.Uploader
-	cancel  context.CancelFunc
+	cancel  func()
 	ended   sync.WaitGroup
 }
 
@@ -62,18 +62,18 @@ func (e *engine) openSession(ctx context.Context, r *request.Build) (*ownSession
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	own := &ownSession{Session: s, uploads: uploadprovider.New(), cancel: cancel}
+	ctx, cancel := context.WithCancelCause(ctx)
+	own := &ownSession{Session: s, uploads: uploadprovider.New(), cancel: func() { cancel(nil) }}
 	s.Allow(own.uploads)
 	s.Allow(&credentials{known: r.Auth})
 	// Both ends are here; what fails shows up at whoever asks the session.
 	own.ended.Go(func() {
-		s.Run(ctx, func(ctx context.Context, _ string, meta map[string][]string) (net.Conn, error) { //nolint:errcheck
+		s.Run(ctx, func(ctx context.Context, _ string, meta map[string][]string) (net.Conn, error) { //nolint:errcheck // see above
 			ours, theirs, err := pair()
 			if err != nil {
 				return nil, err
 			}
-			own.ended.Go(func() { e.sessions.HandleConn(ctx, theirs, meta) }) //nolint:errcheck
+			own.ended.Go(func() { e.sessions.HandleConn(ctx, theirs, meta) }) //nolint:errcheck // see above
 			return ours, nil
 		})
 	})
@@ -118,7 +118,7 @@ func (c *credentials) Register(s *grpc.Server) { auth.RegisterAuthServer(s, c) }
 func (c *credentials) Credentials(_ context.Context, r *auth.CredentialsRequest) (*auth.CredentialsResponse, error) {
 	host := r.Host
 	for key, a := range c.known {
-		if registryHost(key) != host && !(host == "registry-1.docker.io" && isHub(registryHost(key))) {
+		if registryHost(key) != host && (host != "registry-1.docker.io" || !isHub(registryHost(key))) {
 			continue
 		}
 		if a.IdentityToken != "" {

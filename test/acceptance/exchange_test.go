@@ -1,6 +1,7 @@
 package acceptance
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -37,7 +38,7 @@ func TestExchange(t *testing.T) {
 		registry.Process.Signal(os.Interrupt)
 		registry.Wait()
 	})
-	if _, err := fmt.Fscanln(out); err != nil && err != io.EOF && !strings.Contains(err.Error(), "expected newline") {
+	if _, err := fmt.Fscanln(out); err != nil && !errors.Is(err, io.EOF) && !strings.Contains(err.Error(), "expected newline") {
 		t.Fatal(err)
 	}
 	const host = "127.0.0.1:5000"

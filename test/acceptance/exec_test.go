@@ -38,7 +38,7 @@ func TestExecsCutOff(t *testing.T) {
 		request["AttachStdout"], request["AttachStderr"] = true, true
 		code, body, err := e.API("POST", "/containers/box/exec", request)
 		if err != nil || code != 201 {
-			return fmt.Errorf("create: %d %s %v", code, body, err)
+			return unexpected("create", code, body, err)
 		}
 		var made struct{ ID string }
 		if err := json.Unmarshal(body, &made); err != nil {
@@ -53,8 +53,11 @@ func TestExecsCutOff(t *testing.T) {
 		options := fmt.Sprintf(`{"Tty":%v}`, tty)
 		fmt.Fprintf(conn, "POST /exec/%s/start HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%s\r\n%s", made.ID, len(options), upgrade, options)
 		head, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil || head.StatusCode != 101 {
-			return fmt.Errorf("start: %v %v", head, err)
+		if err != nil {
+			return fmt.Errorf("start: %w", err)
+		}
+		if head.StatusCode != 101 {
+			return fmt.Errorf("start: %v", head)
 		}
 		return nil
 	}

@@ -47,7 +47,7 @@ func TestThousand(t *testing.T) {
 	each(t, all, clients, func(i int) error {
 		code, body, err := e.API("DELETE", fmt.Sprintf("/containers/c%d?force=1", i), nil)
 		if err != nil || code != 204 {
-			return fmt.Errorf("remove: %d %s %v", code, body, err)
+			return unexpected("remove", code, body, err)
 		}
 		return nil
 	})
@@ -90,11 +90,19 @@ func fillBridge(t *testing.T, e *harness.Engine, n int) int {
 	return n
 }
 
+// unexpected is the error of a request whose answer is not the one wanted.
+func unexpected(what string, code int, body []byte, err error) error {
+	if err != nil {
+		return fmt.Errorf("%s: %d %s: %w", what, code, body, err)
+	}
+	return fmt.Errorf("%s: %d %s", what, code, body)
+}
+
 // createOne makes a container that does not run.
 func createOne(e *harness.Engine, name string) error {
 	code, body, err := e.API("POST", "/containers/create?name="+name, map[string]any{"Image": "busybox"})
 	if err != nil || code != 201 {
-		return fmt.Errorf("create: %d %s %v", code, body, err)
+		return unexpected("create", code, body, err)
 	}
 	return nil
 }
@@ -128,10 +136,10 @@ func each(t *testing.T, n, at int, f func(i int) error) {
 func startOne(e *harness.Engine, name string) error {
 	code, body, err := e.API("POST", "/containers/create?name="+name, map[string]any{"Image": "busybox", "Cmd": []string{"sleep", "10000"}})
 	if err != nil || code != 201 {
-		return fmt.Errorf("create: %d %s %v", code, body, err)
+		return unexpected("create", code, body, err)
 	}
 	if code, body, err = e.API("POST", "/containers/"+name+"/start", nil); err != nil || code != 204 {
-		return fmt.Errorf("start: %d %s %v", code, body, err)
+		return unexpected("start", code, body, err)
 	}
 	return nil
 }
@@ -144,7 +152,7 @@ func answers(e *harness.Engine, name string) error {
 		err = json.Unmarshal(body, &made)
 	}
 	if err != nil || made.ID == "" {
-		return fmt.Errorf("exec: %d %s %v", code, body, err)
+		return unexpected("exec", code, body, err)
 	}
 	resp, err := e.HTTP().Post("http://engine/exec/"+made.ID+"/start", "application/json", strings.NewReader(`{"Tty": true}`))
 	if err != nil {
@@ -152,8 +160,11 @@ func answers(e *harness.Engine, name string) error {
 	}
 	defer resp.Body.Close()
 	out, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK || strings.TrimSpace(string(out)) != name {
-		return fmt.Errorf("exec start: %s %q %v", resp.Status, out, err)
+	if err != nil {
+		return fmt.Errorf("exec start: %s %q: %w", resp.Status, out, err)
+	}
+	if resp.StatusCode != http.StatusOK || strings.TrimSpace(string(out)) != name {
+		return fmt.Errorf("exec start: %s %q", resp.Status, out)
 	}
 	return nil
 }

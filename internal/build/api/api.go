@@ -61,7 +61,7 @@ func (s *stream) send(m jsonstream.Message) {
 		s.w.Header().Set("Content-Type", "application/json")
 	}
 	s.w.Write(append(data, '\r', '\n'))     //nolint:errcheck // the build's context ends with the client
-	http.NewResponseController(s.w).Flush() //nolint:errcheck
+	http.NewResponseController(s.w).Flush() //nolint:errcheck // as above
 }
 
 // end tells an error in the stream, once there is one. That of a step has the

@@ -87,7 +87,7 @@ func resize(t *os.File, size executor.WinSize) {
 		return
 	}
 	c.Control(func(fd uintptr) { //nolint:errcheck // a terminal that is gone has no size
-		unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(size.Rows), Col: uint16(size.Cols)}) //nolint:errcheck
+		unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(size.Rows), Col: uint16(size.Cols)}) //nolint:errcheck // it is gone, then
 	})
 }
 

@@ -142,7 +142,7 @@ func linksOf(rules []*nftables.Rule) []string {
 		meta, ok1 := r.Exprs[0].(*expr.Meta)
 		cmp, ok2 := r.Exprs[1].(*expr.Cmp)
 		v, ok3 := r.Exprs[2].(*expr.Verdict)
-		want := expr.MetaKey(expr.MetaKeyIIFNAME)
+		want := expr.MetaKeyIIFNAME
 		if i%2 == 1 {
 			want = expr.MetaKeyOIFNAME
 		}
