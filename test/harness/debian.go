@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,13 +104,18 @@ type recipe struct{ name, dir string }
 // Images of examples/, and those that the projects in test/compose need.
 var (
 	exampleImages = []recipe{{"example/redis", "examples/redis"}, {"example/flask", "examples/flask"}, {"example/httpd", "examples/httpd"}}
+	systemdImages = []recipe{{"example/systemd", "test/systemd/testdata"}}
 	composeImages = []recipe{{"compose/db", "test/compose/testdata/webdb/db"}, {"compose/web", "test/compose/testdata/webdb/web"}}
 )
 
-// ExampleImages is an archive of example/debian and the images of examples/;
-// ComposeImages of those that the projects in test/compose stand on.
+// ExampleImages is an archive of example/debian and the images of examples/.
 func ExampleImages(t testing.TB) string { return debianImages(t, "examples") }
+
+// ComposeImages is an archive of what the projects in test/compose stand on.
 func ComposeImages(t testing.TB) string { return debianImages(t, "compose") }
+
+// SystemdImage is an archive of a Debian whose first process is systemd.
+func SystemdImage(t testing.TB) string { return debianImages(t, "systemd") }
 
 // debianImages builds all of them FROM example/debian, the root of DebianRoot
 // set up to reach this machine's mirror, in an engine in the host's network. The
@@ -120,7 +126,7 @@ func debianImages(t testing.TB, which string) string {
 	root := DebianRoot(t)
 	sum := sha256.New()
 	fmt.Fprintln(sum, root)
-	all := append(append([]recipe{}, exampleImages...), composeImages...)
+	all := slices.Concat(exampleImages, composeImages, systemdImages)
 	for _, r := range all {
 		fmt.Fprintln(sum, r.name)
 		if err := hashTree(sum, filepath.Join(Root(), r.dir)); err != nil {
@@ -177,6 +183,7 @@ func debianImages(t testing.TB, which string) string {
 	for name, images := range map[string][]string{
 		"examples": {"example/debian", "example/redis", "example/flask", "example/httpd"},
 		"compose":  {"example/redis", "example/flask", "compose/db", "compose/web"},
+		"systemd":  {"example/systemd"},
 	} {
 		path := archive(name)
 		run(append([]string{"save", "-o", path + ".new"}, images...)...)
