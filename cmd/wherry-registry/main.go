@@ -60,7 +60,7 @@ func serve() *cobra.Command {
 	f.StringVar(&o.ProxyPassword, "proxy-password", os.Getenv("REGISTRY_PROXY_PASSWORD"), "Password at that registry; better given as REGISTRY_PROXY_PASSWORD")
 	f.StringVar(&o.DebugAddr, "debug-addr", "", "Address at which /debug/health and /metrics are answered")
 	f.BoolVar(&o.Delete, "delete", false, "Allow images to be deleted")
-	f.StringVar(&o.GC, "gc", "", "Remove blobs that no image needs while serving: on or off (default on, if the images are in a directory)")
+	f.StringVar(&o.GC, "gc", "", "Remove blobs that no image needs while serving: on or off (default on, if the images are in a directory and no Redis remembers them)")
 	f.DurationVar(&o.GCGrace, "gc-grace", registry.DefaultGrace, "How long such a blob is kept for an image that may come")
 	f.BoolVarP(&o.Verbose, "verbose", "v", false, "Log every request")
 	f.Lookup("proxy-password").DefValue = ""

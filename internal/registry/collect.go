@@ -22,6 +22,8 @@ func (o Options) collects(c *configuration.Configuration) bool {
 		return o.GC == "on"
 	case c.Proxy.RemoteURL != "":
 		return false // a cache has its own rule: what is old goes
+	case remembers(c):
+		return false
 	}
 	return c.Storage.Type() == "filesystem" || c.Storage.Type() == "inmemory"
 }
@@ -41,10 +43,17 @@ func checkCollection(o Options, c *configuration.Configuration) error {
 	if c.Proxy.RemoteURL != "" {
 		return errors.New("--gc on: a cache of another registry removes what is old (proxy.ttl), not what is unused")
 	}
-	if cache := c.Storage["cache"]; cache["blobdescriptor"] == "redis" || cache["layerinfo"] == "redis" {
+	if remembers(c) {
 		return errors.New("--gc on: storage.cache redis would remember blobs that were removed")
 	}
 	return nil
+}
+
+// remembers tells whether blobs are looked up in a memory outside of the
+// storage, which would go on telling of those that were removed.
+func remembers(c *configuration.Configuration) bool {
+	cache := c.Storage["cache"]
+	return cache["blobdescriptor"] == "redis" || cache["layerinfo"] == "redis"
 }
 
 // lockFile lies in the directory of the images. Whoever collects holds it

@@ -1,12 +1,15 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -105,6 +108,49 @@ func TestCollect(t *testing.T) {
 	next.sweep(0)
 	if n := blobsOn(t, dir); n != 0 {
 		t.Errorf("%d blobs left without any image", n)
+	}
+}
+
+// TestCollectRedis: with a memory outside of the storage nothing is removed
+// unless that is asked for, which is refused.
+func TestCollectRedis(t *testing.T) {
+	var log bytes.Buffer
+	old := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	t.Cleanup(func() { slog.SetDefault(old) })
+	const text = "version: 0.1\nstorage:\n  filesystem: {rootdirectory: DIR}\n  cache: {CACHE: redis}\nredis: {addrs: ['127.0.0.1:1']}\n"
+	for _, c := range []struct{ cache, gc, refused, said string }{
+		{"blobdescriptor", "", "", "blobs that no image needs are not removed: storage.cache redis would remember them"},
+		{"layerinfo", "", "", "blobs that no image needs are not removed"},
+		{"blobdescriptor", "off", "", ""},
+		{"blobdescriptor", "on", "--gc on: storage.cache redis would remember blobs that were removed", ""},
+		{"layerinfo", "on", "--gc on: storage.cache redis", ""},
+	} {
+		file := filepath.Join(t.TempDir(), "config.yml")
+		if err := os.WriteFile(file, []byte(strings.NewReplacer("DIR", t.TempDir(), "CACHE", c.cache).Replace(text)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		o := Options{File: file, GC: c.gc}
+		conf, err := settings(o)
+		if c.refused != "" {
+			if err == nil || !strings.Contains(err.Error(), c.refused) {
+				t.Errorf("%s, --gc %s: %v", c.cache, c.gc, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Reset()
+		f, app, release, err := open(t.Context(), o, conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.ledger != nil || !strings.Contains(log.String(), c.said) || c.said == "" && log.Len() > 0 {
+			t.Errorf("%s, --gc %q: collects %v, logged %q", c.cache, c.gc, f.ledger != nil, log.String())
+		}
+		app.Shutdown()
+		release()
 	}
 }
 

@@ -125,6 +125,9 @@ var registerCapture = sync.OnceValue(func() error {
 // open makes the handlers, and claims the storage until release is called.
 func open(ctx context.Context, o Options, c *configuration.Configuration) (_ *front, _ *handlers.App, release func(), err error) {
 	collect := o.collects(c)
+	if o.GC == "" && c.Proxy.RemoteURL == "" && remembers(c) {
+		slog.Warn("blobs that no image needs are not removed: storage.cache redis would remember them")
+	}
 	if release, err = claim(c, collect); err != nil {
 		return nil, nil, nil, err
 	}
