@@ -1,11 +1,15 @@
 package network
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/moby/moby/api/types/network"
@@ -131,6 +135,16 @@ func dualStack(t *testing.T) {
 		refused(t, "other network", m.home, both.NS, proto, "[fd00:17::2]:80")
 		refused(t, "other network", m.home, web.NS, proto, "[fd00:9::9]:80")
 	}
+	// As dockerd: an address of the family that a container lacks is passed by, and said in the log.
+	log := logged(t)
+	mixed := attach(t, m, Request{ContainerID: id.New(), ContainerName: "m", Network: "six", Ports: ports("80/tcp", "127.0.0.1:8082", "80/udp", "[::1]:8082")})
+	if p := mixed.Ports; len(p) != 2 || len(p[network.MustParsePort("80/tcp")]) != 0 || len(p[network.MustParsePort("80/udp")]) != 1 {
+		t.Errorf("%+v", p)
+	}
+	refused(t, "a port without its family", m.home, nil, "tcp", "127.0.0.1:8082")
+	if text := log(); strings.Count(text, "a port is not published") != 1 || !strings.Contains(text, "container=m port=80/tcp address=127.0.0.1") {
+		t.Errorf("logged %q", text)
+	}
 	reaches(t, "IPv6 alone", m.home, l.ns, "tcp", "[2001:db8::1]:8081", "2001:db8::2")
 	reaches(t, "IPv6 alone from another network", m.home, other.NS, "tcp", "[2001:db8::1]:8081", "")
 	if err := m.Release(context.Background(), m.box(t, web)); err != nil {
@@ -144,6 +158,28 @@ func dualStack(t *testing.T) {
 		t.Errorf("IPv6 forwarding stays %s", v)
 	}
 }
+
+// logged collects what is logged from now on.
+func logged(t testing.TB) (read func() string) {
+	var mu sync.Mutex
+	var b bytes.Buffer
+	old := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return b.Write(p)
+	}), nil)))
+	t.Cleanup(func() { slog.SetDefault(old) })
+	return func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return b.String()
+	}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // box finds the id of a container by its sandbox.
 func (m *Manager) box(t testing.TB, sb *Sandbox) string {

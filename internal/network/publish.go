@@ -190,6 +190,12 @@ func (p *published) open(container string, d door, jobs []job, out network.PortM
 			out[j.port] = append(out[j.port], network.PortBinding{HostIP: ip})
 		}
 		if len(ips) == 0 {
+			if len(routed) == 0 {
+				// No error, as with docker: another network of the container may be the one
+				// that has the family.
+				logger().Warn("a port is not published: the container has no address of the family of the host's address",
+					"container", container, "port", j.port.String(), "address", j.binding.HostIP)
+			}
 			continue
 		}
 		l, err := p.table.Reserve(p.want(d, j.port, ips, lo, hi))
