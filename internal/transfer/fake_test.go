@@ -25,6 +25,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/image/manifest"
+	"github.com/wherry-engine/wherry/internal/snapshot"
 	"github.com/wherry-engine/wherry/test/promise"
 )
 
@@ -168,6 +169,7 @@ func layer(name string, size int, compression string) (blob []byte, diff digest.
 type picture struct {
 	layers   []int // sizes
 	tars     [][]byte
+	more     []packedLayer
 	arch     string
 	manifest func(*ocispec.Manifest) // changes it before it is stored
 }
@@ -193,6 +195,10 @@ func (f *fake) image(name, tag string, p picture) ocispec.Descriptor {
 		m.Layers = append(m.Layers, f.blob(b, ocispec.MediaTypeImageLayer))
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(b))
 	}
+	for _, l := range p.more {
+		m.Layers = append(m.Layers, f.blob(l.blob, l.mediaType))
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, l.diff)
+	}
 	config.RootFS.Type = "layers"
 	b, _ := json.Marshal(config)
 	m.Config = f.blob(b, ocispec.MediaTypeImageConfig)
@@ -209,6 +215,7 @@ type bench struct {
 	root   string
 	store  *image.Store
 	config Config
+	limits snapshot.Limits
 	mu     sync.Mutex
 	events []events.Message
 }
@@ -229,7 +236,7 @@ func (b *bench) open() {
 		b.mu.Unlock()
 	}
 	var err error
-	if b.store, err = image.Open(context.Background(), image.Config{Root: b.root, Events: publish}); err != nil {
+	if b.store, err = image.Open(context.Background(), image.Config{Root: b.root, Events: publish, Limits: b.limits}); err != nil {
 		b.t.Fatal(err)
 	}
 	if b.Client, err = New(Options{Images: b.store, UserAgent: "test", Events: publish}, b.config); err != nil {
