@@ -216,11 +216,7 @@ func (m *Manager) assertRules() error {
 }
 
 // Warnings tells what on this host stands in the way of containers' traffic.
-func (m *Manager) Warnings() []string {
-	m.ports.mu.Lock()
-	defer m.ports.mu.Unlock()
-	return append([]string(nil), m.ports.warnings...)
-}
+func (m *Manager) Warnings() []string { return m.ports.standing() }
 
 // SetNames tells how a container's name is found, for the Containers part of
 // Inspect; without it the name of the Request is shown.

@@ -37,6 +37,7 @@ type published struct {
 	six    func() bool                       // the host can listen on IPv6
 
 	warnings []string // what stands in the way of containers' traffic
+	older    []string // the same, of iptables-legacy, when it was last logged
 }
 
 func newPublished(cfg *Config, nf *nft.Conn, rt *rtnl.Conn, state func() firewall.State) *published {

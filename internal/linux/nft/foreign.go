@@ -1,12 +1,14 @@
 package nft
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 )
 
 // gates are the chains at the forward hook that the host's usual firewalls
@@ -48,7 +50,11 @@ func (c *Conn) Pass(name string, links []string) error {
 		if base == nil || base.Hooknum == nil || *base.Hooknum != *nftables.ChainHookForward {
 			continue
 		}
-		if err := c.passOne(base, find(g.family, g.table, name), name, g.after, links); err != nil {
+		err := c.passOne(base, find(g.family, g.table, name), name, g.after, links)
+		if errors.Is(err, unix.EPERM) {
+			err = fmt.Errorf("%w: another process owns the table (firewalld does not with NftablesTableOwner=no)", err)
+		}
+		if err != nil {
 			return fmt.Errorf("let containers pass chain %s of nft table %s: %w", g.chain, g.table, err)
 		}
 	}
