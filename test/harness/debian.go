@@ -125,7 +125,7 @@ func debianImages(t testing.TB, which string) string {
 	Require(t, "root", "engine", "net")
 	root := DebianRoot(t)
 	sum := sha256.New()
-	fmt.Fprintln(sum, root)
+	fmt.Fprintln(sum, filepath.Base(root))
 	all := slices.Concat(exampleImages, composeImages, systemdImages)
 	for _, r := range all {
 		fmt.Fprintln(sum, r.name)
@@ -186,6 +186,15 @@ func debianImages(t testing.TB, which string) string {
 		"systemd":  {"example/systemd"},
 	} {
 		path := archive(name)
+		old, err := filepath.Glob(filepath.Join(Root(), ".cache", name+"-*.tar"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range old { // of Dockerfiles that are no more; they are large
+			if err := os.Remove(f); err != nil {
+				t.Fatal(err)
+			}
+		}
 		run(append([]string{"save", "-o", path + ".new"}, images...)...)
 		if err := os.Rename(path+".new", path); err != nil {
 			t.Fatal(err)
