@@ -81,8 +81,13 @@ func run(t *testing.T, script string) {
 	// What an engine of the documentation writes by its defaults, and its socket,
 	// are this script's own; an engine that it starts ends with it.
 	const private = `
-mkdir -p /etc/wherry /var/lib/wherry /run/wherry
-for d in /etc/wherry /var/lib/wherry /run; do mount -t tmpfs none $d; done
+mount -t tmpfs none /run
+for d in /etc /var/lib; do
+	mkdir -p /run/over$d/upper /run/over$d/work
+	mount -t overlay -o lowerdir=$d,upperdir=/run/over$d/upper,workdir=/run/over$d/work none $d
+done
+mkdir -p /etc/wherry /var/lib/wherry
+mount -t tmpfs none /var/lib/wherry
 end() { for p in $(jobs -p); do kill $p && wait $p || true; done; }
 trap end EXIT
 `
