@@ -91,7 +91,9 @@ func (v *View) Info(ctx context.Context) (*system.Info, error) {
 	if unix.Sysinfo(&mem) == nil {
 		i.MemTotal = int64(mem.Totalram) * int64(mem.Unit)
 	}
-	i.Warnings = append(i.Warnings, h.NetworkWarnings()...)
+	for _, w := range h.NetworkWarnings() {
+		i.Warnings = append(i.Warnings, "WARNING: "+w)
+	}
 	for _, w := range []struct {
 		have bool
 		text string
