@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/moby/moby/api/types/events"
@@ -276,6 +277,25 @@ func (b *bench) leftovers() (left []string) {
 		left = append(left, m...)
 	}
 	return left
+}
+
+// nothing makes sure that a pull that failed has left nothing, once the engine
+// has been restarted and what could have been resumed is given up.
+func (b *bench) nothing(ref string) {
+	b.t.Helper()
+	b.restart()
+	if img, err := b.store.Resolve(context.Background(), ref); err == nil {
+		b.t.Errorf("there is an image: %v", img.ID)
+	}
+	if err := b.store.Content().Forget(context.Background(), time.Now()); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := b.store.Collect(context.Background()); err != nil {
+		b.t.Fatal(err)
+	}
+	if left := b.leftovers(); len(left) > 0 {
+		b.t.Errorf("left behind: %v", left)
+	}
 }
 
 // verify reads every blob of an image.

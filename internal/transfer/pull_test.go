@@ -227,19 +227,7 @@ func TestRefused(t *testing.T) {
 			if !c.kind(err) {
 				t.Errorf("kind of %v (%T)", err, err)
 			}
-			b.restart()
-			if list, err := b.store.Resolve(context.Background(), f.host()+"/x"); err == nil {
-				t.Errorf("there is an image: %v", list.ID)
-			}
-			if err := b.store.Content().Forget(context.Background(), time.Now()); err != nil {
-				t.Fatal(err)
-			}
-			if err := b.store.Collect(context.Background()); err != nil {
-				t.Fatal(err)
-			}
-			if left := b.leftovers(); len(left) > 0 {
-				t.Errorf("left behind: %v", left)
-			}
+			b.nothing(f.host() + "/x")
 		})
 	}
 }
