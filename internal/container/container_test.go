@@ -224,3 +224,25 @@ func TestRandomNamesAreValid(t *testing.T) {
 		t.Error(n)
 	}
 }
+
+// TestRunsAwaitsStart: who asks during a start is told how it ended.
+func TestRunsAwaitsStart(t *testing.T) {
+	for _, works := range []bool{true, false} {
+		c := &Container{}
+		c.Op.Lock()
+		asked := make(chan bool)
+		go func() { asked <- c.Runs() }()
+		select {
+		case <-asked:
+			t.Fatal("answered before the start was over")
+		case <-time.After(20 * time.Millisecond):
+		}
+		if works {
+			c.SetRunning(7, time.Now())
+		}
+		c.Op.Unlock()
+		if got := <-asked; got != works {
+			t.Errorf("a start that works: %v, runs: %v", works, got)
+		}
+	}
+}

@@ -76,6 +76,18 @@ func (s *State) Sentence(now time.Time) string {
 // The transitions. Each is called with the container's lock held and wakes
 // those who wait for it.
 
+// Runs reports whether the container runs. A start under way is waited for: what
+// the process prints reaches clients before the start is over, and they act on
+// it. The caller holds no lock.
+func (c *Container) Runs() bool {
+	if c.Snapshot().State.Running {
+		return true
+	}
+	c.Op.Lock()
+	defer c.Op.Unlock()
+	return c.Snapshot().State.Running
+}
+
 // SetRunning notes that the process runs.
 func (c *Container) SetRunning(pid int, at time.Time) {
 	c.State = State{Running: true, Pid: pid, StartedAt: at, FinishedAt: c.State.FinishedAt}

@@ -33,6 +33,9 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 	if err != nil {
 		return err
 	}
+	conflict := func(what string) error {
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot remove container %q: container is %s", ref, what))
+	}
 	c.Lock()
 	switch {
 	case c.State.Removing:
@@ -41,26 +44,41 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 	case c.State.Running && !o.Force:
 		state := c.State.Status()
 		c.Unlock()
-		what := fmt.Sprintf("%s: stop the container before removing or force remove", state)
 		if state == apicontainer.StatePaused {
-			what = "paused and must be unpaused first"
+			return conflict("paused and must be unpaused first")
 		}
-		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot remove container %q: container is %s", ref, what))
+		return conflict(fmt.Sprintf(stopFirst, state))
 	}
+	autoRemove := c.HostConfig.AutoRemove
 	c.State.Removing = true
 	c.HostConfig.AutoRemove = false // this call removes it
 	c.Unlock()
 
-	if err := e.end(ctx, c); err != nil {
+	fail := func(err error) error {
 		c.Lock()
-		c.State.Removing = false
+		c.State.Removing, c.HostConfig.AutoRemove = false, autoRemove
 		c.Unlock()
-		return fmt.Errorf("cannot remove container %q: could not kill container: %w", ref, err)
+		return err
 	}
-	c.Op.Lock()
+	for {
+		if err := e.end(ctx, c); err != nil {
+			return fail(fmt.Errorf("cannot remove container %q: could not kill container: %w", ref, err))
+		}
+		c.Op.Lock()
+		if !c.Snapshot().State.Running {
+			break
+		}
+		c.Op.Unlock() // a start was under way
+		if !o.Force {
+			return fail(conflict(fmt.Sprintf(stopFirst, apicontainer.StateRunning)))
+		}
+	}
 	defer c.Op.Unlock()
 	return e.remove(c, o.Volumes)
 }
+
+// stopFirst is docker's way out for a container in a state that still runs.
+const stopFirst = "%s: stop the container before removing or force remove"
 
 // end kills what runs and waits until it is gone.
 func (e *Engine) end(ctx context.Context, c *container.Container) error {

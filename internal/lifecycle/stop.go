@@ -26,10 +26,7 @@ func (e *Engine) Stop(ctx context.Context, ref, sig string, timeout *int) error 
 	if err != nil {
 		return err
 	}
-	c.Lock()
-	running := c.State.Running
-	c.Unlock()
-	if !running {
+	if !c.Runs() {
 		return errdefs.ErrNotModified.WithMessage("container is already stopped")
 	}
 	return e.stop(ctx, c, container.CauseStop, sig, timeout)
@@ -125,8 +122,9 @@ func (e *Engine) Kill(ctx context.Context, ref, sig string) error {
 	if err != nil {
 		return err
 	}
+	running := c.Runs()
 	c.Lock()
-	running, restarting, stopSignal := c.State.Running, c.State.Restarting, c.Config.StopSignal
+	restarting, stopSignal := c.State.Restarting, c.Config.StopSignal
 	c.Unlock()
 	if !running {
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is not running", c.ID))

@@ -173,9 +173,7 @@ func (m *Manager) Resize(ref string, height, width uint16) error {
 
 // mustRun refuses a container that does not run, with docker's words.
 func mustRun(c *container.Container) error {
-	c.Lock()
-	defer c.Unlock()
-	if !c.State.Running || c.State.Pid == 0 {
+	if !c.Runs() || c.Snapshot().State.Pid == 0 {
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is not running", c.ID))
 	}
 	return nil
