@@ -21,16 +21,13 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Debian is the mirror that is asked if no other is named.
-const Debian = "http://mirror.example/debian"
-
 // suiteOfBusybox is where the busybox image's program comes from.
 const suiteOfBusybox = "stable"
 
 // Options say what is made.
 type Options struct {
 	Name    string // debian:SUITE or busybox; also the image's name
-	Mirror  string // "" is Debian
+	Mirror  string // "" is the one that the host's apt uses
 	Include []string
 }
 
@@ -49,6 +46,7 @@ func invalid(format string, args ...any) error {
 // maker is one image on its way.
 type maker struct {
 	Options
+	security    string // where security updates are, "" if nobody says
 	suite, arch string
 	api         client.APIClient
 	say         func(string)
@@ -76,7 +74,11 @@ func Run(ctx context.Context, api client.APIClient, o Options, progress func(jso
 		}
 	}
 	if m.Mirror == "" {
-		m.Mirror = Debian
+		host := hostMirrors("/etc")
+		if host.archive == "" {
+			return "", invalid("no Debian mirror is known: apt on the engine's host names none; name one with --mirror URL")
+		}
+		m.Mirror, m.security = host.archive, host.security
 	}
 	m.Mirror = strings.TrimSuffix(m.Mirror, "/")
 	if name == "busybox" {

@@ -50,8 +50,8 @@ func (m *maker) settings(s *selection) map[string]string {
 		return strings.Join(out, " ")
 	}
 	sources := "deb " + m.Mirror + " " + m.suite + " main\n"
-	if m.Mirror == Debian && m.suite != "sid" && m.suite != "unstable" {
-		sources += "deb " + m.Mirror + " " + m.suite + "-updates main\ndeb http://mirror.example/debian-security " + m.suite + "-security main\n"
+	if m.security != "" && m.suite != "sid" && m.suite != "unstable" {
+		sources += "deb " + m.Mirror + " " + m.suite + "-updates main\ndeb " + m.security + " " + m.suite + "-security main\n"
 	}
 	return map[string]string{
 		scriptName:              strings.NewReplacer("BASE", names(s.base), "REST", names(s.rest)).Replace(script),

@@ -55,3 +55,26 @@ echo fetched
 		}
 	}
 }
+
+// TestBootstrap: base images from the mirror that this machine's apt uses,
+// without debootstrap and without a registry.
+func TestBootstrap(t *testing.T) {
+	harness.Require(t, "net")
+	e := harness.Run(t, harness.Options{HostNet: true})
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	defer cancel()
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"image", "bootstrap", "busybox"}, ""},
+		{[]string{"run", "--rm", "busybox", "echo", "hi"}, "hi\n"},
+		{[]string{"image", "bootstrap", "--include", "jq", "debian:bookworm"}, ""},
+		{[]string{"run", "--rm", "debian:bookworm", "sh", "-c", "dpkg --audit; . /etc/os-release; echo $ID $VERSION_CODENAME; echo '{\"a\":1}' | jq .a"}, "debian bookworm\n1\n"},
+	} {
+		out, err := e.Command(ctx, harness.Binary("wherry"), c.args...).CombinedOutput()
+		if err != nil || c.want != "" && string(out) != c.want {
+			t.Fatalf("wherry %s: %v\n%s", strings.Join(c.args, " "), err, out)
+		}
+	}
+}

@@ -30,7 +30,7 @@ func NewBootstrap(sh *shell.Shell) *cobra.Command {
 		ValidArgs: []string{"debian:bookworm", "debian:trixie", "busybox"},
 	}
 	f := cmd.Flags()
-	f.StringVar(&mirror, "mirror", "", `Address of the mirror (default "http://mirror.example/debian")`)
+	f.StringVar(&mirror, "mirror", "", "Address of the mirror (default: the one that apt uses on the engine's host)")
 	f.StringSliceVar(&include, "include", nil, "More packages, with commas between them")
 	return cmd
 }
