@@ -108,6 +108,9 @@ func newRoot(sh *shell.Shell, args []string) *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	addGlobal(root.Flags(), sh)
+	_ = root.RegisterFlagCompletionFunc("context", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return sh.Contexts(), cobra.ShellCompDirectiveNoFileComp
+	})
 	p := root.PersistentFlags()
 	p.BoolP("help", "h", false, "Print usage")
 	_ = p.MarkShorthandDeprecated("help", "use --help")

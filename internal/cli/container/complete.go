@@ -2,10 +2,12 @@ package container
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+	"github.com/moby/sys/signal"
 	"github.com/spf13/cobra"
 
 	"github.com/wherry-engine/wherry/internal/cli/network"
@@ -62,6 +64,19 @@ func removable(o *client.ContainerRemoveOptions) shell.Names {
 	}
 }
 
+// completeSignal completes a flag that names a signal. Those for real time are
+// left out: they have no meaning of their own, and there are sixty of them.
+func completeSignal(cmd *cobra.Command, flag string) {
+	var names []string
+	for name := range signal.SignalMap {
+		if !strings.HasPrefix(name, "RT") {
+			names = append(names, name, "SIG"+name)
+		}
+	}
+	slices.Sort(names)
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
+}
+
 // completeRunFlags completes the values of the flags of run and create.
 func completeRunFlags(sh *shell.Shell, cmd *cobra.Command) {
 	fixed := map[string][]string{
@@ -77,6 +92,7 @@ func completeRunFlags(sh *shell.Shell, cmd *cobra.Command) {
 	for flag, values := range fixed {
 		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}
+	completeSignal(cmd, "stop-signal")
 	_ = cmd.RegisterFlagCompletionFunc("network", shell.Complete(sh, 0, network.Names))
 	for _, flag := range []string{"volumes-from", "link"} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, shell.Complete(sh, 0, all))

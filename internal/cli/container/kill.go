@@ -24,5 +24,6 @@ func NewKill(sh *shell.Shell) *cobra.Command {
 		ValidArgsFunction: shell.Complete(sh, 0, running),
 	}
 	cmd.Flags().StringVarP(&signal, "signal", "s", "", "Signal for the container")
+	completeSignal(cmd, "signal")
 	return cmd
 }

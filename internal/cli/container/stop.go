@@ -35,6 +35,7 @@ func NewStop(sh *shell.Shell) *cobra.Command {
 func addStopFlags(cmd *cobra.Command, signal *string, timeout *int) {
 	f := cmd.Flags()
 	f.StringVarP(signal, "signal", "s", "", "Signal for the container")
+	completeSignal(cmd, "signal")
 	f.IntVarP(timeout, "timeout", "t", 0, "Seconds until the container is killed")
 	// The name of docker 27 and before.
 	f.IntVar(timeout, "time", 0, "Seconds until the container is killed")

@@ -135,6 +135,20 @@ func (s *Shell) direct(host string) (*Endpoint, error) {
 	return ep, nil
 }
 
+// Contexts are the names that --context takes: docker's default one and those
+// that the user made. A context that cannot be read is left out.
+func (s *Shell) Contexts() []string {
+	names := []string{DefaultContext}
+	files, _ := filepath.Glob(filepath.Join(s.configDir(), "contexts", "meta", "*", "meta.json"))
+	for _, file := range files {
+		var meta contextMeta
+		if b, err := os.ReadFile(file); err == nil && json.Unmarshal(b, &meta) == nil && meta.Name != "" {
+			names = append(names, meta.Name)
+		}
+	}
+	return names
+}
+
 func (s *Shell) byContext(name string) (*Endpoint, error) {
 	if name == DefaultContext {
 		return s.direct(cmp.Or(hostVariable(), DefaultHost)) // docker's default context is its environment
