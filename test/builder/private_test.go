@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -110,7 +111,7 @@ func TestClassicPrivateBase(t *testing.T) {
 	}
 	// The password is the client's: the engine keeps it nowhere.
 	found, err := exec.Command("grep", "-rl", password, e.DataRoot(), e.ExecRoot()).CombinedOutput()
-	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 1 {
+	if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("the password was kept: %v\n%s", err, found)
 	}
 	if strings.Contains(e.LogTail(10_000), password) {

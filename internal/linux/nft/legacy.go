@@ -34,12 +34,12 @@ type iptInfo struct {
 	size       uint32    // bytes of all rules
 }
 
-// iptEntries is the head of struct ipt_get_entries, and ip6t_get_entries.
-type iptEntries struct {
-	name [32]byte
-	size uint32
-	_    uint32 // the rules are aligned to 8 bytes
-}
+// The head of struct ipt_get_entries, and ip6t_get_entries: the table's name, the
+// bytes of all rules, and four more, because the rules are aligned to 8.
+const (
+	iptEntriesSize = 32 // where the bytes of all rules are
+	iptEntriesHead = 40 // where the rules begin
+)
 
 // Older tells which programs' FORWARD chain, in the calling thread's network
 // namespace, may stop packets by the kernel's older interface, as "program:
@@ -101,9 +101,9 @@ func olderForward(domain, level, targetAt, head int) (rules, drops bool, err err
 		if err := get(iptGetInfo, unsafe.Pointer(&info), unsafe.Sizeof(info)); err != nil {
 			return false, false, err
 		}
-		buf := make([]byte, int(unsafe.Sizeof(iptEntries{}))+int(info.size))
+		buf := make([]byte, iptEntriesHead+int(info.size))
 		copy(buf, "filter")
-		binary.NativeEndian.PutUint32(buf[32:], info.size)
+		binary.NativeEndian.PutUint32(buf[iptEntriesSize:], info.size)
 		err := get(iptGetEntries, unsafe.Pointer(&buf[0]), uintptr(len(buf)))
 		if errors.Is(err, unix.EAGAIN) {
 			continue // the table was changed in between
@@ -111,7 +111,7 @@ func olderForward(domain, level, targetAt, head int) (rules, drops bool, err err
 		if err != nil {
 			return false, false, err
 		}
-		all := buf[unsafe.Sizeof(iptEntries{}):]
+		all := buf[iptEntriesHead:]
 		at := int(info.underflow[forward])
 		if at+head > len(all) {
 			return false, false, fmt.Errorf("a policy at %d of %d bytes", at, len(all))
