@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
 
 	apicontainer "github.com/moby/moby/api/types/container"
@@ -15,6 +17,9 @@ import (
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 	"github.com/wherry-engine/wherry/internal/supervise"
 )
+
+// unwatchedLimit bounds the wait for killed processes to be gone.
+const unwatchedLimit = 10 * time.Second
 
 // restorer does what is only done once, when the engine starts.
 type restorer struct{ *Engine }
@@ -65,7 +70,11 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 		case c.State.Running && !c.State.Restarting:
 			// The host was restarted, or everything was killed at once.
 			c.Op.Lock()
-			e.exited(c, container.End{Code: 255, At: time.Now().UTC(), Unknown: "neither the engine nor its keeper was there when it ended: the host was restarted, or everything was killed at once"})
+			why := "neither the engine nor its keeper was there when it ended: the host was restarted, or everything was killed at once"
+			if r.endUnwatched(c) {
+				why = "the engine ended it when it started: the engine and its keeper had both been killed"
+			}
+			e.exited(c, container.End{Code: 255, At: time.Now().UTC(), Unknown: why})
 			c.Op.Unlock()
 		case c.State.Removing || c.HostConfig.AutoRemove:
 			c.Op.Lock()
@@ -93,6 +102,31 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 		}
 	}
 	return nil
+}
+
+// endUnwatched kills what still runs of a container that no keeper knows, and
+// says whether there was anything: with the keeper its output and its exit are
+// lost, and its next start needs the group.
+func (e restorer) endUnwatched(c *container.Container) bool {
+	if !strings.Contains(c.CgroupPath, c.ID) {
+		return false // never another's
+	}
+	g, err := e.cgroups.Open(c.CgroupPath)
+	if err != nil {
+		return false // gone, as after a restart of the host
+	}
+	left, err := g.PIDs()
+	if err != nil || len(left) == 0 {
+		return false
+	}
+	warn("end what no keeper knows", c.ID, g.Kill(syscall.SIGKILL))
+	for deadline := time.Now().Add(unwatchedLimit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if left, err = g.PIDs(); err != nil || len(left) == 0 {
+			return true
+		}
+	}
+	warn("end what no keeper knows", c.ID, fmt.Errorf("processes %v are there %v after SIGKILL", left, unwatchedLimit))
+	return true
 }
 
 // sweepGroups removes the groups that a crash left of starts that came to
