@@ -387,6 +387,7 @@ func (s *System) Close(ctx context.Context) {
 		if err := os.Remove(initPath(s.config)); err != nil {
 			slog.Warn("remove the init program", "error", err)
 		}
+		supervise.LeaveNothing()
 	}
 	if s.cgroups != nil && empty {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)

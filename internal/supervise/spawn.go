@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -66,7 +67,7 @@ func (c *Client) spawn() (*net.UnixConn, error) {
 	go func() { _, _ = proc.Wait() }() // only so that no zombie is left
 	procs := c.cfg.CgroupProcs
 	if procs == nil {
-		procs = serviceEscape("wherry-keeper")
+		procs = serviceEscape()
 	}
 	for _, path := range procs {
 		if err := os.WriteFile(path, []byte(strconv.Itoa(pid)), 0); err != nil {
@@ -88,11 +89,35 @@ func openLog(path string) (*os.File, error) {
 	return os.OpenFile(path, flags, 0o600)
 }
 
+// keeperGroup is the control group of keepers that services start.
+const keeperGroup = "wherry-keeper"
+
 // serviceEscape makes a group beside those that a service manager stops, and
 // returns its cgroup.procs. It returns nil when this process is in the root
 // group, or where such a group cannot be made: then the keeper is stopped with
 // the service unless that has KillMode=process.
-func serviceEscape(name string) []string {
+func serviceEscape() []string {
+	for _, dir := range besideService() {
+		if err := os.Mkdir(dir, 0o755); err == nil || errors.Is(err, fs.ErrExist) {
+			return []string{filepath.Join(dir, "cgroup.procs")}
+		}
+	}
+	return nil
+}
+
+// LeaveNothing removes the group of a keeper that has ended with its engine.
+// Another engine's keeper may be in it; then it stays.
+func LeaveNothing() {
+	for _, dir := range besideService() {
+		// Nobody is told when the last process of a group is gone.
+		for end := time.Now().Add(500 * time.Millisecond); errors.Is(os.Remove(dir), unix.EBUSY) && time.Now().Before(end); {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+}
+
+// besideService are the places for keeperGroup: none in the root group.
+func besideService() (dirs []string) {
 	b, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return nil
@@ -110,14 +135,10 @@ func serviceEscape(name string) []string {
 			roots = []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"}
 		}
 		for _, root := range roots {
-			if _, err := os.Stat(filepath.Join(root, "cgroup.procs")); err != nil {
-				continue
-			}
-			dir := filepath.Join(root, name)
-			if err := os.Mkdir(dir, 0o755); err == nil || errors.Is(err, fs.ErrExist) {
-				return []string{filepath.Join(dir, "cgroup.procs")}
+			if _, err := os.Stat(filepath.Join(root, "cgroup.procs")); err == nil {
+				dirs = append(dirs, filepath.Join(root, keeperGroup))
 			}
 		}
 	}
-	return nil
+	return dirs
 }
