@@ -367,8 +367,12 @@ func (g *groupV1) gather(dir string) error {
 	return fmt.Errorf("%s: processes multiply faster than they can be moved", dir)
 }
 
-// freezeWait bounds how long a group may take to stop.
-const freezeWait = 10 * time.Second
+// freezeWait bounds how long a group may take to stop; thawEvery is after how
+// many looks its processes get a moment to run.
+const (
+	freezeWait = 10 * time.Second
+	thawEvery  = 25
+)
 
 func (g *groupV1) freeze(on bool) error {
 	g.mu.Lock()
@@ -397,9 +401,11 @@ func (g *groupV1) freeze(on bool) error {
 			return err
 		}
 	}
-	// There is no event for this file; reading it is what updates it.
+	// There is no event for this file; reading it is what updates it. A process
+	// that came by a fork or a move just then may be passed by: saying it again
+	// reaches it, and one that is stuck half-way needs to go on for a moment.
 	deadline := time.Now().Add(freezeWait)
-	for pause := 20 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
+	for n, pause := 1, 20*time.Microsecond; ; n, pause = n+1, min(2*pause, 10*time.Millisecond) {
 		s, err := read(state)
 		if err != nil {
 			return err
@@ -411,6 +417,14 @@ func (g *groupV1) freeze(on bool) error {
 			return fmt.Errorf("%s is still %q after %v", state, s, freezeWait)
 		}
 		time.Sleep(pause)
+		if n%thawEvery == 0 {
+			if err := write(state, "THAWED"); err != nil {
+				return err
+			}
+		}
+		if err := write(state, "FROZEN"); err != nil {
+			return err
+		}
 	}
 }
 
