@@ -58,15 +58,17 @@ func (e *Engine) exited(c *container.Container, end container.End) {
 	if !remove {
 		warn("save record", c.ID, c.Save(atomicfile.Cached))
 	}
+	// Told before the lock is gone: who waited for the end, as a stop does, tells
+	// of it afterwards.
+	if oom {
+		e.events.Container(events.ActionOOM, c.ID, networks.Attributes(nil))
+	}
+	e.events.Container(events.ActionDie, c.ID, networks.Attributes(map[string]string{
+		"exitCode": strconv.Itoa(code), "execDuration": strconv.Itoa(int(at.Sub(started) / time.Second)),
+	}))
 	c.Unlock()
 	e.forget(supervise.Key{Container: c.ID})
 
-	if oom {
-		e.publish(c, events.ActionOOM, nil)
-	}
-	e.publish(c, events.ActionDie, map[string]string{
-		"exitCode": strconv.Itoa(code), "execDuration": strconv.Itoa(int(at.Sub(started) / time.Second)),
-	})
 	e.announce(&networks, events.ActionDisconnect)
 	switch {
 	case again:
