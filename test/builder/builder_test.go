@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/wherry-engine/wherry/test/harness"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // engine starts one with busybox.
@@ -300,10 +301,7 @@ func TestForeignPlatform(t *testing.T) {
 func TestCompose(t *testing.T) {
 	const compose = "/usr/bin/docker-compose"
 	if _, err := os.Stat(compose); err != nil {
-		if harness.Promised("compose") {
-			t.Fatal(err)
-		}
-		t.Skip("docker-compose is not installed")
+		promise.Lacks(t, "compose1", err)
 	}
 	e := engine(t, "")
 	dir := files(t, map[string]string{

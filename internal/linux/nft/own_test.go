@@ -4,20 +4,16 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // TestOwned: a table that is owned outlives nft flush ruleset, and its owner.
 func TestOwned(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if strings.Contains(os.Getenv("WHERRY_REQUIRE"), "root") {
-			t.Fatal("this test needs root, which was promised")
-		}
-		t.Skip("needs root")
-	}
+	promise.Root(t)
 	runtime.LockOSThread() // never given back: it ends with the test
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/linux/quota/quotatest"
+
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 func TestSizes(t *testing.T) {
@@ -25,9 +27,7 @@ func TestSizes(t *testing.T) {
 // TestUnsupported: what keeps no quotas says so, and nothing is changed.
 func TestUnsupported(t *testing.T) {
 	dir := t.TempDir()
-	if os.Getuid() != 0 {
-		t.Skip("needs root")
-	}
+	promise.Root(t)
 	if Supported(dir) == nil {
 		t.Skip("the file system of the temporary directory keeps quotas")
 	}

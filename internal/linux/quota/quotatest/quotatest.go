@@ -27,7 +27,7 @@ var makers = map[string][]string{
 func Mounted(t *testing.T, kind string) (dir string) {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root")
+		lacking(t, "mounting is root's")
 	}
 	maker := makers[kind]
 	if _, err := exec.LookPath(maker[0]); err != nil {
