@@ -135,6 +135,11 @@ func (f *Files) Put(ctx context.Context, ref, p string, o PutOptions, body io.Re
 		if errors.Is(err, unix.EROFS) {
 			return readOnly(onRoot)
 		}
+		if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+			// The archive puts something below a file, or the container
+			// exchanged a directory meanwhile: neither is the engine's fault.
+			return invalid("%v", err)
+		}
 		return system(err)
 	}
 	f.publish(c, events.ActionExtractToDir, nil)

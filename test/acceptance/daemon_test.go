@@ -95,7 +95,6 @@ func TestReload(t *testing.T) {
 		Labels []string
 		Debug  bool
 	}
-	settings := filepath.Join(e.Dir, "daemon.json")
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, "GET", "http://engine/events?filters="+`{"event":["reload"]}`, nil)
@@ -110,10 +109,7 @@ func TestReload(t *testing.T) {
 	reloads := json.NewDecoder(resp.Body)
 	reload := func(text string) {
 		t.Helper()
-		if err := os.WriteFile(settings, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if err := syscall.Kill(e.PID(), syscall.SIGHUP); err != nil {
+		if err := e.Reload(text); err != nil {
 			t.Fatal(err)
 		}
 	}

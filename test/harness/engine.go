@@ -220,6 +220,42 @@ func (e *Engine) Start(flags ...string) error {
 	}
 }
 
+// Reload gives the daemon another configuration file and a SIGHUP, and
+// returns when it says that it has dealt with the file, well or not.
+func (e *Engine) Reload(file string) error {
+	notify, err := listenNotify(e.path("notify"))
+	if err != nil {
+		return err
+	}
+	defer notify.Close()
+	if err := notify.SetReadDeadline(time.Now().Add(startLimit)); err != nil {
+		return err
+	}
+	// It must never be seen half written.
+	if err := os.WriteFile(e.path("daemon.json.new"), []byte(file), 0o644); err != nil {
+		return err
+	}
+	if err := os.Rename(e.path("daemon.json.new"), e.path("daemon.json")); err != nil {
+		return err
+	}
+	if err := e.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		return err
+	}
+	buf := make([]byte, 4096)
+	for began := false; ; {
+		n, err := notify.Read(buf)
+		if err != nil {
+			return fmt.Errorf("%s did not tell the end of its reload: %w\n%s", e.opts.Kind, err, e.LogTail(30))
+		}
+		// A READY=1 before may still be that of its start.
+		if bytes.Contains(buf[:n], []byte("RELOADING=1")) {
+			began = true
+		} else if began && bytes.Contains(buf[:n], []byte("READY=1")) {
+			return nil
+		}
+	}
+}
+
 // Stop ends the daemon as an init system would. The containers' fate is the
 // daemon's business.
 func (e *Engine) Stop() error {
