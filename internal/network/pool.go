@@ -30,13 +30,14 @@ type pool struct {
 	fit    *plumb.Fitter
 	main   func() *segment.Segment // the default network, nil without
 	size   int                     // wired
-	spares int                     // with a loopback alone, and as many with a name service
+	spares int                     // with a loopback alone, and as many with a name service and one pair
 	serve  func(ns *os.File) (*dns.Client, error)
 
 	mu     sync.Mutex
 	ready  []*wire
 	bare   []*os.File
 	served []spare
+	wide   int // pairs of one more of these: as many networks as a container had lately
 	closed bool
 	takes  uint64 // counts hand-outs; the worker pauses for each
 	idle   *time.Timer
@@ -46,11 +47,16 @@ type pool struct {
 	ended  chan struct{}
 }
 
-// spare is a namespace with a loopback and a name service that nobody asks yet.
+// spare is a namespace with a loopback, a name service that nobody asks yet, and
+// pairs, to become links of bridges.
 type spare struct {
 	ns    *os.File
 	names *dns.Client
+	pairs []plumb.Pair
 }
+
+// maxWide bounds how many pairs wait in one spare.
+const maxWide = 8
 
 func newPool(fit *plumb.Fitter, size int, main func() *segment.Segment, serve func(ns *os.File) (*dns.Client, error)) *pool {
 	p := &pool{fit: fit, main: main, serve: serve, size: size, wake: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{})}
@@ -188,37 +194,70 @@ func (p *pool) spawn(wires []*wire) (ns *os.File, err error) {
 	return ns, err
 }
 
-// takeServed hands out a namespace with a name service; empty when none is ready.
-func (p *pool) takeServed() (s spare) {
+// takeServed hands out the spare of a container with so many links of bridges:
+// the one with the most pairs of those that leave none over; empty when there is none.
+func (p *pool) takeServed(links int) (s spare) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.taken()
-	if len(p.served) > 0 {
-		s = p.served[0]
-		p.served = slices.Delete(p.served, 0, 1)
+	if links > 1 {
+		p.wide = min(links, maxWide)
+	}
+	best := -1
+	for i, x := range p.served {
+		if len(x.pairs) <= links && (best < 0 || len(x.pairs) > len(p.served[best].pairs)) {
+			best = i
+		}
+	}
+	if best >= 0 {
+		s = p.served[best]
+		p.served = slices.Delete(p.served, best, best+1)
 	}
 	return s
 }
 
+// lacking tells which spare is to be made, by its pairs; p.mu is held.
+func (p *pool) lacking() (pairs int, lacks bool) {
+	narrow, wide := 0, false
+	for _, s := range p.served {
+		if len(s.pairs) == 1 {
+			narrow++
+		}
+		wide = wide || len(s.pairs) == p.wide
+	}
+	switch {
+	case narrow < p.spares:
+		return 1, true
+	case p.wide > 1 && p.spares > 0 && !wide && len(p.served) <= p.spares:
+		return p.wide, true
+	}
+	return 0, false
+}
+
 // obtain gives these links to a namespace that waits, or to a new one. Where
 // names are asked for it may have a name service, which is the first wire's then.
-func (p *pool) obtain(wires []*wire, u *undo.Stack) (*os.File, error) {
-	var ns *os.File
-	if slices.ContainsFunc(wires, func(w *wire) bool { return !spec.IsPredefined(w.seg.Name) }) {
-		s := p.takeServed()
-		ns, wires[0].names = s.ns, s.names
-		u.Add(s.names.Close)
-	} else {
-		ns = p.takeBare()
-	}
-	if ns == nil {
-		return p.spawn(wires)
-	}
-	if err := connect(wires, func(l []*plumb.Link) error { return p.fit.Enter(ns, l, false) }); err != nil {
-		ns.Close()
-		return nil, err
-	}
-	return ns, nil
+func (p *pool) obtain(wires []*wire, u *undo.Stack) (ns *os.File, err error) {
+	err = connect(wires, func(links []*plumb.Link) error {
+		if slices.ContainsFunc(wires, func(w *wire) bool { return !spec.IsPredefined(w.seg.Name) }) {
+			s := p.takeServed(plumb.CanUse(links))
+			ns, wires[0].names = s.ns, s.names
+			u.Add(s.names.Close)
+			plumb.Use(links, s.pairs)
+		}
+		if ns == nil {
+			ns = p.takeBare()
+		}
+		if ns == nil {
+			ns, err = p.fit.Spawn(links)
+			return err
+		}
+		if err := p.fit.Enter(ns, links, false); err != nil {
+			ns.Close()
+			return err
+		}
+		return nil
+	})
+	return ns, err
 }
 
 // evict drops a waiting namespace that has the address; it reports whether
@@ -297,7 +336,8 @@ func (p *pool) fill() {
 	for {
 		p.mu.Lock()
 		stop := p.closed || p.takes != start
-		wired, bare, served := len(p.ready) < p.size, len(p.bare) < p.spares, len(p.served) < p.spares
+		wired, bare := len(p.ready) < p.size, len(p.bare) < p.spares
+		pairs, served := p.lacking()
 		p.mu.Unlock()
 		if stop {
 			p.mu.Lock()
@@ -312,7 +352,7 @@ func (p *pool) fill() {
 		case bare:
 			err = p.addBare()
 		case served:
-			err = p.addServed()
+			err = p.addServed(pairs)
 		default:
 			return
 		}
@@ -347,8 +387,8 @@ func (p *pool) addWired(n *segment.Segment) error {
 	return nil
 }
 
-func (p *pool) addServed() error {
-	ns, err := p.fit.Spawn(nil)
+func (p *pool) addServed(pairs int) error {
+	ns, made, err := p.fit.SpawnAhead(pairs)
 	if err != nil {
 		return err
 	}
@@ -364,7 +404,7 @@ func (p *pool) addServed() error {
 		go names.Close()
 		return nil
 	}
-	p.served = append(p.served, spare{ns, names})
+	p.served = append(p.served, spare{ns, names, made})
 	return nil
 }
 

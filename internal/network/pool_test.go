@@ -24,7 +24,8 @@ func full(m *Manager, n int) func() bool {
 	return func() bool {
 		m.pool.mu.Lock()
 		defer m.pool.mu.Unlock()
-		return len(m.pool.ready) == n && len(m.pool.bare) == m.pool.spares && len(m.pool.served) == m.pool.spares
+		_, lacks := m.pool.lacking()
+		return len(m.pool.ready) == n && len(m.pool.bare) == m.pool.spares && !lacks
 	}
 }
 
@@ -106,7 +107,7 @@ func testPool(t *testing.T) {
 		m.Refill()
 	}
 	waitFor(t, "pool", full(m, 3))
-	waitFor(t, "links to go", func() bool { return len(veths(t)) == 3 })
+	waitFor(t, "links to go", func() bool { return len(veths(t)) == 3+m.pool.spares })
 	if n := openFiles(t); n != files {
 		t.Errorf("%d open files, %d before", n, files)
 	}
@@ -268,8 +269,8 @@ func killed(t *testing.T) {
 	}
 	for s := bufio.NewScanner(out); s.Scan() && s.Text() != "full"; {
 	}
-	if n := len(veths(t)); n != 5 {
-		t.Errorf("%d links, want 5", n)
+	if n := len(veths(t)); n != 5+2 {
+		t.Errorf("%d links, want those of 5 wired namespaces and of 2 spares", n)
 	}
 	cmd.Process.Kill()
 	cmd.Wait()
@@ -317,9 +318,10 @@ func BenchmarkAttachCold(b *testing.B) {
 	})
 }
 
-// waiting is how many namespaces without links wait of each kind.
-func (p *pool) waiting() int {
+// spared reports whether all namespaces without a network wait.
+func (p *pool) spared() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return min(len(p.bare), len(p.served))
+	_, lacks := p.lacking()
+	return len(p.bare) == p.spares && !lacks
 }

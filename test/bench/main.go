@@ -22,6 +22,8 @@ var (
 	containers = flag.Int("containers", 200, "idle containers for the memory figure (docker.io gets a quarter)")
 	parallel   = flag.Int("parallel", 50, "containers of the parallel start")
 	only       = flag.String("only", "", "time only the subjects whose name contains this")
+	onlyLines  = flag.String("lines", "", "time only the lines whose name contains this, and no memory")
+	against    = flag.String("against", "", "a directory with another build's wherryd and wherry, as one more subject")
 )
 
 func main() {
@@ -79,6 +81,9 @@ func run() (err error) {
 
 	var all []*sample
 	for _, l := range lines() {
+		if !strings.Contains(l.name, *onlyLines) {
+			continue
+		}
 		byName := map[string]*sample{}
 		for round := 0; round < l.rounds(*rounds)+1; round++ { // the first warms up
 			for _, s := range subjects {
@@ -100,6 +105,9 @@ func run() (err error) {
 			}
 		}
 		table(l.name, all)
+	}
+	if *onlyLines != "" {
+		return nil
 	}
 	return memory(subjects)
 }

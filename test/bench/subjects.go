@@ -37,8 +37,8 @@ func prepare(dir string) (list []*subject, closeAll func() error, err error) {
 		}
 		return errors.Join(errs...)
 	}
-	engine := func(kind harness.Kind) (*harness.Engine, error) {
-		e, err := harness.New(harness.Options{Kind: kind})
+	engine := func(o harness.Options) (*harness.Engine, error) {
+		e, err := harness.New(o)
 		if err != nil {
 			return nil, err
 		}
@@ -57,16 +57,23 @@ func prepare(dir string) (list []*subject, closeAll func() error, err error) {
 		}
 	}
 
-	e, err := engine(harness.Wherry)
+	e, err := engine(harness.Options{})
 	if err != nil {
 		return nil, closeAll, err
 	}
-	add(&subject{name: "wherry", version: output(harness.Binary("wherry"), "--version"), cli: client(e, harness.Binary("wherry")), engine: e, owner: true})
+	add(&subject{name: "wherry", version: output(e.OwnCLI(), "--version"), cli: client(e, e.OwnCLI()), engine: e, owner: true})
+	if *against != "" {
+		o, err := engine(harness.Options{Bin: *against})
+		if err != nil {
+			return nil, closeAll, err
+		}
+		add(&subject{name: "wherry of " + *against, version: output(o.OwnCLI(), "--version"), cli: client(o, o.OwnCLI()), engine: o, owner: true})
+	}
 	if cli := harness.DockerCLI(); cli != "" {
 		add(&subject{name: "wherryd, docker client", version: output(cli, "--version"), cli: client(e, cli), engine: e})
 	}
 	if have, _ := harness.Have("dockerd"); have {
-		d, err := engine(harness.Docker)
+		d, err := engine(harness.Options{Kind: harness.Docker})
 		if err != nil {
 			return nil, closeAll, err
 		}
@@ -252,6 +259,8 @@ func lines() []line {
 				return took, err
 			}
 		}},
+		{"start with no network", false, startOn},
+		{"start with 3 networks, 2 ports and an alias", false, startOn3},
 		{fmt.Sprintf("%d x run -d, 8 at a time", *parallel), true, func(s *subject) func() (time.Duration, error) {
 			if s.cli == nil || !s.owner && s.engine != nil {
 				return nil

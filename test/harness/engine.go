@@ -39,6 +39,7 @@ type Options struct {
 	NetOf   *Engine  // live in that engine's network namespace
 	Env     []string // more environment for the daemon
 	Config  string   // contents of daemon.json; "" for none
+	Bin     string   // directory of wherryd and wherry; "" for that of Binary
 }
 
 // Engine is one private engine. It is not safe for concurrent use, except
@@ -124,7 +125,14 @@ func (e *Engine) Program() string {
 	if e.opts.Kind == Docker {
 		return "/usr/sbin/dockerd"
 	}
-	return Binary("wherryd")
+	return e.binary("wherryd")
+}
+
+func (e *Engine) binary(name string) string {
+	if e.opts.Bin != "" {
+		return filepath.Join(e.opts.Bin, name)
+	}
+	return Binary(name)
 }
 
 // Args are the daemon's arguments.
@@ -412,11 +420,15 @@ func (e *Engine) Command(ctx context.Context, name string, args ...string) *exec
 // CLI runs the client of this engine's kind and returns what it wrote and
 // its exit code.
 func (e *Engine) CLI(args ...string) (stdout, stderr string, code int, err error) {
-	name := Binary("wherry")
+	return e.Run(e.OwnCLI(), nil, args...)
+}
+
+// OwnCLI is the path of that client.
+func (e *Engine) OwnCLI() string {
 	if e.opts.Kind == Docker {
-		name = DockerCLI()
+		return DockerCLI()
 	}
-	return e.Run(name, nil, args...)
+	return e.binary("wherry")
 }
 
 // Run runs one client program to its end. err is only for a program that

@@ -140,6 +140,35 @@ func (b *Batch) AddVeth(v Veth) {
 	e.end(at)
 }
 
+// Port is a link as the port of a bridge.
+type Port struct {
+	Name     string
+	Master   int // index of the bridge
+	MTU      int // 0 for as it is
+	Isolated bool
+}
+
+// SetPort makes a link of this namespace a port.
+func (b *Batch) SetPort(p Port) {
+	at := b.begin("make "+p.Name+" a port", unix.RTM_NEWLINK, 0)
+	e := &b.enc
+	e.ifinfo(unix.AF_UNSPEC, 0, 0, 0)
+	b.name(e, p.Name)
+	e.u32(unix.IFLA_MASTER, uint32(p.Master))
+	if p.MTU > 0 {
+		e.u32(unix.IFLA_MTU, uint32(p.MTU))
+	}
+	e.end(at)
+	if !p.Isolated {
+		return
+	}
+	at = b.begin("isolate "+p.Name, unix.RTM_NEWLINK, 0)
+	e.ifinfo(unix.AF_UNSPEC, 0, 0, 0)
+	b.name(e, p.Name)
+	b.port(brportIsolated)
+	e.end(at)
+}
+
 func (b *Batch) noLinkLocal() {
 	e := &b.enc
 	spec := e.nest(unix.IFLA_AF_SPEC)
@@ -193,14 +222,6 @@ func (b *Batch) Sync(name string) {
 	b.enc.end(at)
 }
 
-// SetMTU changes a link's MTU.
-func (b *Batch) SetMTU(index, mtu int) {
-	at := b.begin(fmt.Sprintf("set link %d mtu %d", index, mtu), unix.RTM_NEWLINK, 0)
-	b.enc.ifinfo(unix.AF_UNSPEC, index, 0, 0)
-	b.enc.u32(unix.IFLA_MTU, uint32(mtu))
-	b.enc.end(at)
-}
-
 // SetAlias writes a link's alias, at most 255 characters that are for people
 // and for whoever made the link.
 func (b *Batch) SetAlias(index int, alias string) {
@@ -210,12 +231,29 @@ func (b *Batch) SetAlias(index int, alias string) {
 	b.enc.end(at)
 }
 
-// SetName renames a link, which must be down on kernels before 6.2.
-func (b *Batch) SetName(index int, name string) {
-	at := b.begin(fmt.Sprintf("rename link %d to %s", index, name), unix.RTM_NEWLINK, 0)
-	b.enc.ifinfo(unix.AF_UNSPEC, index, 0, 0)
-	b.name(&b.enc, name)
-	b.enc.end(at)
+// Identity is what a link can be told to be; what is zero stays as it is.
+type Identity struct {
+	Name string
+	MAC  net.HardwareAddr
+	MTU  int
+}
+
+// SetIdentity changes a link, which for another name must be down on kernels
+// before 6.2.
+func (b *Batch) SetIdentity(index int, to Identity) {
+	at := b.begin(fmt.Sprintf("make link %d %s", index, to.Name), unix.RTM_NEWLINK, 0)
+	e := &b.enc
+	e.ifinfo(unix.AF_UNSPEC, index, 0, 0)
+	if to.Name != "" {
+		b.name(e, to.Name)
+	}
+	if len(to.MAC) > 0 {
+		e.attr(unix.IFLA_ADDRESS, to.MAC)
+	}
+	if to.MTU > 0 {
+		e.u32(unix.IFLA_MTU, uint32(to.MTU))
+	}
+	e.end(at)
 }
 
 // DelLink removes a link by index. It waits for the kernel to let go of the

@@ -39,6 +39,8 @@ type Link struct {
 	Sysctls  []spec.Sysctl
 
 	Veth string // name of the host's end, once it is made
+
+	pair *Pair // was made ahead; nil for none
 }
 
 // six reports whether the link has an IPv6 address.
@@ -86,17 +88,29 @@ func (f *Fitter) Furnish(ns *os.File, in *rtnl.Conn, links []*Link, fresh bool) 
 		}
 		inner.SetUp(rtnl.LoopbackIndex)
 	}
+	index := map[string]int{}
 	for _, l := range links {
-		if err := f.add(ns, l); err != nil {
-			return err
-		}
-		made = append(made, l)
-		if err := l.settings(); err != nil {
-			return err
+		if l.pair != nil {
+			if err := f.adopt(in, l); err != nil {
+				return err
+			}
+			index[l.Device] = l.pair.index
 		}
 	}
-	index := map[string]int{}
-	if len(links) > 0 {
+	for _, l := range links {
+		if l.pair == nil {
+			if err := f.add(ns, l); err != nil {
+				return err
+			}
+			made = append(made, l)
+		}
+		if l.pair == nil || l.six() {
+			if err := l.settings(); err != nil {
+				return err
+			}
+		}
+	}
+	if len(made) > 0 {
 		present, err := in.Links()
 		if err != nil {
 			return err
@@ -238,13 +252,22 @@ func (f *Fitter) addVeth(ns *os.File, w *Link) error {
 			if _, lookup := f.RT.LinkByName(w.Veth); lookup == nil {
 				continue // that name is taken
 			}
-			return errdefs.ErrConflict.WithMessage("interface name " + w.Device + " is already in use in the container")
+			return w.deviceTaken()
 		}
-		if errors.Is(err, unix.EXFULL) {
-			return errdefs.ErrUnavailable.WithMessage("bridge " + w.Bridge + " is full: the kernel gives a bridge 1,023 ports, one for each running container; put further containers on another network")
-		}
-		return err
+		return w.portError(err)
 	}
+}
+
+func (l *Link) deviceTaken() error {
+	return errdefs.ErrConflict.WithMessage("interface name " + l.Device + " is already in use in the container")
+}
+
+// portError tells of a bridge that has no port left.
+func (l *Link) portError(err error) error {
+	if errors.Is(err, unix.EXFULL) {
+		return errdefs.ErrUnavailable.WithMessage("bridge " + l.Bridge + " is full: the kernel gives a bridge 1,023 ports, one for each running container; put further containers on another network")
+	}
+	return err
 }
 
 // remove takes links away again that could not be completed.
