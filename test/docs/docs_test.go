@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,6 +42,11 @@ func commands(t *testing.T, path string) string {
 			continue
 		}
 		fmt.Fprintf(&script, "echo '== %s:%d' >&2\n%s\n", filepath.Base(path), line, body)
+		if strings.HasSuffix(body, "&\n") {
+			// Whoever types waits for the engine to say that it listens. All of
+			// its listeners are there when one of them answers.
+			script.WriteString("until env -u DOCKER_HOST wherry -H unix:///var/run/wherry.sock version >/dev/null 2>&1; do kill -0 $!; done\n")
+		}
 	}
 	return script.String()
 }
@@ -96,6 +102,8 @@ trap end EXIT
 	cmd := e.Command(ctx, "nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", e.PID()), "--", "unshare", "--mount", "--propagation", "private",
 		"bash", "-euo", "pipefail", "-c", private+script)
 	cmd.Dir = t.TempDir()
+	// docker's variables are those that the documentation names; ours would win.
+	cmd.Env = slices.DeleteFunc(cmd.Env, func(kv string) bool { return strings.HasPrefix(kv, "WHERRY_HOST=") })
 	cmd.Env = append(cmd.Env, "PATH="+filepath.Dir(harness.Binary("wherry"))+":"+os.Getenv("PATH"), "HOME="+t.TempDir())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
