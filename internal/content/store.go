@@ -8,6 +8,7 @@
 //
 // In meta.db everything lies in the one namespace "wherry": image records
 // (roots), blobs with gc.ref labels, snapshots by chain id, leases (roots).
+// Temporary leases are there only once something is written under them (light).
 // Whatever is not reached from a root goes with the next collection. Migration
 // is containerd's.
 package content
@@ -53,7 +54,7 @@ type Store struct {
 	db     *metadata.DB
 	bolt   *bolt.DB
 	blobs  content.Store
-	leases leases.Manager
+	leases *light
 	images images.Store
 	mark   string
 	names  []string // of snapshotters
@@ -98,7 +99,9 @@ func Open(ctx context.Context, root string, sn map[string]snapshots.Snapshotter)
 	for name := range sn {
 		s.names = append(s.names, name)
 	}
-	s.blobs, s.images, s.leases = s.db.ContentStore(), metadata.NewImageStore(s.db), metadata.NewLeaseManager(s.db)
+	s.leases = &light{Manager: metadata.NewLeaseManager(s.db)}
+	s.db.RegisterCollectibleResource(nodeLight, s.leases)
+	s.blobs, s.images = leasedBlobs{s.db.ContentStore(), s.leases}, metadata.NewImageStore(s.db)
 	if s.stale, err = s.leases.List(With(ctx), fmt.Sprintf("labels.%q", labelTemporary)); err != nil {
 		return nil, err
 	}
@@ -160,7 +163,9 @@ func (s *Store) Images() images.Store { return s.images }
 func (s *Store) Leases() leases.Manager { return s.leases }
 
 // Snapshotter returns the named snapshotter as the database sees it.
-func (s *Store) Snapshotter(name string) snapshots.Snapshotter { return s.db.Snapshotter(name) }
+func (s *Store) Snapshotter(name string) snapshots.Snapshotter {
+	return leasedLayers{s.db.Snapshotter(name), s.leases}
+}
 
 // Recover drops what an earlier process left half-made. It may run beside
 // everything else.
@@ -348,11 +353,21 @@ func (s *Store) Label(ctx context.Context, d digest.Digest, labels map[string]st
 	if len(labels) == 0 {
 		return nil
 	}
-	var paths []string
-	for k := range labels {
-		paths = append(paths, "labels."+k)
+	ctx = With(ctx)
+	info, err := s.blobs.Info(ctx, d)
+	if err != nil {
+		return err
 	}
-	_, err := s.blobs.Update(With(ctx), content.Info{Digest: d, Labels: labels}, paths...)
+	var paths []string
+	for k, v := range labels {
+		if was, ok := info.Labels[k]; !ok || was != v {
+			paths = append(paths, "labels."+k)
+		}
+	}
+	if len(paths) == 0 {
+		return nil
+	}
+	_, err = s.blobs.Update(ctx, content.Info{Digest: d, Labels: labels}, paths...)
 	return err
 }
 
