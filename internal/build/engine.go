@@ -181,7 +181,7 @@ func (e *engine) workerOptions(root string) (base.WorkerOpt, error) {
 	// A cached build writes some twenty of them. No build waits for the disk
 	// because of it: after a crash of the machine they begin anew (see begin).
 	if db, ok := md.DB().(*bolt.DB); ok {
-		db.NoSync = true
+		db.NoSync, db.NoGrowSync = true, true
 	}
 	// That there is a snapshotter tells clients of an image store that keeps
 	// manifests as they are, and thereby of exports of all kinds.

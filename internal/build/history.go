@@ -10,11 +10,11 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/wherry-engine/wherry/internal/atomicfile"
 	enginecontent "github.com/wherry-engine/wherry/internal/content"
 )
 
@@ -36,7 +36,7 @@ func openHistory(ctx context.Context, root string) (*history, error) {
 	if err != nil {
 		return nil, err
 	}
-	blobs, err := local.NewStore(filepath.Join(root, "history"))
+	blobs, err := openJournal(filepath.Join(root, "history"))
 	if err == nil {
 		h := &history{db: db, store: metadata.NewDB(db, blobs, nil)}
 		h.mgr = metadata.NewLeaseManager(h.store)
@@ -49,7 +49,7 @@ func openHistory(ctx context.Context, root string) (*history, error) {
 
 // unsynced opens a database whose loss in a crash of the machine does not matter.
 func unsynced(file string) (*bolt.DB, error) {
-	return bolt.Open(file, 0o600, &bolt.Options{NoSync: true, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
+	return bolt.Open(file, 0o600, &bolt.Options{NoSync: true, NoGrowSync: true, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
 }
 
 func (h *history) collect(ctx context.Context) error {
@@ -177,7 +177,11 @@ func end(root string) error {
 // databases may have been torn, it begins with an empty cache: they go, and the
 // leases by which their records held layers.
 func begin(ctx context.Context, root string, store *enginecontent.Store) error {
-	if was, err := os.ReadFile(mark(root)); err == nil && string(was) != string(bootID()) {
+	was, err := os.ReadFile(mark(root))
+	if err == nil && string(was) == string(bootID()) {
+		return nil // a killed engine's: the kernel has all that it wrote
+	}
+	if err == nil {
 		for _, name := range append([]string{"history"}, databases...) {
 			if err := os.RemoveAll(filepath.Join(root, name)); err != nil {
 				return err
@@ -194,5 +198,6 @@ func begin(ctx context.Context, root string, store *enginecontent.Store) error {
 			}
 		}
 	}
-	return os.WriteFile(mark(root), bootID(), 0o600)
+	// Before anything is written that may be torn.
+	return atomicfile.Write(mark(root), bootID(), 0o600, atomicfile.Synced)
 }

@@ -62,6 +62,7 @@ func (s *Store) Alias(ctx context.Context, chain, parent string, target snapshot
 	if _, err := s.sn.Prepare(ctx, key, parent); err != nil {
 		return fmt.Errorf("layer %s: %w", chain, err)
 	}
+	s.placed.Add(1)
 	err = s.sn.Commit(ctx, chain, key, snapshots.WithLabels(map[string]string{
 		labelDir: dir, labelSize: strconv.FormatInt(n, 10), labelAlias: target.Name,
 		"containerd.io/gc.ref.snapshot." + s.driver: target.Name,

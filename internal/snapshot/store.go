@@ -27,6 +27,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -63,6 +64,11 @@ type Store struct {
 	limits Limits
 	trash  *trash
 	closer io.Closer
+
+	// placed counts the layers whose files were written, each before it can be
+	// seen; a Sync that began when there were n of them leaves n+1 in synced.
+	// What an earlier process has placed is not known to be durable.
+	placed, synced atomic.Uint64
 
 	mu     sync.RWMutex
 	chains map[digest.Digest]Lower

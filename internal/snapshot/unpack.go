@@ -245,6 +245,7 @@ func (s *Store) unpack(ctx context.Context, u *unpacking) error {
 	if err != nil {
 		return err
 	}
+	s.placed.Add(1)
 	err = s.sn.Commit(whole, u.chain.String(), key, append(opts, snapshots.WithLabels(map[string]string{
 		labelDir: rel, labelSize: strconv.FormatInt(filled.size, 10)}))...)
 	if errdefs.IsAlreadyExists(err) {
@@ -464,14 +465,27 @@ func (b *boundedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Sync makes the files of all unpacked layers durable.
+// Sync makes the files of all unpacked layers durable. It costs nothing when
+// all of them are: others' data may be waiting for the disk, too.
 func (s *Store) Sync() error {
+	placed := s.placed.Load()
+	if s.synced.Load() > placed {
+		return nil
+	}
 	f, err := os.Open(s.root)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return unix.Syncfs(int(f.Fd()))
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return err
+	}
+	for old := s.synced.Load(); old <= placed; old = s.synced.Load() {
+		if s.synced.CompareAndSwap(old, placed+1) {
+			break
+		}
+	}
+	return nil
 }
 
 // copyRoot is vfs: the container's root is a copy of the image's.
