@@ -86,8 +86,9 @@ test-vm: build ## the runtime's tests in a VM with cgroup v2
 	$(PROMISE) go test -count=1 -timeout 20m $(RUNFLAG) ./test/vm/...
 
 .PHONY: bench
-bench: build ## times and memory beside docker.io, podman and the bare kernel
+bench: build ## times, memory and builds beside docker.io, podman and the bare kernel
 	go run ./test/bench $(BENCHFLAGS)
+	@[ -n "$(BENCHFLAGS)" ] || go run ./test/bench -builds 5
 
 .PHONY: lint
 lint: ## gofmt and golangci-lint, built on the spot the first time

@@ -56,6 +56,10 @@ func run() (err error) {
 		fmt.Println(machine())
 		return timePulls(dir)
 	}
+	if *builds > 0 {
+		fmt.Println(machine())
+		return timeBuilds(dir)
+	}
 	subjects, closeAll, err := prepare(dir)
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, os.Interrupt, unix.SIGTERM)
