@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"path/filepath"
 	"sync"
 	"time"
@@ -93,18 +92,8 @@ func (s remotes) driverFor(ctx context.Context, r Request) (string, error) {
 
 // create is Create for a volume of a plugin.
 func (s remotes) create(ctx context.Context, driver string, r Request) (*Volume, error) {
-	v := &Volume{
-		Version: version, Name: r.Name, Driver: driver, Labels: maps.Clone(r.Labels), Options: maps.Clone(r.Options),
-		Anonymous: r.Name == "", Created: time.Now().UTC(),
-	}
-	if v.Anonymous {
-		v.Name = id.New()
-		if v.Labels == nil {
-			v.Labels = map[string]string{}
-		}
-		v.Labels[AnonymousLabel] = ""
-	}
-	if err := checkName(v.Name); err != nil {
+	v, err := newVolume(driver, r)
+	if err != nil {
 		return nil, err
 	}
 	defer s.names.lock(v.Name)()

@@ -174,9 +174,12 @@ func (s *Store) Create(ctx context.Context, r Request) (*Volume, error) {
 		}
 		return plugged(s).create(ctx, driver, r)
 	}
-	v, err := newVolume(r)
+	v, err := newVolume(DriverLocal, r)
 	if err != nil {
 		return nil, err
+	}
+	if err := checkOptions(v.Options); err != nil {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: %v", v.Name, err))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -197,9 +200,10 @@ func (s *Store) Create(ctx context.Context, r Request) (*Volume, error) {
 	return v, nil
 }
 
-func newVolume(r Request) (*Volume, error) {
+// newVolume is what a request makes with a driver, named if it is anonymous.
+func newVolume(driver string, r Request) (*Volume, error) {
 	v := &Volume{
-		Version: version, Name: r.Name, Driver: DriverLocal, Labels: maps.Clone(r.Labels), Options: maps.Clone(r.Options),
+		Version: version, Name: r.Name, Driver: driver, Labels: maps.Clone(r.Labels), Options: maps.Clone(r.Options),
 		Anonymous: r.Name == "", Created: time.Now().UTC(),
 	}
 	if v.Anonymous {
@@ -209,13 +213,7 @@ func newVolume(r Request) (*Volume, error) {
 		}
 		v.Labels[AnonymousLabel] = ""
 	}
-	if err := checkName(v.Name); err != nil {
-		return nil, err
-	}
-	if err := checkOptions(v.Options); err != nil {
-		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: %v", v.Name, err))
-	}
-	return v, nil
+	return v, checkName(v.Name)
 }
 
 // checkName refuses in dockerd's words what cannot be a volume's name.

@@ -45,6 +45,27 @@ func pull(ctx context.Context, sh *shell.Shell, ref string, o client.ImagePullOp
 	return display(ctx, r, out)
 }
 
+// repository is the reference that pull and push are called with: whole, and
+// with the tag that is meant if none is named and not all are.
+func repository(sh *shell.Shell, name string, allTags, quiet, untrusted bool) (reference.Named, error) {
+	if !untrusted {
+		return nil, errors.New("content trust is not supported by this client")
+	}
+	ref, err := reference.ParseNormalizedNamed(name)
+	switch {
+	case err != nil:
+		return nil, err
+	case allTags && !reference.IsNameOnly(ref):
+		return nil, errors.New("tag can't be used with --all-tags/-a")
+	case !allTags && reference.IsNameOnly(ref):
+		ref = reference.TagNameOnly(ref)
+		if t, ok := ref.(reference.Tagged); ok && !quiet {
+			fmt.Fprintln(sh.Out, "Using default tag:", t.Tag())
+		}
+	}
+	return ref, nil
+}
+
 // NewPull is `pull`.
 func NewPull(sh *shell.Shell) *cobra.Command {
 	var allTags, quiet, untrusted bool
@@ -55,20 +76,9 @@ func NewPull(sh *shell.Shell) *cobra.Command {
 		Args:        shell.ExactArgs(1),
 		Annotations: shell.Aliases("image pull", "pull"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !untrusted {
-				return errors.New("content trust is not supported by this client")
-			}
-			ref, err := reference.ParseNormalizedNamed(args[0])
-			switch {
-			case err != nil:
+			ref, err := repository(sh, args[0], allTags, quiet, untrusted)
+			if err != nil {
 				return err
-			case allTags && !reference.IsNameOnly(ref):
-				return errors.New("tag can't be used with --all-tags/-a")
-			case !allTags && reference.IsNameOnly(ref):
-				ref = reference.TagNameOnly(ref)
-				if t, ok := ref.(reference.Tagged); ok && !quiet {
-					fmt.Fprintln(sh.Out, "Using default tag:", t.Tag())
-				}
 			}
 			o := client.ImagePullOptions{All: allTags}
 			if platform != "" {

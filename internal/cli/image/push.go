@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 
@@ -27,20 +26,9 @@ func NewPush(sh *shell.Shell) *cobra.Command {
 		Args:        shell.ExactArgs(1),
 		Annotations: shell.Aliases("image push", "push"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !untrusted {
-				return errors.New("content trust is not supported by this client")
-			}
-			ref, err := reference.ParseNormalizedNamed(args[0])
-			switch {
-			case err != nil:
+			ref, err := repository(sh, args[0], allTags, quiet, untrusted)
+			if err != nil {
 				return err
-			case allTags && !reference.IsNameOnly(ref):
-				return errors.New("tag can't be used with --all-tags/-a")
-			case !allTags && reference.IsNameOnly(ref):
-				ref = reference.TagNameOnly(ref)
-				if t, ok := ref.(reference.Tagged); ok && !quiet {
-					fmt.Fprintln(sh.Out, "Using default tag:", t.Tag())
-				}
 			}
 			o := client.ImagePushOptions{All: allTags}
 			p, err := parsePlatforms(platform)
