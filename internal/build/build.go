@@ -46,7 +46,7 @@ type Config struct {
 	Steps        func() (executor.Config, error)
 	Cgroups      *cgroup.Hierarchy
 	Limits       Limits
-	Entitlements []string // what steps may be granted: network.host, security.insecure
+	Entitlements []string // what steps may be granted: network.host, security.insecure, device
 }
 
 // Builder serves builds. It is safe for use by several goroutines.

@@ -204,6 +204,7 @@ func (e *engine) workerOptions(root string) (base.WorkerOpt, error) {
 		GarbageCollect:  func(ctx context.Context) (gc.Stats, error) { return nil, images.Collect(ctx) },
 		GCPolicy:        e.b.cfg.Limits.policy(e.b.cfg.Root),
 		ParallelismSem:  semaphore.NewWeighted(int64(max(4, 2*runtime.NumCPU()))),
+		CDIManager:      e.exec.Devices(),
 		MountPoolRoot:   filepath.Join(e.b.tmp(), "cachemounts"),
 		BuildkitVersion: client.BuildkitVersion{Package: "github.com/moby/buildkit", Version: Version},
 	}, nil

@@ -47,8 +47,12 @@ func (e *engine) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo
 }
 
 // amend gives a request the engine's defaults: a base image that is here is
-// taken as it is, as docker does, unless the client asks for a pull.
+// taken as it is, as docker does, unless the client asks for a pull. Devices are
+// those that specifications describe now.
 func (e *engine) amend(r *controlapi.SolveRequest) {
+	if devices := e.exec.Devices(); devices != nil {
+		devices.Refresh() //nolint:errcheck // a step that wants a device tells
+	}
 	if r.FrontendAttrs == nil {
 		r.FrontendAttrs = map[string]string{}
 	}

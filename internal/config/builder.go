@@ -20,7 +20,7 @@ type Builder struct {
 		Reserved, MaxUsed, MinFree int64
 		Rules                      []BuilderRule // instead of the default ones
 	}
-	HostNetwork, Insecure bool // entitlements: network-host, security-insecure
+	HostNetwork, Insecure, Devices bool // entitlements: network-host, security-insecure, device
 }
 
 // BuilderRule says what of the build cache may go when it is too large.
@@ -83,7 +83,7 @@ func (b builderValue) decode(raw json.RawMessage) error {
 	if err := d.Decode(&in); err != nil {
 		return fmt.Errorf("builder: %w", err)
 	}
-	out := Builder{HostNetwork: true}
+	out := Builder{HostNetwork: true, Devices: true}
 	out.GC.Disabled = in.GC.Enabled != nil && !*in.GC.Enabled
 	out.GC.Reserved, out.GC.MaxUsed, out.GC.MinFree = int64(in.GC.Reserved), int64(in.GC.MaxUsed), int64(in.GC.MinFree)
 	if out.GC.MaxUsed == 0 {
@@ -95,8 +95,10 @@ func (b builderValue) decode(raw json.RawMessage) error {
 			out.HostNetwork = on
 		case "security-insecure":
 			out.Insecure = on
+		case "device":
+			out.Devices = on
 		default:
-			return fmt.Errorf("builder: entitlement %q is not served: network-host and security-insecure are", name)
+			return fmt.Errorf("builder: entitlement %q is not served: network-host, security-insecure and device are", name)
 		}
 	}
 	for _, p := range in.GC.Policy {

@@ -227,7 +227,7 @@ func New(getenv func(string) string) *Config {
 			DefaultIP: netip.IPv4Unspecified(), FirewallMode: "docker",
 		},
 		Registry: Registry{MaxDownloads: 3, MaxUploads: 5, MaxDownloadAttempts: 5},
-		Builder:  Builder{HostNetwork: true},
+		Builder:  Builder{HostNetwork: true, Devices: true},
 		accepted: map[string]string{},
 	}
 	c.Registry.Hosts = map[string]RegistryHost{}

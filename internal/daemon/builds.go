@@ -28,6 +28,9 @@ func entitlements(c config.Builder) []string {
 	if c.Insecure {
 		out = append(out, "security.insecure")
 	}
+	if c.Devices {
+		out = append(out, "device")
+	}
 	return out
 }
 
@@ -53,7 +56,7 @@ func (s *System) steps() (executor.Config, error) {
 		Init: init, Networks: s.networks, Cgroups: s.cgroups, CgroupParent: lc.CgroupParent, CgroupHostNS: s.config.CgroupnsMode == "host",
 		Seccomp: lc.SeccompProfile, Unconfined: lc.SeccompUnconfined, AppArmor: lc.AppArmor, Ulimits: lc.Ulimits, NoNewPrivs: lc.NoNewPrivileges,
 		DNS: lc.DNS, DNSSearch: lc.DNSSearch, DNSOptions: lc.DNSOptions, HostGateway: lc.HostGatewayIPs,
-		MayUseHostNet: s.config.Builder.HostNetwork, MayBeInsecure: s.config.Builder.Insecure, Remapped: len(lc.UIDMaps) > 0,
+		MayUseHostNet: s.config.Builder.HostNetwork, MayBeInsecure: s.config.Builder.Insecure, UIDs: lc.UIDMaps, GIDs: lc.GIDMaps, CDI: cdiDirectories(s.config),
 	}
 	if len(c.HostGateway) == 0 {
 		c.HostGateway = s.bridgeAddress()

@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/executor"
 	resourcestypes "github.com/moby/buildkit/executor/resources/types"
+	"github.com/moby/buildkit/solver/llbsolver/cdidevices"
 	"github.com/moby/buildkit/solver/pb"
 	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -30,6 +31,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 	"github.com/wherry-engine/wherry/internal/linux/seccomp"
 	"github.com/wherry-engine/wherry/internal/network"
+	"github.com/wherry-engine/wherry/internal/runtime/cdi"
 	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
 )
 
@@ -50,17 +52,21 @@ type Config struct {
 	DNSSearch     []string
 	DNSOptions    []string
 	HostGateway   []netip.Addr
-	MayUseHostNet bool                  // entitlement network.host
-	MayBeInsecure bool                  // entitlement security.insecure
-	Before        func(context.Context) // called before each step; may be nil
-	Remapped      bool                  // userns-remap is on
+	MayUseHostNet bool                   // entitlement network.host
+	MayBeInsecure bool                   // entitlement security.insecure
+	Before        func(context.Context)  // called before each step; may be nil
+	UIDs, GIDs    []specs.LinuxIDMapping // userns-remap; empty is none
+	CDI           cdi.Directories        // of the specifications of RUN --device
 }
 
 // Executor runs steps. It is safe for use by several goroutines.
 type Executor struct {
-	cfg     Config
-	init    *os.File
-	filters seccomp.Cache
+	cfg      Config
+	init     *os.File
+	owners   *sandbox.Owners // nil without userns-remap
+	overlays overlays
+	devices  *cdidevices.Manager // nil without specifications
+	filters  seccomp.Cache
 
 	mu      sync.Mutex
 	running map[string]*step
@@ -75,11 +81,29 @@ func New(c Config) (*Executor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Executor{cfg: c, init: init, running: map[string]*step{}}, nil
+	e := &Executor{cfg: c, init: init, running: map[string]*step{}}
+	if len(c.UIDs) > 0 {
+		if e.owners, err = sandbox.NewOwners(init, ranges(c.UIDs), ranges(c.GIDs)); err != nil {
+			return nil, errors.Join(err, init.Close())
+		}
+	}
+	if cache, err := c.CDI.Cache(); err == nil {
+		e.devices = cdidevices.NewManager(cache, nil)
+	}
+	return e, nil
 }
 
+// Devices are what RUN --device may name, as of the last Refresh; nil where
+// specifications are switched off.
+func (e *Executor) Devices() *cdidevices.Manager { return e.devices }
+
 // Close gives up init's file; nothing may run any more.
-func (e *Executor) Close() error { return e.init.Close() }
+func (e *Executor) Close() error {
+	if e.owners != nil {
+		return errors.Join(e.owners.Close(), e.init.Close())
+	}
+	return e.init.Close()
+}
 
 // step is one container of a build. started is closed when its process runs or
 // never will; the fields below it are set by then.
@@ -102,12 +126,14 @@ func (e *Executor) allowed(m *executor.Meta) error {
 		return errdefs.ErrPermissionDenied.WithMessage("security.insecure is not allowed: it is not among the entitlements of the engine's builder (daemon.json: builder.entitlements)")
 	case m.NetMode == pb.NetMode_HOST && !e.cfg.MayUseHostNet:
 		return errdefs.ErrPermissionDenied.WithMessage("network.host is not allowed: it is not among the entitlements of the engine's builder (daemon.json: builder.entitlements)")
-	case len(m.CDIDevices) > 0:
-		return errdefs.ErrNotImplemented.WithMessage("devices in builds (RUN --device) are not served by this version of wherryd")
+	case len(m.CDIDevices) > 0 && e.devices == nil:
+		return errdefs.ErrFailedPrecondition.WithMessage("devices in builds need CDI, which is switched off (daemon.json: cdi-spec-dirs)")
 	case m.Proxy != nil:
 		return errdefs.ErrNotImplemented.WithMessage("the proxy network of builds is not served by this version of wherryd")
-	case e.cfg.Remapped:
-		return errdefs.ErrNotImplemented.WithMessage("builds with userns-remap are not served by this version of wherryd")
+	case e.owners != nil && m.SecurityMode == pb.SecurityMode_INSECURE:
+		return errdefs.ErrInvalidArgument.WithMessage("privileged mode is incompatible with user namespaces")
+	case e.owners != nil && m.NetMode == pb.NetMode_HOST:
+		return errdefs.ErrInvalidArgument.WithMessage("cannot share the host's network namespace when user namespaces are enabled")
 	}
 	return nil
 }
@@ -140,20 +166,31 @@ func (e *Executor) Run(ctx context.Context, name string, root executor.Mount, mo
 	defer settle()
 
 	s.dir = filepath.Join(e.cfg.Root, s.id)
-	if err := os.Mkdir(s.dir, 0o711); err != nil {
+	err := os.Mkdir(s.dir, 0o711)
+	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(s.dir)
-	net, err := e.connect(ctx, s, &p.Meta)
+	net := &networking{release: func() {}, held: e.owners != nil}
+	if !net.held {
+		err = e.connect(ctx, s, &p.Meta, net)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer net.close()
-	sources, release, err := open(ctx, root, mounts)
+	sources, release, err := e.open(ctx, root, mounts)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
+	if e.owners != nil {
+		done, err := e.use(sources)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+	}
 	return nil, e.onThread(ctx, func() error {
 		return e.run(ctx, s, sources, net, &p, func() { settle(); begun() })
 	})

@@ -21,7 +21,8 @@ import (
 // source is one mount of a step before it is mounted.
 type source struct {
 	executor.Mount
-	mount ctdmount.Mount
+	mount  ctdmount.Mount
+	mapped bool // mount.Source is where it is mounted, with its owners mapped
 }
 
 // sources are the root and the other mounts of a step.
@@ -31,7 +32,7 @@ type sources struct {
 }
 
 // open asks BuildKit for what is to be mounted; release gives it back.
-func open(ctx context.Context, root executor.Mount, mounts []executor.Mount) (_ *sources, release func(), err error) {
+func (e *Executor) open(ctx context.Context, root executor.Mount, mounts []executor.Mount) (_ *sources, release func(), err error) {
 	var releases []func() error
 	release = func() {
 		for _, f := range slices.Backward(releases) {
@@ -50,6 +51,9 @@ func open(ctx context.Context, root executor.Mount, mounts []executor.Mount) (_ 
 		ref, err := m.Src.Mount(ctx, readonly)
 		if err != nil {
 			return source{}, fmt.Errorf("failed to mount %s: %w", m.Dest, err)
+		}
+		if e.owners != nil {
+			ref = unshared(ref)
 		}
 		list, done, err := ref.Mount()
 		if err != nil {
@@ -110,17 +114,18 @@ func (e *Executor) onThread(ctx context.Context, f func() error) error {
 	return <-done
 }
 
-// place mounts m at dir, a directory that is there for it.
-func place(m ctdmount.Mount, dir string) error {
+// place mounts m at dir, a directory that is there for it, with the owners that
+// a user namespace needs.
+func (e *Executor) place(m ctdmount.Mount, dir string) error {
 	switch m.Type {
 	case "bind", "rbind", "":
-		tree, err := mount.Clone(unix.AT_FDCWD, m.Source, true)
+		tree, err := e.clone(unix.AT_FDCWD, m.Source)
 		if err != nil {
 			return err
 		}
 		return attach(tree, dir)
 	case "overlay":
-		return placeOverlay(m, dir)
+		return e.placeOverlay(m, dir)
 	}
 	tree, err := mount.New(m.Type, m.Source, dataOf(m), 0)
 	if err != nil {
@@ -141,7 +146,7 @@ func attach(tree int, dir string) error {
 
 // placeOverlay mounts an overlay, of any number of layers, over the directory
 // that all of them lie in, and moves it to its place.
-func placeOverlay(m ctdmount.Mount, dir string) error {
+func (e *Executor) placeOverlay(m ctdmount.Mount, dir string) error {
 	var lower, extra []string
 	var upper, work string
 	for _, o := range m.Options {
@@ -159,6 +164,13 @@ func placeOverlay(m ctdmount.Mount, dir string) error {
 		}
 	}
 	o := mount.PackOverlay(lower, upper, work, extra)
+	if e.owners != nil {
+		tree, err := e.owners.Mount(&o)
+		if err != nil {
+			return err
+		}
+		return attach(tree, dir)
+	}
 	fd, err := o.Mount()
 	if err != nil {
 		return err
@@ -187,11 +199,11 @@ func dataOf(m ctdmount.Mount) []string {
 // tree gives a mount of a step, or the part of it that its selector names, as
 // a detached tree. Links inside the source lead nowhere else, whoever changes
 // them meanwhile.
-func (s *source) tree(scratch string, n int) (int, error) {
+func (e *Executor) tree(s *source, scratch string, n int) (int, error) {
 	dir := filepath.Join(scratch, strconv.Itoa(n))
 	var root int
-	switch s.mount.Type {
-	case "bind", "rbind", "":
+	switch t := s.mount.Type; {
+	case t == "bind", t == "rbind", t == "", s.mapped:
 		fd, err := unix.Open(s.mount.Source, unix.O_PATH|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return -1, &os.PathError{Op: "open", Path: s.mount.Source, Err: err}
@@ -201,7 +213,7 @@ func (s *source) tree(scratch string, n int) (int, error) {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return -1, err
 		}
-		if err := place(s.mount, dir); err != nil {
+		if err := e.place(s.mount, dir); err != nil {
 			return -1, err
 		}
 		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -220,7 +232,13 @@ func (s *source) tree(scratch string, n int) (int, error) {
 		defer unix.Close(fd)
 		part = fd
 	}
-	tree, err := mount.Clone(part, "", true)
+	var tree int
+	var err error
+	if s.mount.Type == "overlay" {
+		tree, err = mount.Clone(part, "", true) // its layers were mapped
+	} else {
+		tree, err = e.clone(part, "")
+	}
 	if err != nil {
 		return -1, err
 	}

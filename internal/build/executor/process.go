@@ -19,8 +19,9 @@ import (
 )
 
 // process starts what the plan says, moves its streams and waits for its end.
-// s is the container whose main process it is, nil for an exec.
-func (e *Executor) process(ctx context.Context, s *step, plan *sandbox.Plan, extra []*os.File, p *executor.ProcessInfo, begun func()) error {
+// s is the container whose main process it is, nil for an exec. ready lets a
+// held one go on.
+func (e *Executor) process(ctx context.Context, s *step, plan *sandbox.Plan, extra []*os.File, p *executor.ProcessInfo, ready func(*sandbox.Process) error, begun func()) error {
 	st, err := newStreams(plan.Terminal, p)
 	if err != nil {
 		return err
@@ -28,6 +29,9 @@ func (e *Executor) process(ctx context.Context, s *step, plan *sandbox.Plan, ext
 	defer st.close()
 	proc, err := sandbox.Start(e.init, plan, st.child, extra)
 	st.started()
+	if err == nil && plan.Hold {
+		err = ready(proc)
+	}
 	if err != nil {
 		return startFailure(ctx, p, err)
 	}

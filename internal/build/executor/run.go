@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
+	"github.com/wherry-engine/wherry/internal/linux/mount"
 	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/network/resolv"
 	"github.com/wherry-engine/wherry/internal/runtime/compile"
@@ -29,9 +30,11 @@ import (
 // defaultHostname is BuildKit's; steps that differ in it have other cache keys.
 const defaultHostname = "buildkitsandbox"
 
-// networking is a step's network. ns is nil for the host's.
+// networking is a step's network. ns is nil for the host's, and as long as it
+// is held: a user namespace's own is wired when its process is there.
 type networking struct {
 	ns        *os.File
+	held      bool
 	addresses []netip.Addr
 	release   func()
 }
@@ -43,20 +46,21 @@ func (n *networking) close() {
 	n.release()
 }
 
-// connect gets the step its network.
-func (e *Executor) connect(ctx context.Context, s *step, m *executor.Meta) (*networking, error) {
+// connect gets the step its network, or wires that which n has.
+func (e *Executor) connect(ctx context.Context, s *step, m *executor.Meta, n *networking) error {
 	mode := "default"
 	switch m.NetMode {
 	case pb.NetMode_HOST:
-		return &networking{release: func() {}}, nil
+		return nil
 	case pb.NetMode_NONE:
 		mode = "none"
 	}
-	sb, err := e.cfg.Networks.Attach(ctx, network.Request{ContainerID: s.id, Hostname: hostname(m), Network: mode})
+	sb, err := e.cfg.Networks.Attach(ctx, network.Request{ContainerID: s.id, Hostname: hostname(m), Network: mode, NS: n.ns})
 	if err != nil {
-		return nil, fmt.Errorf("failed to set up the network of a build step: %w", err)
+		return fmt.Errorf("failed to set up the network of a build step: %w", err)
 	}
-	n := &networking{ns: sb.NS, release: func() { e.cfg.Networks.Release(context.WithoutCancel(ctx), s.id) }} //nolint:errcheck // the next start releases what is left
+	n.ns = sb.NS
+	n.release = func() { e.cfg.Networks.Release(context.WithoutCancel(ctx), s.id) } //nolint:errcheck // the next start releases what is left
 	for _, ep := range sb.Endpoints {
 		for _, a := range []netip.Addr{ep.IPAddress, ep.GlobalIPv6Address} {
 			if a.IsValid() {
@@ -64,7 +68,7 @@ func (e *Executor) connect(ctx context.Context, s *step, m *executor.Meta) (*net
 			}
 		}
 	}
-	return n, nil
+	return nil
 }
 
 func hostname(m *executor.Meta) string {
@@ -78,7 +82,7 @@ func hostname(m *executor.Meta) string {
 func (e *Executor) files(s *step, m *executor.Meta, n *networking) ([]spec.Mount, error) {
 	o := resolv.Overrides{Servers: e.cfg.DNS, Search: e.cfg.DNSSearch, Options: e.cfg.DNSOptions}
 	conf := resolv.Host().Legacy(o, false)
-	if n.ns == nil {
+	if n.ns == nil && !n.held {
 		conf = resolv.Host().Plain(o)
 	}
 	in := resolv.HostsInput{Hostname: hostname(m), Addresses: n.addresses, Gateway: e.cfg.HostGateway}
@@ -95,6 +99,9 @@ func (e *Executor) files(s *step, m *executor.Meta, n *networking) ([]spec.Mount
 		if err := os.WriteFile(file, data, 0o644); err != nil {
 			return nil, err
 		}
+		if err := e.giveToRoot(file); err != nil {
+			return nil, err
+		}
 		mounts = append(mounts, spec.Mount{Type: "bind", Source: file, Destination: "/etc/" + name, ReadOnly: true})
 	}
 	return mounts, nil
@@ -106,7 +113,7 @@ func (e *Executor) run(ctx context.Context, s *step, src *sources, n *networking
 	if err := os.Mkdir(root, 0o711); err != nil {
 		return err
 	}
-	if err := place(src.root.mount, root); err != nil {
+	if err := e.place(src.root.mount, root); err != nil {
 		return err
 	}
 	defer func() {
@@ -140,19 +147,31 @@ func (e *Executor) run(ctx context.Context, s *step, src *sources, n *networking
 	trees := map[string]int{}
 	for i := range src.other {
 		o := &src.other[i]
-		tree, err := o.tree(s.dir, i)
+		tree, err := e.tree(o, s.dir, i)
 		if err != nil {
 			return fmt.Errorf("failed to mount %s: %w", o.Dest, err)
 		}
 		trees[path.Join("/", o.Dest)] = len(extra)
 		extra = append(extra, os.NewFile(uintptr(tree), o.Dest))
 	}
-	plan, err := e.plan(s, in, p, trees, n.ns != nil, len(extra))
+	o := compile.Options{Trees: trees, Extras: len(extra)}
+	if n.ns != nil {
+		o.Extra = map[specs.LinuxNamespaceType]int{specs.NetworkNamespace: 0}
+	}
+	if e.owners != nil {
+		tree, err := mount.Clone(unix.AT_FDCWD, root, true)
+		if err != nil {
+			return err
+		}
+		extra = append(extra, os.NewFile(uintptr(tree), root))
+		o.Extras, o.RootTree = len(extra), len(extra)
+	}
+	plan, err := e.plan(s, in, p, o)
 	if err != nil {
 		return err
 	}
 	defer s.group.Remove() //nolint:errcheck // the next start removes what is left
-	return e.process(ctx, s, plan, extra, p, begun)
+	return e.process(ctx, s, plan, extra, p, func(proc *sandbox.Process) error { return e.ready(ctx, s, n, &p.Meta, proc) }, begun)
 }
 
 // input is the step in the words of the runtime.
@@ -170,13 +189,16 @@ func (e *Executor) input(s *step, src *sources, n *networking, p *executor.Proce
 		ID: s.id, HostConfig: h, Hostname: hostname(m), Rootfs: spec.Rootfs{Dir: root},
 		Config:  &apicontainer.Config{Cmd: m.Args, Env: m.Env, User: m.User, WorkingDir: m.Cwd, Tty: m.Tty},
 		Cgroup2: e.cfg.Cgroups.Version() == 2, CgroupPath: e.cgroupPath(s.id, m.CgroupParent),
-		AppArmor: e.cfg.AppArmor, DefaultUlimits: e.cfg.Ulimits,
+		AppArmor: e.cfg.AppArmor, DefaultUlimits: e.cfg.Ulimits, UIDMaps: e.cfg.UIDs, GIDMaps: e.cfg.GIDs,
 		Namespaces: map[specs.LinuxNamespaceType]spec.NS{
 			specs.MountNamespace: {Kind: spec.New}, specs.PIDNamespace: {Kind: spec.New}, specs.IPCNamespace: {Kind: spec.New}, specs.UTSNamespace: {Kind: spec.New},
 			specs.NetworkNamespace: {Kind: spec.Extra}, specs.CgroupNamespace: {Kind: spec.New},
 		},
 	}
-	if n.ns == nil {
+	switch {
+	case n.held:
+		in.Namespaces[specs.NetworkNamespace] = spec.NS{Kind: spec.New}
+	case n.ns == nil:
 		h.NetworkMode = "host"
 		in.Namespaces[specs.NetworkNamespace] = spec.NS{Kind: spec.Host}
 	}
@@ -238,12 +260,16 @@ func (e *Executor) cgroupPath(id, parent string) string {
 }
 
 // plan makes the control group and what is to be done for the start.
-func (e *Executor) plan(s *step, in *spec.Input, p *executor.ProcessInfo, trees map[string]int, netns bool, extras int) (*sandbox.Plan, error) {
+func (e *Executor) plan(s *step, in *spec.Input, p *executor.ProcessInfo, o compile.Options) (*sandbox.Plan, error) {
 	built, _, err := spec.Build(in)
 	if err != nil {
 		return nil, err
 	}
 	built.Process.Env = environment(p.Meta.Env)
+	hooks, err := e.inject(built, p.Meta.CDIDevices)
+	if err != nil {
+		return nil, err
+	}
 	s.spec, s.filter = built, in.Seccomp
 	// For the next engine, should this one be killed.
 	if err := os.WriteFile(filepath.Join(s.dir, "cgroup"), []byte(in.CgroupPath+"\n"), 0o600); err != nil {
@@ -252,13 +278,8 @@ func (e *Executor) plan(s *step, in *spec.Input, p *executor.ProcessInfo, trees 
 	if s.group, _, err = e.cfg.Cgroups.Create(in.CgroupPath, built.Linux.Resources); err != nil {
 		return nil, err
 	}
-	o := compile.Options{
-		ID: s.id, CgroupDir: s.group.Dir(), CgroupTasks: s.group.Tasks(), Cgroup2: in.Cgroup2, Lookup: true, User: p.Meta.User,
-		Trees: trees, Extras: extras, Bound: true,
-	}
-	if netns {
-		o.Extra = map[specs.LinuxNamespaceType]int{specs.NetworkNamespace: 0}
-	}
+	o.ID, o.CgroupDir, o.CgroupTasks, o.Cgroup2 = s.id, s.group.Dir(), s.group.Tasks(), in.Cgroup2
+	o.Lookup, o.User, o.Bound, o.Hold = true, p.Meta.User, true, e.owners != nil || hooks
 	for _, c := range s.group.Controllers() {
 		o.Controllers = append(o.Controllers, compile.Controller{Name: c.Name, Dir: c.Dir})
 	}
@@ -318,7 +339,7 @@ func (e *Executor) Exec(ctx context.Context, name string, p executor.ProcessInfo
 		return err
 	}
 	// Its end comes with that of the container's namespace at the latest.
-	return e.process(ctx, nil, plan, nil, &p, func() {})
+	return e.process(ctx, nil, plan, nil, &p, nil, func() {})
 }
 
 var _ io.Closer = (*Executor)(nil)

@@ -33,8 +33,8 @@ var gpuWords = map[string]bool{
 	"gpu": true, "nvidia": true, "amd": true, "compute": true, "compat32": true, "graphics": true, "utility": true, "video": true, "display": true,
 }
 
-// cache reads the specifications.
-func (d Directories) cache() (*cdi.Cache, error) {
+// Cache reads the specifications; only its Refresh reads them again.
+func (d Directories) Cache() (*cdi.Cache, error) {
 	if len(d) == 0 {
 		return nil, errors.New("no CDI specification directories specified")
 	}
@@ -52,7 +52,7 @@ func (d Directories) Inject(s *specs.Spec, requests []container.DeviceRequest) e
 }
 
 func (d Directories) inject(s *specs.Spec, r container.DeviceRequest) error {
-	c, err := d.cache()
+	c, err := d.Cache()
 	if err != nil {
 		return fmt.Errorf("CDI device injection failed: %w", err)
 	}
@@ -151,7 +151,7 @@ func (d Directories) List() (devices []system.DeviceInfo, warnings []string) {
 	if len(d) == 0 {
 		return nil, nil
 	}
-	c, err := d.cache()
+	c, err := d.Cache()
 	if err != nil {
 		return nil, []string{"CDI cache initialization failed: " + err.Error()}
 	}

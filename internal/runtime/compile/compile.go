@@ -44,6 +44,10 @@ type Options struct {
 	ID      string
 	Overlay *Overlay // nil: Root.Path of the spec is the root
 
+	// RootTree, when not 0, is 1 + the index of a passed descriptor with the
+	// root as a detached tree, whose owners are as the user namespace needs them.
+	RootTree int
+
 	// Extra gives the index of the descriptor passed to sandbox.Start for a
 	// namespace; all passed files are counted in Extras.
 	Extra  map[specs.LinuxNamespaceType]int
@@ -231,6 +235,8 @@ func (b *builder) root() error {
 	b.emit(mapped)
 	var r initproto.Root
 	switch o := b.o.Overlay; {
+	case b.o.RootTree > 0:
+		r.Base, r.Tree = "/proc", uint32(b.o.RootTree)
 	case b.userns:
 		// Overlay's own attributes, and mapped owners, are only for the first
 		// user namespace: the parent mounts it and passes the tree.
