@@ -134,7 +134,7 @@ func setTableFlags(payload []byte, flags uint32) {
 }
 
 // socketIn opens a socket in a network namespace, on a thread of its own that
-// goes back or ends.
+// goes back or ends; never on the process's first one, which the world sees.
 func socketIn(ns *os.File) (int, error) {
 	type result struct {
 		fd  int
@@ -143,6 +143,12 @@ func socketIn(ns *os.File) (int, error) {
 	done := make(chan result, 1)
 	go func() {
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			fd, err := socketIn(ns)
+			done <- result{fd, err}
+			return
+		}
 		home, err := os.Open("/proc/thread-self/ns/net")
 		if err != nil {
 			done <- result{-1, err}

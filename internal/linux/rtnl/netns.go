@@ -92,11 +92,17 @@ func Enter(home, ns *os.File, fn func(in *Conn) error) error {
 
 // inside runs fn on a thread that may change its network namespace, and takes
 // the thread back to home. A thread that cannot be taken back dies with its
-// goroutine.
+// goroutine. It is never the process's first thread: that cannot die, and
+// /proc/PID/ns/net shows where it is to whoever enters our namespace.
 func inside(home *os.File, fn func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread() // locked here meanwhile, so that fn gets another
+			result <- inside(home, fn)
+			return
+		}
 		err := fn()
 		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back == nil {
 			runtime.UnlockOSThread()
