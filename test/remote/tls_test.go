@@ -28,10 +28,10 @@ func serverFlags(dir string) []string {
 	return []string{"-H", tlsAddress, "--tlsverify", "--tlscacert", at + "/ca.pem", "--tlscert", at + "/cert.pem", "--tlskey", at + "/key.pem"}
 }
 
-// cut is what a client may see in place of the engine's reason: TLS 1.3 lets
-// it write before the engine has looked at its certificate, and what it then
-// reads first is that the connection is gone.
-const cut = "|broken pipe|connection reset by peer|use of closed network connection"
+// cut is what docker's clients may say in the place of the engine's reason:
+// net/http has read it, closed the connection, and tells of the request that it
+// was still writing. Ours tells the reason.
+const cut = "|use of closed network connection"
 
 func TestTLS(t *testing.T) {
 	dir, other := certs(t, "localhost", "127.0.0.1"), certs(t, "127.0.0.1")
@@ -49,24 +49,28 @@ func TestTLS(t *testing.T) {
 			name  string
 			env   []string
 			flags []string
-			want  string // what the error may say, by |; "" when it works
+			want  string // what the error says; "" when it works
 		}{
 			{"five options", nil, append([]string{"-H", tlsAddress, "--tlsverify"}, flags(good)...), ""},
 			{"variables", []string{"DOCKER_HOST=" + tlsAddress, "DOCKER_TLS_VERIFY=1", "DOCKER_CERT_PATH=" + good}, nil, ""},
 			{"unverified server", nil, append([]string{"-H", tlsAddress, "--tls"}, flags(good)...), ""},
-			{"no TLS", []string{"DOCKER_HOST=" + tlsAddress}, nil, "Client sent an HTTP request to an HTTPS server" + cut},
-			{"no client certificate", []string{"DOCKER_HOST=" + tlsAddress, "DOCKER_CONFIG=" + t.TempDir()}, []string{"--tls", "--tlscacert", good + "/ca.pem"}, "certificate required" + cut},
-			{"another CA's client", []string{"DOCKER_HOST=" + tlsAddress}, append([]string{"--tls"}, flags(filepath.Join(other, "client"))...), "unknown certificate authority" + cut},
+			{"no TLS", []string{"DOCKER_HOST=" + tlsAddress}, nil, "Client sent an HTTP request to an HTTPS server"},
+			{"no client certificate", []string{"DOCKER_HOST=" + tlsAddress, "DOCKER_CONFIG=" + t.TempDir()}, []string{"--tls", "--tlscacert", good + "/ca.pem"}, "certificate required"},
+			{"another CA's client", []string{"DOCKER_HOST=" + tlsAddress}, append([]string{"--tls"}, flags(filepath.Join(other, "client"))...), "unknown certificate authority"},
 			{"another CA's server", nil, []string{"-H", tlsAddress, "--tlsverify", "--tlscacert", other + "/client/ca.pem", "--tlscert", good + "/cert.pem", "--tlskey", good + "/key.pem"}, "certificate signed by unknown authority"},
-			{"the server's pair as a client", nil, append([]string{"-H", tlsAddress, "--tlsverify"}, flags(filepath.Join(dir, "server"))...), "bad certificate" + cut},
+			{"the server's pair as a client", nil, append([]string{"-H", tlsAddress, "--tlsverify"}, flags(filepath.Join(dir, "server"))...), "bad certificate"},
 		} {
 			t.Run(name+"/"+c.name, func(t *testing.T) {
 				out, err := near(t, e.PID(), c.env, "through TLS\n", append(append([]string{program}, c.flags...), run...)...)
+				want := c.want
+				if name != "wherry" {
+					want += cut
+				}
 				switch {
 				case c.want == "" && (err != nil || out != "through TLS\n"):
 					t.Errorf("%v %q", err, out)
-				case c.want != "" && (err == nil || !anyOf(out, c.want)):
-					t.Errorf("%v %q, want %q", err, out, c.want)
+				case c.want != "" && (err == nil || !anyOf(out, want)):
+					t.Errorf("%v %q, want %q", err, out, want)
 				}
 			})
 		}

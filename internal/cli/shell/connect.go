@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"time"
 
 	"github.com/docker/go-connections/tlsconfig"
 	"github.com/moby/moby/client"
@@ -54,8 +53,7 @@ func (s *Shell) connect(ep *Endpoint) (client.APIClient, error) {
 		if !strings.HasPrefix(ep.Host, "unix://") {
 			// TLS is done in the dialer, because hijacked streams use the
 			// same dialer and would otherwise lose the verify setting.
-			d := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 30 * time.Second}, Config: cfg}
-			options = append(options, client.WithScheme("http"), client.WithDialContext(d.DialContext))
+			options = append(options, client.WithScheme("http"), client.WithDialContext(dialTLS(cfg)))
 		}
 	} else if ssh {
 		dial, err := sshDialer(ep.Host)

@@ -94,7 +94,7 @@ func listenTCP(addr string, c *config.Config) ([]net.Listener, error) {
 		return nil, err
 	}
 	if t != nil {
-		l = tls.NewListener(l, t)
+		l = newTLSListener(l, t)
 	}
 	return []net.Listener{l}, nil
 }
