@@ -85,6 +85,10 @@ test-python: build ## Debian's python3-docker against the engine
 test-vm: build ## the runtime's tests in a VM with cgroup v2
 	$(PROMISE) go test -count=1 -timeout 20m $(RUNFLAG) ./test/vm/...
 
+.PHONY: test-sentinel
+test-sentinel: build ## Redis Sentinel's failovers with the timeouts as written, 30 s and 180 s; takes minutes
+	go test -count=1 -v -run TestSentinelAsWritten ./test/examples -as-written
+
 .PHONY: bench
 bench: build ## times, memory and builds beside docker.io, podman and the bare kernel
 	go run ./test/bench $(BENCHFLAGS)

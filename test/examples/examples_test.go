@@ -18,9 +18,23 @@ import (
 // mirror is where the engine of the tests asks for the images of Docker Hub.
 const mirror = "http://localhost:5002"
 
-// TestExamples runs all of them in one engine, which has the images.
-func TestExamples(t *testing.T) {
-	archive := harness.ExampleImages(t)
+// clients are those that every example works with.
+var clients = []string{"wherry", "docker"}
+
+// stage is an engine that has the images, and the client that an example's
+// scripts use with it.
+type stage struct {
+	*harness.Engine
+	client string // its path
+}
+
+func newStage(t *testing.T, archive, client string) *stage {
+	t.Helper()
+	path := harness.Binary("wherry")
+	if client == "docker" {
+		harness.Require(t, "docker28")
+		path = harness.DockerCLI()
+	}
 	e := harness.Run(t, harness.Options{Config: `{"registry-mirrors": ["` + mirror + `"]}`})
 	if err := e.LoadArchive(archive); err != nil {
 		t.Fatal(err)
@@ -28,28 +42,41 @@ func TestExamples(t *testing.T) {
 	if err := e.LoadBusybox(); err != nil {
 		t.Fatal(err)
 	}
-	for _, x := range []struct {
-		name string
-		run  func(*testing.T, *harness.Engine)
-	}{
-		{"small", small}, {"save-load", saveLoad}, {"mirror", lyingMirror}, {"private-registry", privateRegistry},
-		{"redis-sentinel", sentinel}, {"redis-cluster", cluster},
-	} {
-		t.Run(x.name, func(t *testing.T) {
-			x.run(t, e)
-			left(t, e)
+	return &stage{e, path}
+}
+
+// TestExamples runs all of them with each client, in an engine for each. Most of
+// the time Redis waits for its own timeouts, so they do it side by side.
+func TestExamples(t *testing.T) {
+	archive := harness.ExampleImages(t)
+	for _, client := range clients {
+		t.Run(client, func(t *testing.T) {
+			t.Parallel()
+			e := newStage(t, archive, client)
+			for _, x := range []struct {
+				name string
+				run  func(*testing.T, *stage)
+			}{
+				{"flask", flask}, {"httpd", httpd}, {"volumes-from", volumesFrom}, {"save-load", saveLoad}, {"mirror", lyingMirror},
+				{"private-registry", privateRegistry}, {"redis-sentinel", sentinel}, {"redis-cluster", cluster},
+			} {
+				t.Run(x.name, func(t *testing.T) {
+					x.run(t, e)
+					left(t, e)
+				})
+			}
 		})
 	}
 }
 
 // script runs examples/NAME with the engine as its own and in its network.
-func script(t *testing.T, e *harness.Engine, limit time.Duration, env []string, name string, args ...string) (string, error) {
+func script(t *testing.T, e *stage, limit time.Duration, env []string, name string, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	path := filepath.Join(harness.Root(), "examples", name)
 	cmd := e.Command(ctx, "nsenter", append([]string{fmt.Sprintf("--net=/proc/%d/ns/net", e.PID()), "--", path}, args...)...)
-	cmd.Env = append(append(cmd.Env, "PATH="+filepath.Dir(harness.Binary("wherry"))+":"+os.Getenv("PATH")), env...)
+	cmd.Env = append(append(cmd.Env, "PATH="+filepath.Dir(harness.Binary("wherry"))+":"+os.Getenv("PATH"), "CLI="+e.client), env...)
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = time.Second
@@ -58,7 +85,7 @@ func script(t *testing.T, e *harness.Engine, limit time.Duration, env []string, 
 }
 
 // must runs a script that has to succeed, and returns what it printed.
-func must(t *testing.T, e *harness.Engine, env []string, name string, args ...string) string {
+func must(t *testing.T, e *stage, env []string, name string, args ...string) string {
 	t.Helper()
 	out, err := script(t, e, 4*time.Minute, env, name, args...)
 	if err != nil {
@@ -76,56 +103,39 @@ func want(t *testing.T, out string, lines ...string) {
 	}
 }
 
-// clients are those that every example works with.
-var clients = []string{"wherry", "docker"}
-
-func client(t *testing.T, name string) string {
-	t.Helper()
-	if name == "docker" {
-		harness.Require(t, "docker28")
-		return "CLI=" + harness.DockerCLI()
-	}
-	return "CLI=" + harness.Binary("wherry")
+func flask(t *testing.T, e *stage) {
+	want(t, must(t, e, nil, "flask/start"), "8080/tcp -> 0.0.0.0:7777", "Hello from ")
+	must(t, e, nil, "flask/stop")
 }
 
-func small(t *testing.T, e *harness.Engine) {
-	for _, name := range clients {
-		cli := client(t, name)
-		t.Run("flask/"+name, func(t *testing.T) {
-			want(t, must(t, e, []string{cli}, "flask/start"), "8080/tcp -> 0.0.0.0:7777", "Hello from ")
-			must(t, e, []string{cli}, "flask/stop")
-		})
-		t.Run("httpd/"+name, func(t *testing.T) {
-			want(t, must(t, e, []string{cli}, "httpd/start"), "80/tcp -> 0.0.0.0:8088", "It works in a container")
-			must(t, e, []string{cli}, "httpd/stop")
-		})
-		t.Run("volumes-from/"+name, func(t *testing.T) {
-			dir := "DIR=" + filepath.Join(t.TempDir(), "made")
-			want(t, must(t, e, []string{cli, dir, "IMAGE=busybox"}, "volumes-from/start"), "from container1\n<p>hello</p>", "and from another\nread-only here\n<p>hello</p>")
-			must(t, e, []string{cli, dir}, "volumes-from/stop")
-		})
-	}
+func httpd(t *testing.T, e *stage) {
+	want(t, must(t, e, nil, "httpd/start"), "80/tcp -> 0.0.0.0:8088", "It works in a container")
+	must(t, e, nil, "httpd/stop")
 }
 
-func saveLoad(t *testing.T, e *harness.Engine) {
+func volumesFrom(t *testing.T, e *stage) {
+	env := []string{"DIR=" + filepath.Join(t.TempDir(), "made"), "IMAGE=busybox"}
+	want(t, must(t, e, env, "volumes-from/start"), "from container1\n<p>hello</p>", "and from another\nread-only here\n<p>hello</p>")
+	must(t, e, env, "volumes-from/stop")
+}
+
+func saveLoad(t *testing.T, e *stage) {
 	other := harness.Run(t, harness.Options{})
-	for _, name := range clients {
-		env := []string{client(t, name), "OTHER=" + other.Host(), "IMAGE=busybox"}
-		want(t, must(t, e, env, "save-load/start"), "Loaded image: example/changed:latest", "\nchanged\n", "both engines have sha256:")
-		must(t, e, env, "save-load/stop")
-	}
+	env := []string{"OTHER=" + other.Host(), "IMAGE=busybox"}
+	want(t, must(t, e, env, "save-load/start"), "Loaded image: example/changed:latest", "\nchanged\n", "both engines have sha256:")
+	must(t, e, env, "save-load/stop")
 }
 
-func privateRegistry(t *testing.T, e *harness.Engine) {
+func privateRegistry(t *testing.T, e *stage) {
 	// Beside daemon.json is where certs.d is looked for.
-	env := []string{client(t, "wherry"), "DIR=" + t.TempDir(), "CERTS_D=" + filepath.Join(e.Dir, "certs.d"), "HOME=" + t.TempDir()}
+	env := []string{"DIR=" + t.TempDir(), "CERTS_D=" + filepath.Join(e.Dir, "certs.d"), "HOME=" + t.TempDir()}
 	pulled := []string{"Status: Downloaded newer image for localhost:5000/hello-world:latest", `{"repositories":["hello-world"]}`, "Hello from Wherry!"}
 	want(t, must(t, e, env, "private-registry/start"), pulled...)
 
 	// By another address than localhost it is refused until daemon.json names it.
 	const host = "172.17.0.1:5000"
 	cli := func(args ...string) (string, int) {
-		out, errOut, code, err := e.CLI(args...)
+		out, errOut, code, err := e.Run(e.client, nil, args...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,15 +165,15 @@ func privateRegistry(t *testing.T, e *harness.Engine) {
 	}
 }
 
-func lyingMirror(t *testing.T, e *harness.Engine) {
-	env := []string{client(t, "wherry"), "DIR=" + t.TempDir()}
+func lyingMirror(t *testing.T, e *stage) {
+	env := []string{"DIR=" + t.TempDir()}
 	want(t, must(t, e, env, "mirror/start"), "Status: Downloaded newer image for only-in-the-mirror:latest", `["only-in-the-mirror@sha256:`)
 	want(t, must(t, e, env, "mirror/experiment"), "refused when wrong, taken when right")
 	must(t, e, env, "mirror/stop")
 }
 
 // left is an error for containers, volumes and networks that stop did not remove.
-func left(t *testing.T, e *harness.Engine) {
+func left(t *testing.T, e *stage) {
 	t.Helper()
 	for _, args := range [][]string{{"ps", "-aq"}, {"volume", "ls", "-q"}, {"network", "ls", "-q", "--filter", "type=custom"}} {
 		if out, errOut, _, err := e.CLI(args...); out != "" || err != nil {
