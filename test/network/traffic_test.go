@@ -1,7 +1,6 @@
 package network
 
 import (
-	"fmt"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -12,9 +11,12 @@ import (
 )
 
 // BenchmarkTraffic measures what passes through the engines' networks, wherry's
-// and docker's, interleaved in one run:
+// and docker's, interleaved in one run; or a part of it:
 //
-//	go test -run '^$' -bench Traffic -benchtime 7x ./test/network
+//	go test -run '^$' -bench Traffic -benchtime 15x ./test/network
+//	go test -run '^$' -bench 'Traffic/LAN.*connections' -benchtime 40x ./test/network
+//
+// ratio is the median over the rounds of wherry's figure by docker's.
 func BenchmarkTraffic(b *testing.B) {
 	harness.Require(b, "dockerd")
 	labs := []*lab{newLab(b, harness.Options{}), newLab(b, harness.Options{Kind: harness.Docker})}
@@ -25,43 +27,38 @@ func BenchmarkTraffic(b *testing.B) {
 		l.sink("a neighbour on the LAN", "7002")
 	}
 	const lan = "a neighbour on the LAN"
-	lines := []struct{ name, row, verb, to string }{
+	for _, line := range []struct{ name, row, verb, to string }{
 		{"published port from the LAN, MB/s", lan, "pour", hostAddr + ":8082"},
 		{"published port from the LAN, connections/s", lan, "knock", hostAddr + ":8080"},
 		{"published port on the host by 127.0.0.1, MB/s", "the host", "pour", "127.0.0.1:8082"},
 		{"published port on the host by 127.0.0.1, connections/s", "the host", "knock", "127.0.0.1:8080"},
 		{"container to container, MB/s", "same", "pour", "10.31.0.2:82"},
 		{"container to the LAN, MB/s", "same", "pour", neighbourAddr + ":7002"},
-	}
-	seen := map[string][2][]float64{}
-	b.ResetTimer()
-	for round := range b.N {
-		for _, line := range lines {
-			for k := range labs { // who is first changes
-				i := (k + round) % len(labs)
-				l := labs[i]
-				out, err := l.run(l.ns[line.row], l.probe, line.verb, line.to, "300ms")
-				v, bad := strconv.ParseFloat(strings.TrimSpace(out), 64)
-				if err != nil || bad != nil {
-					b.Fatalf("%s: %v %s", line.name, err, out)
+	} {
+		b.Run(line.name, func(b *testing.B) {
+			var seen [2][]float64
+			var ratios []float64
+			for round := range b.N {
+				for k := range labs { // who is first changes
+					i := (k + round) % len(labs)
+					l := labs[i]
+					out, err := l.run(l.ns[line.row], l.probe, line.verb, line.to, "300ms")
+					v, bad := strconv.ParseFloat(strings.TrimSpace(out), 64)
+					if err != nil || bad != nil {
+						b.Fatalf("%v %s", err, out)
+					}
+					seen[i] = append(seen[i], v)
 				}
-				s := seen[line.name]
-				s[i] = append(s[i], v)
-				seen[line.name] = s
+				ratios = append(ratios, seen[0][round]/seen[1][round])
 			}
-		}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(median(seen[0]), "wherry")
+			b.ReportMetric(median(seen[1]), "docker.io")
+			b.ReportMetric(slices.Max(seen[0]), "wherry-best")
+			b.ReportMetric(slices.Max(seen[1]), "docker.io-best")
+			b.ReportMetric(median(ratios), "ratio")
+		})
 	}
-	b.StopTimer()
-	if b.N == 1 {
-		return // the trial before the measurement
-	}
-	var table strings.Builder
-	fmt.Fprintf(&table, "%-58s %10s %10s %12s %10s\n", "", "wherry", "docker.io", "best: wherry", "docker.io")
-	for _, line := range lines {
-		w, d := seen[line.name][0], seen[line.name][1]
-		fmt.Fprintf(&table, "%-58s %10.0f %10.0f %12.0f %10.0f\n", line.name, median(w), median(d), slices.Max(w), slices.Max(d))
-	}
-	b.Log("\n" + table.String())
 }
 
 func median(list []float64) float64 {

@@ -219,15 +219,18 @@ const (
 const loopback = "127.0.0.0/8"
 
 func chains(s State) []nft.Chain {
+	// Every packet of every connection passes guard and the first rule of forward:
+	// one look at the name of its link, for those of containers a second one.
 	guard := nft.Chain{Name: "guard", Hook: &nft.Hook{Type: "filter", Point: "prerouting", Priority: raw}, Rules: []nft.Rule{
-		nft.R(nft.Among("bridges", nft.In()), nft.Is(nft.Dest(), loopback), nft.Drop()).
-			Because("route_localnet must not open the host's loopback"),
-		nft.R(nft.Among("bridges", nft.In()), nft.NotAmong("sources", nft.In(), nft.Source()), nft.Drop()).
-			Because("sources that are not of the network"),
-		nft.R(nft.Among("bridges", nft.In()), nft.NotAmong("sources6", nft.In(), nft.Source6()), nft.Drop()).
-			Because("sources that are not of the network"),
+		nft.R(nft.Among("bridges", nft.In()), nft.Jump("guarded")),
+	}}
+	guarded := nft.Chain{Name: "guarded", Rules: []nft.Rule{
+		nft.R(nft.Is(nft.Dest(), loopback), nft.Drop()).Because("route_localnet must not open the host's loopback"),
+		nft.R(nft.NotAmong("sources", nft.In(), nft.Source()), nft.Drop()).Because("sources that are not of the network"),
+		nft.R(nft.NotAmong("sources6", nft.In(), nft.Source6()), nft.Drop()).Because("sources that are not of the network"),
 	}}
 	forward := nft.Chain{Name: "forward", Hook: &nft.Hook{Type: "filter", Point: "forward", Priority: filter}, Rules: []nft.Rule{
+		nft.R(nft.Established(), nft.Accept()).Because("whose first packet was let through below"),
 		nft.R(nft.Among("peers", nft.In(), nft.Out()), nft.Accept()),
 		nft.R(nft.Among("internal", nft.In()), nft.Drop()),
 		nft.R(nft.Among("internal", nft.Out()), nft.Drop()),
@@ -260,13 +263,12 @@ func chains(s State) []nft.Chain {
 		nft.R(nft.Is(nft.Dest6(), "::1"), nft.Return()).Because("has no way off the loopback"),
 		nft.R(nft.Is(nft.Dest6(), "fe80::/10"), nft.Return()),
 		nft.R(nft.ToLocal(), nft.Jump("publish")))
-	return []nft.Chain{guard, inward(), forward, publish, arriving, local, leaving(s)}
+	return []nft.Chain{guarded, guard, inward(), forward, publish, arriving, local, leaving(s)}
 }
 
 // inward is what may pass to a bridge from elsewhere.
 func inward() nft.Chain {
 	c := nft.Chain{Name: "inward", Rules: []nft.Rule{
-		nft.R(nft.Established(), nft.Accept()),
 		nft.R(nft.Translated(), nft.Accept()).Because("published ports"),
 	}}
 	for f := range 2 {
