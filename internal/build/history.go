@@ -5,11 +5,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/moby/buildkit/client"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
@@ -27,6 +29,7 @@ const historyNamespace = enginecontent.Namespace + "_history"
 // loss.
 type history struct {
 	db    *bolt.DB
+	blobs *journal
 	store *metadata.DB
 	mgr   leases.Manager
 }
@@ -38,7 +41,7 @@ func openHistory(ctx context.Context, root string) (*history, error) {
 	}
 	blobs, err := openJournal(filepath.Join(root, "history"))
 	if err == nil {
-		h := &history{db: db, store: metadata.NewDB(db, blobs, nil)}
+		h := &history{db: db, blobs: blobs, store: metadata.NewDB(db, blobs, nil)}
 		h.mgr = metadata.NewLeaseManager(h.store)
 		if err = h.store.Init(ctx); err == nil {
 			return h, nil
@@ -200,4 +203,37 @@ func begin(ctx context.Context, root string, store *enginecontent.Store) error {
 	}
 	// Before anything is written that may be torn.
 	return atomicfile.Write(mark(root), bootID(), 0o600, atomicfile.Synced)
+}
+
+// historyID is what lists of the cache call the history of builds.
+const historyID = "history"
+
+// usage is the history as a line of the account of the cache, nil when there
+// is none. It goes with `wherry history rm` and by its age, not with a prune.
+func (h *history) usage(ctx context.Context) (*client.UsageInfo, error) {
+	u := &client.UsageInfo{ID: historyID, RecordType: client.UsageRecordTypeInternal, Description: "logs and provenance of finished builds", InUse: true}
+	err := h.blobs.Walk(ctx, func(i content.Info) error {
+		u.Size += i.Size
+		if u.CreatedAt.IsZero() || i.CreatedAt.Before(u.CreatedAt) {
+			u.CreatedAt = i.CreatedAt
+		}
+		return nil
+	})
+	if err != nil || u.Size == 0 {
+		return nil, err
+	}
+	return u, nil
+}
+
+// DiskUsage is the account that BuildKit's clients see.
+func (w *ownWorker) DiskUsage(ctx context.Context, o client.DiskUsageInfo) ([]*client.UsageInfo, error) {
+	list, err := w.Worker.DiskUsage(ctx, o)
+	if err != nil || strings.Join(o.Filter, "") != "" || o.AgeLimit > 0 {
+		return list, err // the history is none of the records that are asked for
+	}
+	u, err := w.engine.history.usage(ctx)
+	if err == nil && u != nil {
+		list = append(list, u)
+	}
+	return list, err
 }

@@ -76,6 +76,13 @@ func (b *Builder) DiskUsage(ctx context.Context) (*apibuild.DiskUsage, error) {
 	if err != nil {
 		return nil, err
 	}
+	past, err := e.history.usage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if past != nil {
+		list = append(list, past)
+	}
 	for _, r := range list {
 		u.Items = append(u.Items, apibuild.CacheRecord{
 			ID: r.ID, Parents: r.Parents, Type: string(r.RecordType), Description: r.Description, InUse: r.InUse, Shared: r.Shared,

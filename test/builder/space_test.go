@@ -1,0 +1,130 @@
+package builder
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/moby/moby/api/types/build"
+	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/test/harness"
+)
+
+// The history of builds is in the account of the cache.
+func TestHistoryCounts(t *testing.T) {
+	e := engine(t, "")
+	dir := files(t, map[string]string{"Dockerfile": "FROM busybox\nRUN true\n"})
+	for _, args := range [][]string{{"build", "-q", dir}, {"builder", "prune", "-af"}} {
+		if out, stderr, code, err := e.CLI(args...); err != nil || code != 0 {
+			t.Fatalf("%v: %q %q %d %v", args, out, stderr, code, err)
+		}
+	}
+	out, _, _, err := e.CLI("builder", "du")
+	if err != nil || !strings.Contains(out, "\nhistory ") {
+		t.Errorf("builder du: %v\n%s", err, out)
+	}
+	if n := cacheSize(t, e); n < 1000 {
+		t.Errorf("system df counts %d bytes", n)
+	}
+}
+
+// cacheSize is what `system df` says of the build cache.
+func cacheSize(t *testing.T, e *harness.Engine) int64 {
+	t.Helper()
+	var now struct {
+		BuildCacheUsage *build.DiskUsage
+	}
+	if err := e.GetJSON("/v1.52/system/df?type=build-cache", &now); err != nil {
+		t.Fatal(err)
+	}
+	if now.BuildCacheUsage == nil {
+		t.Fatal("no build cache in the account")
+	}
+	return now.BuildCacheUsage.TotalSize
+}
+
+// What TestSpace has and does. What running builds stand on cannot go: it is
+// three layers of each, and the blobs of those that become images.
+const (
+	spaceDisk   = 2 << 30
+	spaceCap    = 256 << 20
+	spaceLayer  = 16 << 20
+	spaceBuilds = 20
+	spaceRounds = 3
+)
+
+// Twenty builds at a time on a small file system, which write several times
+// what it holds, all succeed, and leave a cache within its cap and one layer.
+func TestSpace(t *testing.T) {
+	harness.Require(t, "engine", "busybox", "root")
+	e, err := harness.New(harness.Options{Config: fmt.Sprintf(`{"builder":{"gc":{"enabled":true,"defaultKeepStorage":"%d"}}}`, spaceCap)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(e.DataRoot(), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", e.DataRoot(), "tmpfs", 0, fmt.Sprintf("size=%d,mode=0711", spaceDisk)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		err := e.Stop()
+		err = errors.Join(err, unix.Unmount(e.DataRoot(), 0), e.Close())
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	if err := e.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.LoadBusybox(); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range spaceBuilds {
+		dirs := make([]string, spaceRounds)
+		for round := range dirs {
+			dirs[round] = files(t, map[string]string{"Dockerfile": fmt.Sprintf(`FROM busybox
+RUN head -c %[1]d /dev/urandom > /one
+RUN head -c %[1]d /dev/urandom > /two
+RUN rm /one && head -c %[1]d /dev/urandom > /three
+RUN ls -l /two /three && echo %[2]d %[3]d > /last
+`, spaceLayer, i, round)})
+		}
+		wg.Go(func() {
+			for _, dir := range dirs {
+				// Half of them make an image, which is removed again.
+				args, name := []string{"build", "--progress", "plain"}, fmt.Sprint("made", i)
+				if i%2 == 0 {
+					args = append(args, "-t", name)
+				} else {
+					args = append(args, "--output", "type=cacheonly")
+				}
+				if out, stderr, code, err := e.CLI(append(args, dir)...); err != nil || code != 0 {
+					t.Errorf("build %d: %d %v\n%s%s", i, code, err, out, tail(stderr))
+					return
+				}
+				if i%2 == 0 {
+					if out, stderr, code, err := e.CLI("rmi", name); err != nil || code != 0 {
+						t.Errorf("rmi %s: %q %q %d %v", name, out, stderr, code, err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		var st unix.Statfs_t
+		if err := unix.Statfs(e.DataRoot(), &st); err == nil {
+			t.Logf("%d MB free of %d", int64(st.Bavail)*st.Bsize>>20, int64(st.Blocks)*st.Bsize>>20)
+		}
+		return
+	}
+	eventually(t, "the cache is within its cap and one layer", func() bool { return cacheSize(t, e) <= spaceCap+spaceLayer })
+}
+
+func tail(s string) string { return s[max(0, len(s)-2000):] }
