@@ -5,8 +5,8 @@
 //	probe ask PROTO,ADDRESS...     one line each: the word and the answer, "-" for none
 //	probe spoof SOURCE ADDRESS     one UDP packet over IPv4 with any source
 //	probe sink PORT...             takes in what comes by tcp, and answers nothing
-//	probe pour ADDRESS TIME        sends as much as it can; prints MB/s
-//	probe knock ADDRESS TIME       connects, reads, closes; prints connections/s
+//	probe pour ADDRESS TIME        sends as much as it can; prints MB/s and processor time
+//	probe knock ADDRESS TIME       connects, reads, closes; prints connections/s and processor time
 package main
 
 import (
@@ -186,7 +186,7 @@ func pour(addr string, d time.Duration) {
 		}
 		total += n
 	}
-	fmt.Printf("%.0f\n", float64(total)/1e6/time.Since(begin).Seconds())
+	tell(float64(total)/1e6, begin)
 }
 
 func knock(addr string, d time.Duration) {
@@ -206,5 +206,17 @@ func knock(addr string, d time.Duration) {
 		c.Close()
 		total++
 	}
-	fmt.Printf("%.0f\n", float64(total)/time.Since(begin).Seconds())
+	tell(float64(total), begin)
+}
+
+// tell prints how much was done a second, and what one of it took of processor
+// time, in microseconds: what the kernel did for this process is in it, the way of
+// its packets through rules and bridges too.
+func tell(total float64, begin time.Time) {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		panic(err)
+	}
+	used := time.Duration(r.Utime.Nano() + r.Stime.Nano())
+	fmt.Printf("%.0f %.3f\n", total/time.Since(begin).Seconds(), float64(used.Microseconds())/total)
 }
