@@ -36,8 +36,10 @@ func newStage(t *testing.T, archive, client string) *stage {
 		path = harness.DockerCLI()
 	}
 	e := harness.Run(t, harness.Options{Config: `{"registry-mirrors": ["` + mirror + `"]}`})
-	if err := e.LoadArchive(archive); err != nil {
-		t.Fatal(err)
+	if archive != "" {
+		if err := e.LoadArchive(archive); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := e.LoadBusybox(); err != nil {
 		t.Fatal(err)
