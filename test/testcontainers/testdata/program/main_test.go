@@ -32,7 +32,7 @@ func TestWeb(t *testing.T) {
 		testcontainers.WithWaitStrategyAndDeadline(time.Minute, wait.ForAll(
 			wait.ForLog("ready to serve"), wait.ForListeningPort("80/tcp"), wait.ForHTTP("/").WithPort("80/tcp"))),
 	)
-	testcontainers.CleanupContainer(t, web)
+	testcontainers.CleanupContainer(t, web, testcontainers.StopTimeout(0))
 	if err != nil {
 		t.Fatal(err)
 	}
