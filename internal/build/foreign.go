@@ -19,7 +19,7 @@ import (
 // machine cannot run fails with the reason when it is to run, not before: what
 // is cached needs no emulator.
 func (w *ownWorker) ResolveOp(v solver.Vertex, b frontend.FrontendLLBBridge, sm *session.Manager, proxy worker.ProxyOpt) (solver.Op, error) {
-	op, err := w.Worker.ResolveOp(v, b, sm, proxy)
+	op, err := w.Worker.ResolveOp(w.engine.sourceOf(v), b, sm, proxy)
 	if err != nil {
 		return nil, err
 	}

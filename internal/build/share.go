@@ -176,6 +176,17 @@ type names struct {
 }
 
 func (n names) Get(ctx context.Context, name string) (images.Image, error) {
+	if canonical, d, ok := ofTag(name); ok {
+		img, err := n.table.Resolve(ctx, canonical)
+		if err != nil {
+			return images.Image{}, err
+		}
+		target := img.Target
+		if target.Digest != d {
+			target = img.Manifest
+		}
+		return images.Image{Name: name, Target: target, CreatedAt: img.Created, UpdatedAt: img.Tagged}, nil
+	}
 	img, err := n.table.Resolve(ctx, name)
 	if errdefs.IsNotFound(err) {
 		// The name was made canonical, which ids are not.

@@ -18,13 +18,19 @@ func (c *Client) Hosts(host string) ([]docker.RegistryHost, error) {
 		return nil, err
 	}
 	var out []docker.RegistryHost
-	for _, e := range list {
+	for i, e := range list {
 		can, client := docker.HostCapabilityPull|docker.HostCapabilityResolve, e.client
 		if !e.mirror {
 			can |= docker.HostCapabilityPush | docker.HostCapabilityReferrers
 		} else if !e.creds.none() || len(e.rewrite) > 0 {
 			own := *e.client
 			own.Transport = &mirrorTransport{e: e, agent: c.agent, next: e.client.Transport}
+			client = &own
+		}
+		// Who pushes asks the first alone, also where http comes behind https.
+		if i+1 < len(list) && e.base.Scheme == "https" && list[i+1].base.Scheme == "http" && list[i+1].base.Host == e.base.Host {
+			own := *client
+			own.Transport = docker.NewHTTPFallback(client.Transport)
 			client = &own
 		}
 		out = append(out, docker.RegistryHost{Client: client, Host: e.base.Host, Scheme: e.base.Scheme, Path: e.base.Path + "/v2", Capabilities: can})

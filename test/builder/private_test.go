@@ -19,9 +19,14 @@ import (
 // the bcrypt hash, in the engine's network.
 func private(t *testing.T, e *harness.Engine, addr, hash string) {
 	t.Helper()
-	dir := files(t, map[string]string{"users": "me:" + hash + "\n"})
-	cmd := exec.Command("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", e.PID()), harness.Binary("wherry-registry"), "serve",
-		"--addr", addr, "--data", dir+"/images", "--htpasswd", dir+"/users")
+	serveRegistry(t, e, addr, "--htpasswd", files(t, map[string]string{"users": "me:" + hash + "\n"})+"/users")
+}
+
+// serveRegistry starts a registry in the engine's network.
+func serveRegistry(t *testing.T, e *harness.Engine, addr string, more ...string) {
+	t.Helper()
+	cmd := exec.Command("nsenter", append([]string{fmt.Sprintf("--net=/proc/%d/ns/net", e.PID()), harness.Binary("wherry-registry"), "serve",
+		"--addr", addr, "--data", t.TempDir() + "/images"}, more...)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
