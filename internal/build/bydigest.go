@@ -2,56 +2,26 @@ package build
 
 import (
 	"context"
-	"strings"
 
-	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/pb"
-	"github.com/opencontainers/go-digest"
+
+	"github.com/wherry-engine/wherry/internal/build/digestref"
 )
 
-// BuildKit looks a base image up by its tag alone, and then compares the digest.
-// One that is asked for by digest, and is here under any tag or none, is
-// therefore given a tag that says the digest, which the table of images reads.
-
-const (
-	imageScheme = "docker-image://"
-	digestTag   = "sha256-"
-)
-
-// byDigest gives a source that names an image by digest, and that is here, its
-// tag; another stays as it is.
+// byDigest gives an image that is here the name by which BuildKit finds it.
 func (e *engine) byDigest(ctx context.Context, op *pb.SourceOp) *pb.SourceOp {
-	ref, ok := strings.CutPrefix(op.GetIdentifier(), imageScheme)
-	if !ok || !strings.Contains(ref, "@") {
-		return op
+	name, ok := digestref.Tag(op.GetIdentifier(), func(ref string) bool {
+		_, err := e.b.cfg.Images.Resolve(ctx, ref)
+		return err == nil
+	})
+	if ok {
+		op = op.CloneVT()
+		op.Identifier = name
 	}
-	named, err := reference.ParseNormalizedNamed(ref)
-	if err != nil {
-		return op
-	}
-	c, ok := named.(reference.Canonical)
-	if !ok || c.Digest().Algorithm() != digest.SHA256 {
-		return op
-	}
-	if _, err := e.b.cfg.Images.Resolve(ctx, c.String()); err != nil {
-		return op
-	}
-	op = op.CloneVT()
-	op.Identifier = imageScheme + reference.TrimNamed(named).String() + ":" + digestTag + c.Digest().Encoded() + "@" + c.Digest().String()
 	return op
-}
-
-// ofTag gives the digest of a tag that byDigest made.
-func ofTag(name string) (canonical string, d digest.Digest, ok bool) {
-	repository, hex, ok := strings.Cut(name, ":"+digestTag)
-	d = digest.NewDigestFromEncoded(digest.SHA256, hex)
-	if !ok || d.Validate() != nil {
-		return "", "", false
-	}
-	return repository + "@" + d.String(), d, true
 }
 
 // ResolveSourceMetadata tells a frontend what an image is.

@@ -1,20 +1,19 @@
 package build
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"strings"
-	"sync"
 
 	"github.com/containerd/errdefs"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"google.golang.org/grpc"
+
+	"github.com/wherry-engine/wherry/internal/build/conn"
 )
 
 // maxMessage bounds a message of the wire; BuildKit's clients send up to that.
@@ -74,39 +73,11 @@ func (b *Builder) Session(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
 	defer cancel(nil)
-	return e.sessions.HandleHTTPRequest(ctx, &attended{ResponseWriter: w, gone: func() { cancel(errGone) }}, r)
+	return e.sessions.HandleHTTPRequest(ctx, conn.Attend(w, func() { cancel(errGone) }), r)
 }
 
 // errGone ends what a client asked for that is not there any more.
 var errGone = fmt.Errorf("the client is gone: %w", context.Canceled)
-
-// attended gives a connection that tells when its client is gone.
-type attended struct {
-	http.ResponseWriter
-	gone func()
-}
-
-// Hijack takes the connection over.
-func (a *attended) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, rw, err := http.NewResponseController(a.ResponseWriter).Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	return &attendedConn{conn, a.gone}, rw, nil
-}
-
-type attendedConn struct {
-	net.Conn
-	gone func()
-}
-
-func (c *attendedConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if err != nil {
-		c.gone()
-	}
-	return n, err
-}
 
 // GRPC serves POST /grpc: the connection becomes one of BuildKit's API.
 func (b *Builder) GRPC(w http.ResponseWriter, r *http.Request) error {
@@ -121,17 +92,16 @@ func (b *Builder) GRPC(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return errors.New("this connection cannot be taken over")
 	}
-	conn, rw, err := h.Hijack()
+	c, rw, err := h.Hijack()
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"); err != nil {
-		conn.Close()
+	if _, err := fmt.Fprint(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"); err != nil {
+		c.Close()
 		return nil //nolint:nilerr // the client went away
 	}
-	l := newSingle(conn, rw.Reader)
 	s := e.server()
-	s.Serve(l) //nolint:errcheck // its end is the connection's
+	s.Serve(conn.Listener(c, rw.Reader)) //nolint:errcheck // its end is the connection's
 	s.Stop()
 	return nil
 }
@@ -145,53 +115,4 @@ func upgrades(r *http.Request) error {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("protocol %s not supported", proto))
 	}
 	return nil
-}
-
-// single is a listener of one connection, which ends with it.
-type single struct {
-	conn  net.Conn
-	once  sync.Once
-	given bool
-	ended chan struct{}
-}
-
-func newSingle(c net.Conn, r *bufio.Reader) *single {
-	s := &single{ended: make(chan struct{})}
-	s.conn = &counted{Conn: c, r: r, end: func() { s.once.Do(func() { close(s.ended) }) }}
-	return s
-}
-
-// Accept gives the connection, and after that waits for its end.
-func (s *single) Accept() (net.Conn, error) {
-	if !s.given {
-		s.given = true
-		return s.conn, nil
-	}
-	<-s.ended
-	return nil, net.ErrClosed
-}
-
-// Close does nothing: the connection closes itself.
-func (s *single) Close() error { return nil }
-
-// Addr is the engine's end.
-func (s *single) Addr() net.Addr { return s.conn.LocalAddr() }
-
-// counted reads what was read ahead first, and tells of its end.
-type counted struct {
-	net.Conn
-	r   *bufio.Reader
-	end func()
-}
-
-func (c *counted) Read(p []byte) (int, error) {
-	if c.r.Buffered() > 0 {
-		return c.r.Read(p)
-	}
-	return c.Conn.Read(p)
-}
-
-func (c *counted) Close() error {
-	defer c.end()
-	return c.Conn.Close()
 }

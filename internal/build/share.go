@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/wherry-engine/wherry/internal/build/digestref"
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/image"
 	enginesnapshot "github.com/wherry-engine/wherry/internal/snapshot"
@@ -176,7 +177,7 @@ type names struct {
 }
 
 func (n names) Get(ctx context.Context, name string) (images.Image, error) {
-	if canonical, d, ok := ofTag(name); ok {
+	if canonical, d, ok := digestref.Read(name); ok {
 		img, err := n.table.Resolve(ctx, canonical)
 		if err != nil {
 			return images.Image{}, err

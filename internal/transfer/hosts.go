@@ -27,11 +27,8 @@ func (c *Client) Hosts(host string) ([]docker.RegistryHost, error) {
 			own.Transport = &mirrorTransport{e: e, agent: c.agent, next: e.client.Transport}
 			client = &own
 		}
-		// Who pushes asks the first alone, also where http comes behind https.
-		if i+1 < len(list) && e.base.Scheme == "https" && list[i+1].base.Scheme == "http" && list[i+1].base.Host == e.base.Host {
-			own := *client
-			own.Transport = docker.NewHTTPFallback(client.Transport)
-			client = &own
+		if i+1 < len(list) && list[i+1].base.Host == e.base.Host { // http comes behind https, and who pushes asks the first alone
+			client = &http.Client{Transport: docker.NewHTTPFallback(client.Transport), CheckRedirect: client.CheckRedirect, Jar: client.Jar, Timeout: client.Timeout}
 		}
 		out = append(out, docker.RegistryHost{Client: client, Host: e.base.Host, Scheme: e.base.Scheme, Path: e.base.Path + "/v2", Capabilities: can})
 	}

@@ -1,0 +1,34 @@
+package digestref
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestTag(t *testing.T) {
+	sum := strings.Repeat("ab", 32)
+	have := func(string) bool { return true }
+	for _, ref := range []string{"host:5000/a/b@sha256:" + sum, "host:5000/a/b:tag@sha256:" + sum} {
+		got, ok := Tag("docker-image://"+ref, have)
+		if want := "docker-image://host:5000/a/b:sha256-" + sum + "@sha256:" + sum; !ok || got != want {
+			t.Errorf("%s: %q %t", ref, got, ok)
+		}
+	}
+	for _, source := range []string{"docker-image://host/a:tag", "git://host/a@sha256:" + sum, "docker-image://A@sha256:" + sum, "docker-image://a@sha256:1"} {
+		if got, ok := Tag(source, have); ok {
+			t.Errorf("%s: %q", source, got)
+		}
+	}
+	if got, ok := Tag("docker-image://a@sha256:"+sum, func(string) bool { return false }); ok {
+		t.Errorf("one that is not here: %q", got)
+	}
+	canonical, d, ok := Read("host:5000/a/b:sha256-" + sum)
+	if !ok || canonical != "host:5000/a/b@sha256:"+sum || d.Encoded() != sum {
+		t.Errorf("%q %q %t", canonical, d, ok)
+	}
+	for _, name := range []string{"host/a:latest", "host/a:sha256-1", "host/a:sha256-" + strings.ToUpper(sum)} {
+		if canonical, _, ok := Read(name); ok {
+			t.Errorf("%s: %q", name, canonical)
+		}
+	}
+}
