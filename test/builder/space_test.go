@@ -54,7 +54,7 @@ const (
 	spaceCap    = 256 << 20
 	spaceLayer  = 16 << 20
 	spaceBuilds = 20
-	spaceRounds = 3
+	spaceRounds = 2
 )
 
 // Twenty builds at a time on a small file system, which write several times
@@ -89,10 +89,11 @@ func TestSpace(t *testing.T) {
 		dirs := make([]string, spaceRounds)
 		for round := range dirs {
 			dirs[round] = files(t, map[string]string{"Dockerfile": fmt.Sprintf(`FROM busybox
-RUN head -c %[1]d /dev/urandom > /one
-RUN head -c %[1]d /dev/urandom > /two
-RUN rm /one && head -c %[1]d /dev/urandom > /three
-RUN ls -l /two /three && echo %[2]d %[3]d > /last
+ENV which=%[2]d.%[3]d
+RUN head -c %[1]d /dev/zero > /one && echo $which >> /one
+RUN head -c %[1]d /dev/zero > /two && echo $which >> /two
+RUN rm /one && head -c %[1]d /dev/zero > /three && echo $which >> /three
+RUN ls -l /two /three && echo $which > /last
 `, spaceLayer, i, round)})
 		}
 		wg.Go(func() {
