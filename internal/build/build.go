@@ -11,7 +11,7 @@
 //	build/cache.db           the graph of what was built from what
 //	build/history.db         builds that were made
 //	build/history-meta.db    what belongs to them, blobs in build/history/
-//	build/open               id of the boot; there while the builder is open
+//	build/open               id of the boot, synced; there while the builder is open
 //	build/tmp/               mounts and files of running builds, swept at the start
 //
 // All are bbolt files in BuildKit's own formats and are not synced: a crash of
