@@ -3,6 +3,7 @@
 package compose
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -144,6 +145,18 @@ func redis(c *tool) {
 	c.expect("ps", c.run("ps"), "Up")
 	c.expect("ps", c.run("ps"), "(healthy)")
 	c.expect("logs", c.run("logs", "redis"), "Ready to accept connections")
+	c.expect("config", c.run("config", "--services"), "counter")
+	c.expect("top", c.run("top", "redis"), "redis-server")
+	if c.name != "docker-compose" { // 1.29 has no such verb
+		file := filepath.Join(c.T.TempDir(), "back")
+		c.run("cp", "compose.yaml", "redis:/tmp/copied")
+		c.run("cp", "redis:/tmp/copied", file)
+		here, err := os.ReadFile(filepath.Join(c.dir, "compose.yaml"))
+		back, backErr := os.ReadFile(file)
+		if err != nil || backErr != nil || !bytes.Equal(here, back) {
+			c.Errorf("cp: %v %v %q", err, backErr, back)
+		}
+	}
 	starts := func() string { return strings.TrimSpace(c.run("exec", "-T", "redis", "redis-cli", "get", "starts")) }
 	if n := starts(); n != "1" {
 		c.Errorf("%s starts", n)
@@ -157,7 +170,9 @@ func redis(c *tool) {
 	c.until(starts, "6")
 	c.run("restart", "redis")
 	c.until(starts, "6") // they were on the volume
+	stopped := c.events("redis", "die")
 	c.run("stop")
+	stopped()
 	c.run("start")
 	c.run("down", "-v", "-t", "1")
 }
@@ -195,6 +210,54 @@ func webdb(c *tool) {
 		c.Errorf("%q", got)
 	}
 	c.run("down", "-v", "-t", "5")
+}
+
+// events follows those of a service; the function that it returns waits until one
+// of them has been told, and ends it.
+func (c *tool) events(service, event string) (wait func()) {
+	c.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	cmd := c.e.Command(ctx, c.args[0], append(c.args[1:], "events", "--json", service)...)
+	cmd.Dir = c.dir
+	cmd.Env = append(cmd.Env, "DOCKER_CONFIG="+c.config, "PYTHONUNBUFFERED=1")
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		cancel()
+		c.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	told := func(what string) bool {
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), what) {
+				return true
+			}
+		}
+		return false
+	}
+	// It says nothing when it listens; what happens all the time is told until then.
+	began := make(chan bool, 1)
+	go func() { began <- told(`"exec_start`) }()
+	for waiting := true; waiting; {
+		c.run("exec", "-T", service, "true")
+		select {
+		case ok := <-began:
+			if waiting = false; !ok {
+				c.Errorf("%s events ended", c.name)
+			}
+		default:
+		}
+	}
+	return func() {
+		c.Helper()
+		if !told(`"` + event + `"`) {
+			c.Errorf("%s events: no %s", c.name, event)
+		}
+		cancel()
+		cmd.Wait()
+	}
 }
 
 // until calls f until it returns want.
