@@ -3,10 +3,8 @@ package remote
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/wherry-engine/wherry/test/harness"
 )
@@ -35,44 +33,34 @@ func TestActivation(t *testing.T) {
 					args[i+1] = c.host
 				}
 			}
-			log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer log.Close()
-			tail := func() string { b, _ := os.ReadFile(log.Name()); return string(b) }
 			// In a network of its own, as every engine of the tests.
 			cmd := exec.Command("unshare", append([]string{"--net", "systemd-socket-activate", "-l", e.Socket(), e.Program()}, args...)...)
-			cmd.Stdout, cmd.Stderr, cmd.Env = log, log, clean()
+			cmd.Env = clean()
+			log := watch(cmd)
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
 			ended := make(chan error, 1)
 			go func() { ended <- cmd.Wait() }()
-			for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-				if _, err := os.Stat(e.Socket()); err == nil {
-					break
-				}
-				if time.Now().After(deadline) {
-					t.Fatalf("systemd does not listen: %s", tail())
-				}
+			if !log.says("Listening on " + e.Socket()) {
+				t.Fatalf("systemd does not listen: %s", log)
 			}
 			if c.refused {
 				e.Ping() // wakes it
 				if err := <-ended; err == nil {
-					t.Errorf("started: %s", tail())
+					t.Errorf("started: %s", log)
 				}
 				return
 			}
 			if err := e.LoadBusybox(); err != nil {
-				t.Fatalf("%v\n%s", err, tail())
+				t.Fatalf("%v\n%s", err, log)
 			}
 			if out, errOut, code, err := e.CLI("run", "--rm", "--network", "none", "busybox", "echo", "hi"); out != "hi\n" || code != 0 {
-				t.Errorf("%q %q %d %v\n%s", out, errOut, code, err, tail())
+				t.Errorf("%q %q %d %v\n%s", out, errOut, code, err, log)
 			}
 			cmd.Process.Signal(syscall.SIGTERM)
 			if err := <-ended; err != nil {
-				t.Errorf("%v\n%s", err, tail())
+				t.Errorf("%v\n%s", err, log)
 			}
 			if _, err := os.Stat(e.Socket()); err != nil {
 				t.Errorf("systemd's socket was removed by the engine: %v", err)

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,6 +70,52 @@ func exitCode(err error) int {
 		return exit.ExitCode()
 	}
 	return -1
+}
+
+// output is what a program has written so far.
+type output struct {
+	mu   sync.Mutex
+	text strings.Builder
+	more chan struct{} // has an element when text grew
+}
+
+// watch is to be called before the program is started; it takes both streams.
+func watch(cmd *exec.Cmd) *output {
+	o := &output{more: make(chan struct{}, 1)}
+	cmd.Stdout, cmd.Stderr = o, o
+	cmd.WaitDelay = time.Second // for what it started, which has its streams
+	return o
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	select {
+	case o.more <- struct{}{}:
+	default:
+	}
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// says waits until the program has written the text.
+func (o *output) says(text string) bool {
+	limit := time.After(30 * time.Second)
+	for {
+		if strings.Contains(o.String(), text) {
+			return true
+		}
+		select {
+		case <-o.more:
+		case <-limit:
+			return false
+		}
+	}
 }
 
 func anyOf(text, wants string) bool {

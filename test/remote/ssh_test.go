@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/wherry-engine/wherry/test/harness"
 )
@@ -79,13 +78,9 @@ func startSSHD(t *testing.T, e *harness.Engine, programs map[string]string) *ssh
 	}
 	// /run/sshd must exist, so sshd gets a /run of its own.
 	script := "mount -t tmpfs none /run && mkdir /run/sshd && exec /usr/sbin/sshd -D -e -f " + s.dir + "/sshd_config"
-	log, err := os.Create(filepath.Join(s.dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
 	cmd := exec.Command("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", s.pid), "--", "unshare", "--mount", "--propagation", "private", "sh", "-c", script)
-	cmd.Stdout, cmd.Stderr, cmd.Env = log, log, clean()
+	cmd.Env = clean()
+	log := watch(cmd)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -93,15 +88,10 @@ func startSSHD(t *testing.T, e *harness.Engine, programs map[string]string) *ssh
 		cmd.Process.Signal(syscall.SIGTERM)
 		cmd.Wait()
 	})
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		text, _ := os.ReadFile(log.Name())
-		if strings.Contains(string(text), "Server listening on") {
-			return s
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("sshd does not listen:\n%s", text)
-		}
+	if !log.says("Server listening on") {
+		t.Fatalf("sshd does not listen:\n%s", log)
 	}
+	return s
 }
 
 func (s *sshd) env(more ...string) []string {
