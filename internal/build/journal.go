@@ -33,8 +33,11 @@ func openJournal(root string) (*journal, error) {
 	if err := os.RemoveAll(j.unfinished()); err != nil {
 		return nil, err
 	}
-	return j, os.MkdirAll(j.unfinished(), 0o700)
+	return j, errors.Join(os.MkdirAll(j.unfinished(), 0o700), os.MkdirAll(j.blobs(), 0o700))
 }
+
+// blobs is where finished ones are; the library lists it and expects it to be there.
+func (j *journal) blobs() string { return filepath.Join(j.root, "blobs", digest.Canonical.String()) }
 
 func (j *journal) unfinished() string { return filepath.Join(j.root, "unfinished") }
 
@@ -104,11 +107,8 @@ func (w *journalWriter) Commit(_ context.Context, size int64, expected digest.Di
 		return errdefs.ErrFailedPrecondition.WithMessage("cannot commit on closed writer")
 	}
 	got := w.Digest()
-	target := filepath.Join(w.j.root, "blobs", got.Algorithm().String(), got.Encoded())
-	err := os.MkdirAll(filepath.Dir(target), 0o700)
-	if err == nil {
-		_, err = os.Stat(target)
-	}
+	target := filepath.Join(w.j.blobs(), got.Encoded())
+	_, err := os.Stat(target)
 	switch {
 	case size > 0 && size != w.st.Offset, expected != "" && expected != got:
 		err = errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("unexpected blob %s of %d bytes, expected %s of %d", got, w.st.Offset, expected, size))

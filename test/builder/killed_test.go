@@ -89,3 +89,39 @@ func stepsOf(e *harness.Engine) (list []string) {
 	}
 	return list
 }
+
+// After a crash of the machine, which may have torn what is not synced, the
+// builder begins with an empty cache; images stay.
+func TestMachineCrash(t *testing.T) {
+	e := engine(t, "")
+	dir := files(t, map[string]string{"Dockerfile": "FROM busybox\nRUN date +%N > /f\n"})
+	build := func(tag string) (cached bool) {
+		t.Helper()
+		out, stderr, code, err := e.CLI("build", "--progress", "plain", "-t", tag, dir)
+		if err != nil || code != 0 {
+			t.Fatalf("%q %q %d %v", out, stderr, code, err)
+		}
+		return strings.Contains(stderr, " CACHED\n")
+	}
+	build("one")
+	if !build("two") {
+		t.Error("the second build is not cached")
+	}
+	e.Kill()
+	for name, text := range map[string]string{"open": "another boot\n", "cache.db": "torn", "metadata_v2.db": "torn", "history.db": "", "history-meta.db": "torn"} {
+		if err := os.WriteFile(e.DataRoot()+"/build/"+name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if build("three") {
+		t.Error("the build after the crash is cached")
+	}
+	for _, tag := range []string{"one", "two", "three"} {
+		if out, stderr, code, err := e.CLI("run", "--rm", tag, "cat", "/f"); err != nil || code != 0 || out == "" {
+			t.Errorf("%s: %q %q %d %v", tag, out, stderr, code, err)
+		}
+	}
+}
