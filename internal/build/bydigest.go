@@ -7,15 +7,19 @@ import (
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/wherry-engine/wherry/internal/build/digestref"
 )
 
 // byDigest gives an image that is here the name by which BuildKit finds it.
 func (e *engine) byDigest(ctx context.Context, op *pb.SourceOp) *pb.SourceOp {
-	name, ok := digestref.Tag(op.GetIdentifier(), func(ref string) bool {
-		_, err := e.b.cfg.Images.Resolve(ctx, ref)
-		return err == nil
+	name, ok := digestref.Tag(op.GetIdentifier(), func(ref string) digest.Digest {
+		img, err := e.b.cfg.Images.Resolve(ctx, ref)
+		if err != nil {
+			return ""
+		}
+		return img.Target.Digest
 	})
 	if ok {
 		op = op.CloneVT()

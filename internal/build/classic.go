@@ -163,7 +163,7 @@ func (e *engine) classicFrontend(ctx context.Context, c client.Client) (*client.
 
 var (
 	failedStep   = regexp.MustCompile(`process ("(?:[^"\\]|\\.)*") did not complete successfully`)
-	missingFile  = regexp.MustCompile(`failed to calculate checksum of ref [^:]+: "([^"]*)": not found`)
+	missingFile  = regexp.MustCompile(`failed to calculate checksum of ref \S+: "([^"]*)": not found`)
 	missingBuild = regexp.MustCompile(`failed to read dockerfile: open ([^:]+): no such file or directory`)
 )
 

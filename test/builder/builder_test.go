@@ -163,7 +163,7 @@ func TestFailure(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"FROM busybox\nNOPE\n":                                 "unknown instruction: NOPE",
-		"FROM busybox\nCOPY nope /\n":                          "nope",
+		"FROM busybox\nCOPY nope /\n":                          "COPY failed: file not found in build context or excluded by .dockerignore: stat nope: file does not exist",
 		"FROM busybox\nCOPY --from=missing / /x\n":             "missing",
 		"FROM a AS b\nFROM b AS a\nFROM nowhere.invalid/x:1\n": "nowhere.invalid",
 		"RUN true\n":                      "no build stage in current context",

@@ -262,7 +262,9 @@ func TestHistoryOfBuildx(t *testing.T) {
 		}
 		return out
 	}
-	run("build", "-t", "t", dir)
+	if out := run("build", "--progress", "plain", "-t", "t", dir); strings.Contains(out, ":sha256-") {
+		t.Errorf("a base has a tag that nobody gave it:\n%s", out)
+	}
 	id := strings.TrimSpace(run("history", "ls", "--format", "{{.Ref}}"))
 	id = id[strings.LastIndex(id, "/")+1:]
 	if out := run("history", "inspect", id); !strings.Contains(out, "Build Steps:") || !strings.Contains(out, "https://slsa.dev/provenance") {

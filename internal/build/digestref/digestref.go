@@ -16,9 +16,10 @@ const (
 	prefix = "sha256-"
 )
 
-// Tag gives the source of an image that is named by its digest, and that have
-// knows, a tag for Read. It reports whether it is one.
-func Tag(source string, have func(canonical string) bool) (string, bool) {
+// Tag gives the source of an image that is named by its digest a tag for Read.
+// target tells the digest of what is here under a reference, "" for nothing; one
+// whose own tag leads to the digest, and one that is not here, need none.
+func Tag(source string, target func(ref string) digest.Digest) (string, bool) {
 	ref, ok := strings.CutPrefix(source, scheme)
 	if !ok || !strings.Contains(ref, "@") {
 		return "", false
@@ -28,7 +29,14 @@ func Tag(source string, have func(canonical string) bool) (string, bool) {
 		return "", false
 	}
 	c, ok := named.(reference.Canonical)
-	if !ok || c.Digest().Algorithm() != digest.SHA256 || !have(c.String()) {
+	if !ok || c.Digest().Algorithm() != digest.SHA256 || target(c.String()) == "" {
+		return "", false
+	}
+	tag := "latest"
+	if t, ok := named.(reference.Tagged); ok {
+		tag = t.Tag()
+	}
+	if target(named.Name()+":"+tag) == c.Digest() {
 		return "", false
 	}
 	return scheme + named.Name() + ":" + prefix + c.Digest().Encoded() + "@" + c.Digest().String(), true

@@ -3,11 +3,19 @@ package digestref
 import (
 	"strings"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 )
 
 func TestTag(t *testing.T) {
 	sum := strings.Repeat("ab", 32)
-	have := func(string) bool { return true }
+	want := digest.Digest("sha256:" + sum)
+	have := func(ref string) digest.Digest {
+		if strings.Contains(ref, "@") {
+			return want
+		}
+		return "sha256:other"
+	}
 	for _, ref := range []string{"host:5000/a/b@sha256:" + sum, "host:5000/a/b:tag@sha256:" + sum} {
 		got, ok := Tag("docker-image://"+ref, have)
 		if want := "docker-image://host:5000/a/b:sha256-" + sum + "@sha256:" + sum; !ok || got != want {
@@ -19,8 +27,13 @@ func TestTag(t *testing.T) {
 			t.Errorf("%s: %q", source, got)
 		}
 	}
-	if got, ok := Tag("docker-image://a@sha256:"+sum, func(string) bool { return false }); ok {
+	if got, ok := Tag("docker-image://a@sha256:"+sum, func(string) digest.Digest { return "" }); ok {
 		t.Errorf("one that is not here: %q", got)
+	}
+	for _, ref := range []string{"a@sha256:", "a:1@sha256:"} {
+		if got, ok := Tag("docker-image://"+ref+sum, func(string) digest.Digest { return want }); ok {
+			t.Errorf("one whose tag leads there: %q", got)
+		}
 	}
 	canonical, d, ok := Read("host:5000/a/b:sha256-" + sum)
 	if !ok || canonical != "host:5000/a/b@sha256:"+sum || d.Encoded() != sum {
