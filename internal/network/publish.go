@@ -350,28 +350,31 @@ func (p *published) setRules(containerID string, rules []firewall.Publication) e
 	} else {
 		p.rules[containerID] = rules
 	}
-	if p.nf == nil {
-		return nil
-	}
-	// Only what differs: nobody's packets meet a table without their port.
-	changes := firewall.Publish(without(rules, old), without(old, rules))
-	if len(changes) == 0 {
-		return nil
-	}
-	err := p.nf.Update(firewall.Plan(firewall.State{Table: p.cfg.Table()}), changes)
-	if err == nil {
-		err = forgetFlows(without(rules, old), without(old, rules))
-	}
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) {
-		// Somebody flushed the table, or left something in it: the whole anew.
-		err = p.replace()
-	}
+	err := p.change(without(rules, old), without(old, rules))
 	if err != nil {
 		if len(old) == 0 {
 			delete(p.rules, containerID)
 		} else {
 			p.rules[containerID] = old
 		}
+	}
+	return err
+}
+
+// change writes to the kernel what p.rules had added and removed. p.mu is held.
+func (p *published) change(add, remove []firewall.Publication) error {
+	// Only what differs: nobody's packets meet a table without their port.
+	changes := firewall.Publish(add, remove)
+	if p.nf == nil || len(changes) == 0 {
+		return nil
+	}
+	err := p.nf.Update(firewall.Plan(firewall.State{Table: p.cfg.Table()}), changes)
+	if err == nil {
+		err = forgetFlows(add, remove)
+	}
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) {
+		// Somebody flushed the table, or left something in it: all that differs.
+		err = p.replace()
 	}
 	return err
 }
@@ -453,10 +456,11 @@ func (p *published) claim(containerID string, d door, ports network.PortMap) err
 	}
 	rules = unique(rules)
 	p.mu.Lock()
-	p.rules[""] = slices.DeleteFunc(p.rules[""], func(r firewall.Publication) bool { return slices.Contains(rules, r) })
+	inherited, old := p.rules[""], p.rules[containerID]
+	p.rules[""] = without(inherited, rules)
 	p.rules[containerID] = rules
 	p.leases[containerID] = leases
-	failed = append(failed, p.replace())
+	failed = append(failed, p.change(without(without(rules, inherited), old), without(old, rules)))
 	p.mu.Unlock()
 	return errors.Join(failed...)
 }

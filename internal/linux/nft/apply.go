@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 )
 
@@ -57,35 +56,6 @@ func Dial(ns *os.File) (*Conn, error) {
 
 // Close closes the sockets; tables stay.
 func (c *Conn) Close() error { return errors.Join(c.c.CloseLasting(), c.w.close()) }
-
-// Replace puts the table in place of the one of its name, if there is one, in
-// a single transaction: at no moment does a packet meet no or half a table.
-func (c *Conn) Replace(t *Table) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var err error
-	for range 3 {
-		var there bool
-		if there, err = c.hasTable(t.Name); err != nil {
-			return err
-		}
-		if there {
-			c.w.c.DelTable(&nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet})
-		}
-		err = c.write(t, &nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet}, c.flags)
-		switch {
-		case c.flags != 0 && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)):
-			c.flags = 0
-		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EEXIST):
-			// It came or went meanwhile.
-		case errors.Is(err, unix.EPERM):
-			return fmt.Errorf("%w: another process owns the table", err)
-		default:
-			return err
-		}
-	}
-	return err
-}
 
 // Create is Replace where there is most likely no such table. Deleting one is
 // dear: the next socket of this kind that is closed waits for it, which takes
@@ -146,19 +116,9 @@ func (c *Conn) fill(t *Table, table *nftables.Table) error {
 		chains[i] = t.Chains[i].kernel(table)
 		c.w.c.AddChain(chains[i])
 	}
-	for i, chain := range t.Chains {
-		for _, r := range chain.Rules {
-			l := &lowering{table: t, sets: sets}
-			for _, e := range r.Exprs {
-				if err := e.lower(l); err != nil {
-					return fmt.Errorf("nft chain %s: %s: %w", chain.Name, e, err)
-				}
-			}
-			rule := &nftables.Rule{Table: table, Chain: chains[i], Exprs: l.out}
-			if r.Comment != "" {
-				rule.UserData = userdata.AppendString(nil, userdata.TypeComment, r.Comment)
-			}
-			c.w.c.AddRule(rule)
+	for i, chain := range chains {
+		if err := c.addRules(t, &t.Chains[i], sets, chain); err != nil {
+			return fmt.Errorf("nft chain %s: %w", chain.Name, err)
 		}
 	}
 	return nil

@@ -1,6 +1,6 @@
 // Package nft owns one nftables table at a time: a Table is a complete
 // description that prints as nft's own language and is applied in one
-// transaction, in which the table of that name is replaced as a whole. No other
+// transaction, which writes what differs from the table of that name. No other
 // table is ever written.
 //
 // Only the inet family and the expressions the engine needs are here.

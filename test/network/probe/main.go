@@ -3,6 +3,7 @@
 //
 //	probe serve PORT...            tcp and udp, IPv4 and IPv6
 //	probe ask PROTO,ADDRESS...     one line each: the word and the answer, "-" for none
+//	probe insist PROTO,ADDRESS...  asks until its input ends; prints what failed, and how often each was answered
 //	probe spoof SOURCE ADDRESS     one UDP packet over IPv4 with any source
 //	probe sink PORT...             takes in what comes by tcp, and answers nothing
 //	probe pour ADDRESS TIME        sends as much as it can; prints MB/s and processor time
@@ -37,6 +38,8 @@ func main() {
 		select {}
 	case "ask":
 		ask(args)
+	case "insist":
+		insist(args)
 	case "sink":
 		for _, port := range args {
 			sink(port)
