@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -85,28 +86,39 @@ func Run(ctx context.Context, o Options) error {
 	if err := buildImages(ctx, o, k, work, initrd, disk); err != nil {
 		return err
 	}
-	return boot(ctx, o, k, work, initrd, disk)
+	return run(ctx, o, k, work, initrd, disk)
 }
 
 // Marks of the guest's protocol on the second serial port, each on a line.
 const exitMark = "wherry-vm: exit "
 
+// run starts the guest, and once more if its kernel stood still: an emulated
+// machine does that once in many runs, and nothing that a test does may be the
+// reason (see errStill). The disk is as it was made each time.
+func run(ctx context.Context, o Options, k *kernel, work, initrd, disk string) error {
+	err := boot(ctx, o, k, work, initrd, disk)
+	if errors.Is(err, errStill) && ctx.Err() == nil {
+		fmt.Fprintf(o.Output, "vm: WARNING: %v.\nvm: WARNING: all of the above is void; the guest starts ONCE MORE.\n", err)
+		err = boot(ctx, o, k, work, initrd, disk)
+	}
+	return err
+}
+
 func boot(ctx context.Context, o Options, k *kernel, work, initrd, disk string) error {
-	console := filepath.Join(work, "console")
+	console, monitor := filepath.Join(work, "console"), filepath.Join(work, "monitor")
 	init := "/wherry/init"
 	if o.Systemd {
 		init = "/sbin/init"
 	}
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64",
+	cmd := exec.Command("qemu-system-x86_64",
 		"-accel", o.Accel, "-cpu", "max", "-smp", "2", "-m", o.Memory,
-		"-display", "none", "-no-reboot", "-monitor", "none", "-nic", "none",
+		"-display", "none", "-no-reboot", "-monitor", "unix:"+monitor+",server=on,wait=off", "-nic", "none",
 		"-kernel", k.image, "-initrd", initrd,
-		"-append", "console=ttyS0 panic=-1 loglevel=5 wherry.init="+init+" systemd.unified_cgroup_hierarchy=1",
-		"-drive", "file="+disk+",format=raw,if=virtio,cache=unsafe",
+		"-append", "console=ttyS0 panic=-1 loglevel=5 sysrq_always_enabled wherry.init="+init+" systemd.unified_cgroup_hierarchy=1",
+		"-drive", "file="+disk+",format=raw,if=virtio,cache=unsafe,snapshot=on",
 		"-serial", "file:"+console, "-serial", "stdio",
 	)
-	// An inherited descriptor would keep the pipe open after a kill.
-	cmd.WaitDelay = 5 * time.Second
+	cmd.Env = append(os.Environ(), "TMPDIR="+work) // what the guest writes
 	var complaints bytes.Buffer
 	cmd.Stderr = &complaints
 	out, err := cmd.StdoutPipe()
@@ -117,10 +129,22 @@ func boot(ctx context.Context, o Options, k *kernel, work, initrd, disk string) 
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	var spoke atomic.Int64
+	ended, watched := context.WithCancel(ctx)
+	verdict := make(chan error, 1)
+	go func() {
+		why := patient.watch(ended, console, spoke.Load)
+		if errors.Is(why, errStill) || ctx.Err() != nil {
+			examine(o.Output, monitor, console)
+			_ = cmd.Process.Kill()
+		}
+		verdict <- why
+	}()
 	code := -1
 	lines := bufio.NewReader(out)
 	for {
 		line, err := lines.ReadString('\n')
+		spoke.Add(int64(len(line)))
 		if s, ok := strings.CutPrefix(strings.TrimRight(line, "\r\n"), exitMark); ok {
 			if n, err := strconv.Atoi(s); err == nil {
 				code = n
@@ -133,12 +157,19 @@ func boot(ctx context.Context, o Options, k *kernel, work, initrd, disk string) 
 		}
 	}
 	err = cmd.Wait()
+	watched()
+	why := <-verdict
 	o.Output.Write(complaints.Bytes())
 	if code < 0 {
-		tail(o.Output, console)
-		if ctx.Err() != nil {
+		switch {
+		case errors.Is(why, errStill):
+			tail(o.Output, console, 60000)
+			return why
+		case ctx.Err() != nil:
+			tail(o.Output, console, 60000)
 			return fmt.Errorf("the guest did not finish in time: %w", context.Cause(ctx))
 		}
+		tail(o.Output, console, 8000)
 		return errors.Join(errors.New("the guest ended without a result"), err)
 	}
 	fmt.Fprintf(o.Output, "vm: guest ran for %v\n", time.Since(start).Round(time.Second))
@@ -146,14 +177,4 @@ func boot(ctx context.Context, o Options, k *kernel, work, initrd, disk string) 
 		return &FailedError{code}
 	}
 	return nil
-}
-
-// tail shows the end of the kernel's console, which says why there is no result.
-func tail(w io.Writer, file string) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		fmt.Fprintln(w, err)
-		return
-	}
-	fmt.Fprintf(w, "--- console ---\n%s\n---\n", b[max(0, len(b)-8000):])
 }
