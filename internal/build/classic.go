@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -62,7 +63,11 @@ func (b *Builder) Classic(ctx context.Context, r *request.Build, body io.Reader,
 	if attrs["context"] = r.Remote; r.Remote == "" {
 		attrs["context"] = own.uploads.Add(io.NopCloser(recognizable(body)))
 	}
-	out := classic.New(message, r.Remove, b.base)
+	if len(r.CacheFrom) > 0 && !slices.ContainsFunc(r.CacheFrom, func(ref string) bool { id, _ := b.base(ref); return id != "" }) {
+		attrs["no-cache"] = "" // who names images wants those steps and no others
+	}
+	_, fresh := attrs["no-cache"]
+	out := classic.New(message, r.Remove, fresh, b.base)
 	attrs[keyClassic] = e.classics.add(out)
 	defer e.classics.drop(attrs[keyClassic])
 	req := &controlapi.SolveRequest{

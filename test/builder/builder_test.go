@@ -131,6 +131,12 @@ func TestClients(t *testing.T) {
 	if out := docker(t, e, classicEnv, "build", "-t", "t:classic", dir); strings.Count(out, "Using cache") != 4 {
 		t.Errorf("classic build again printed\n%s", out)
 	}
+	// --cache-from names the only images whose steps count.
+	for ref, steps := range map[string]int{"t:classic": 4, "nosuchimage": 0} {
+		if out := docker(t, e, classicEnv, "build", "--cache-from", ref, dir); strings.Count(out, "Using cache") != steps {
+			t.Errorf("classic build with --cache-from %s printed\n%s", ref, out)
+		}
+	}
 	harness.Require(t, "docker20")
 	out, code := client(t, e, []string{"DOCKER_BUILDKIT=1"}, nil, harness.OldDockerCLI(), "build", "--progress", "plain", "-t", "t:old", dir)
 	if code != 0 || !strings.Contains(out, "CACHED") {

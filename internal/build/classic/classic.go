@@ -30,6 +30,7 @@ import (
 type Output struct {
 	message func(jsonstream.Message)
 	remove  bool
+	fresh   bool
 	image   func(ref string) (id string, triggers []string) // of an image that is here
 
 	mu       sync.Mutex
@@ -75,9 +76,10 @@ type entry struct {
 	text   string
 }
 
-// New makes the output of a build that sends its lines to message.
-func New(message func(jsonstream.Message), remove bool, image func(ref string) (id string, triggers []string)) *Output {
-	return &Output{message: message, remove: remove, image: image, vertices: map[string]*vertex{}, places: map[place]*vertex{}, totals: map[string]int{}}
+// New makes the output of a build that sends its lines to message; a fresh one
+// uses no cache.
+func New(message func(jsonstream.Message), remove, fresh bool, image func(ref string) (id string, triggers []string)) *Output {
+	return &Output{message: message, remove: remove, fresh: fresh, image: image, vertices: map[string]*vertex{}, places: map[place]*vertex{}, totals: map[string]int{}}
 }
 
 // Plan reads the Dockerfile: which steps there will be for a target stage.
@@ -309,7 +311,7 @@ func (o *Output) advance() {
 			}
 			o.begun = true
 			if s.from != "" || s.number == 1 {
-				o.cached, o.chain = true, ""
+				o.cached, o.chain = !o.fresh, ""
 			}
 		}
 		if s.place == 0 {

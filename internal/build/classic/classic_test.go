@@ -32,7 +32,7 @@ func (s *said) lines() []string {
 
 func output(dockerfile, target string, triggers ...string) (*Output, *said, error) {
 	s := &said{}
-	o := New(s.message, true, func(ref string) (string, []string) { return "sha256:0123456789abcdef", triggers })
+	o := New(s.message, true, false, func(ref string) (string, []string) { return "sha256:0123456789abcdef", triggers })
 	return o, s, o.Plan([]byte(dockerfile), target)
 }
 
