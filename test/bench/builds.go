@@ -7,9 +7,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/test/harness"
 )
@@ -46,13 +50,22 @@ func timeBuilds(dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
+	closeAll := sync.OnceValue(func() error {
 		// dockerd's BuildKit makes it and leaves it behind.
 		groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + d.ID + "/buildkit")
 		for _, g := range groups {
 			os.Remove(g)
 		}
-		err = errors.Join(err, w.Close(), d.Close())
+		return errors.Join(w.Close(), d.Close())
+	})
+	defer func() { err = errors.Join(err, closeAll()) }()
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, os.Interrupt, unix.SIGTERM)
+	go func() {
+		<-stop
+		fmt.Fprintln(os.Stderr, "bench: interrupted:", closeAll())
+		os.RemoveAll(dir)
+		os.Exit(130)
 	}()
 	if err := errors.Join(w.Start(), d.Start()); err != nil {
 		return err
