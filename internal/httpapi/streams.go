@@ -101,6 +101,7 @@ func (c *call) hijack(head http.Header) (session.Hijack, func() net.Conn) {
 		if err := w.Flush(); err != nil {
 			return nil, nil, fmt.Errorf("hijack: %w", err)
 		}
+		headRead(conn, c.UserAgent())
 		return conn, early, nil
 	}, func() net.Conn { return taken }
 }

@@ -50,10 +50,13 @@ func (v *View) Logs(ctx context.Context, ref string, o LogsOptions, open func(tt
 	if !ok {
 		return errdefs.ErrNotImplemented.WithMessage("configured logging driver does not support reading")
 	}
-	ro := logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail, Follow: o.Follow && r.State.Running, Idle: o.Idle}
-	if ro.Follow {
+	ro := logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail, Idle: o.Idle}
+	if o.Follow {
 		done, giveUp := c.Wait(apicontainer.WaitConditionNextExit)
 		defer giveUp()
+		// Looked at only now: an end before this was not waited for.
+		r = c.Snapshot()
+		ro.Follow = r.State.Running
 		ended := make(chan struct{})
 		stop := context.AfterFunc(ctx, giveUp)
 		defer stop()
