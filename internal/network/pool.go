@@ -33,6 +33,8 @@ type pool struct {
 	spares int                     // with a loopback alone, and as many with a name service and one pair
 	serve  func(ns *os.File) (*dns.Client, error)
 
+	making sync.Mutex // held while a wired one is made: it has its address before it is ready
+
 	mu     sync.Mutex
 	ready  []*wire
 	bare   []*os.File
@@ -263,6 +265,15 @@ func (p *pool) obtain(wires []*wire, u *undo.Stack) (ns *os.File, err error) {
 // evict drops a waiting namespace that has the address; it reports whether
 // there was one.
 func (p *pool) evict(n *segment.Segment, a netip.Addr) bool {
+	if p.drop(n, a) {
+		return true
+	}
+	p.making.Lock() // it may be about to be ready
+	defer p.making.Unlock()
+	return p.drop(n, a)
+}
+
+func (p *pool) drop(n *segment.Segment, a netip.Addr) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, w := range p.ready {
@@ -364,6 +375,8 @@ func (p *pool) fill() {
 }
 
 func (p *pool) addWired(n *segment.Segment) error {
+	p.making.Lock()
+	defer p.making.Unlock()
 	w, err := p.plug(wish{n, &network.EndpointSettings{}}, 0)
 	if err != nil {
 		return err

@@ -9,10 +9,13 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/moby/moby/api/types/network"
 
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
@@ -120,6 +123,36 @@ func testPool(t *testing.T) {
 	}
 	if s := in.Status.IPAM.Subnets[netip.MustParsePrefix("172.17.0.0/16")]; s.IPsInUse != 3 || s.DynamicIPsAvailable != 65533 {
 		t.Errorf("status %+v", s)
+	}
+}
+
+// TestAdoptWhileFilling: an adopted container has its address, also when a
+// namespace of the pool is just being made with it.
+func TestAdoptWhileFilling(t *testing.T) { fresh(t, func() { testAdoptWhileFilling(t) }) }
+
+func testAdoptWhileFilling(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.PoolSize = 1
+	cfg.BIP = netip.MustParsePrefix("172.17.0.1/30") // one address is left
+	m := open(t, cfg)
+	addr := netip.MustParseAddr("172.17.0.2")
+	bridge := m.reg.ByName("bridge")
+	addrs := bridge.Stacks[v4].Addrs
+	for range 20 {
+		for end := time.Now().Add(10 * time.Second); addrs.Used() != 2; runtime.Gosched() {
+			if time.Now().After(end) {
+				t.Fatal("the pool takes no address")
+			}
+		}
+		cid := id.New()
+		ep := &network.EndpointSettings{IPAddress: addr, IPPrefixLen: 30, NetworkID: bridge.ID}
+		if err := m.Adopt(cid, map[string]*network.EndpointSettings{"bridge": ep}, 0, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Release(context.Background(), cid); err != nil {
+			t.Fatal(err)
+		}
+		m.Refill()
 	}
 }
 
