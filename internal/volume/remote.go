@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -66,10 +67,11 @@ func (s remotes) driverFor(ctx context.Context, r Request) (string, error) {
 			return DriverLocal, nil // Create says that it is another's
 		}
 		if _, err := s.drivers.get(ctx, r.Driver); err != nil {
+			name := cmp.Or(r.Name, id.New()) // docker names an anonymous volume before it looks
 			if errdefs.IsNotFound(err) {
-				return "", errdefs.ErrNotFound.WithMessage(fmt.Sprintf("create %s: error looking up volume plugin %s: %v", r.Name, r.Driver, err))
+				return "", errdefs.ErrNotFound.WithMessage(fmt.Sprintf("create %s: error looking up volume plugin %s: %v", name, r.Driver, err))
 			}
-			return "", fmt.Errorf("create %s: error looking up volume plugin %s: %w", r.Name, r.Driver, err)
+			return "", fmt.Errorf("create %s: error looking up volume plugin %s: %w", name, r.Driver, err)
 		}
 		return r.Driver, nil
 	}
