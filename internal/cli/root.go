@@ -102,7 +102,7 @@ func newRoot(sh *shell.Shell, args []string) *cobra.Command {
 				cmd.SetOut(sh.Err)
 				return cmd.Help()
 			}
-			return fmt.Errorf("%[1]s: unknown command: %[1]s %[2]s\n\nRun '%[1]s --help' for more information", sh.Name, args[0])
+			return unknown(sh.Name, args[0])
 		},
 		PersistentPreRunE: func(*cobra.Command, []string) error { return checkGlobal(&sh.Global) },
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
