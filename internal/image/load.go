@@ -82,7 +82,7 @@ func (s *loader) loadLeased(ctx context.Context, r io.Reader, quiet bool, want [
 			l.done, err = s.part(ctx, l, want, layers)
 		}
 		if err != nil {
-			return err
+			return l.about(ctx, err)
 		}
 	}
 	if err := s.snapshots.Sync(); err != nil {
@@ -94,6 +94,18 @@ func (s *loader) loadLeased(ctx context.Context, r io.Reader, quiet bool, want [
 		}
 	}
 	return nil
+}
+
+// about names the image in an error about what it holds.
+func (l *loading) about(ctx context.Context, err error) error {
+	name := l.target.Digest.String()
+	if len(l.names) > 0 {
+		name = reference.FamiliarString(l.names[0])
+	}
+	if ctx.Err() != nil || strings.Contains(err.Error(), name) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", name, err)
 }
 
 // part adopts what the platforms need of an image.

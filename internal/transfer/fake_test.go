@@ -8,10 +8,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +26,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/image/manifest"
 	"github.com/wherry-engine/wherry/internal/snapshot"
@@ -217,6 +220,7 @@ type bench struct {
 	store  *image.Store
 	config Config
 	limits snapshot.Limits
+	fresh  []string // what lies in the data root of a new store
 	mu     sync.Mutex
 	events []events.Message
 }
@@ -225,6 +229,7 @@ func newBench(t testing.TB, c Config) *bench {
 	promise.Root(t)
 	b := &bench{t: t, root: t.TempDir(), config: c}
 	b.open()
+	b.fresh = b.inside()
 	t.Cleanup(func() { b.store.Close() })
 	return b
 }
@@ -267,16 +272,24 @@ func (b *bench) pullAs(ref, platform, auth string) (string, error) {
 	return out.String(), err
 }
 
-// leftovers lists what is in the data root of images.
-func (b *bench) leftovers() (left []string) {
-	for _, p := range []string{"content/blobs/*/*", "content/ingest/*", "layers/snapshots/*"} {
-		m, err := filepath.Glob(filepath.Join(b.root, p))
+// inside lists the layers and all files of the data root but its databases.
+func (b *bench) inside() (list []string) {
+	b.t.Helper()
+	b.store.Snapshots().Settle()
+	err := filepath.WalkDir(b.root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
-			b.t.Fatal(err)
+			return err
 		}
-		left = append(left, m...)
+		name := strings.TrimPrefix(path, b.root)
+		if !d.IsDir() && filepath.Ext(name) != ".db" || strings.HasSuffix(filepath.Dir(name), "/snapshots") {
+			list = append(list, name)
+		}
+		return nil
+	})
+	if err != nil {
+		b.t.Fatal(err)
 	}
-	return left
+	return list
 }
 
 // nothing makes sure that a pull that failed has left nothing, once the engine
@@ -293,8 +306,17 @@ func (b *bench) nothing(ref string) {
 	if err := b.store.Collect(context.Background()); err != nil {
 		b.t.Fatal(err)
 	}
-	if left := b.leftovers(); len(left) > 0 {
-		b.t.Errorf("left behind: %v", left)
+	b.empty()
+}
+
+// empty makes sure that the store is as small as a fresh one.
+func (b *bench) empty() {
+	b.t.Helper()
+	if left := b.inside(); !slices.Equal(left, b.fresh) {
+		b.t.Errorf("left behind: %v, fresh: %v", left, b.fresh)
+	}
+	if left, err := b.store.Content().Leases().List(content.With(context.Background())); err != nil || len(left) > 0 {
+		b.t.Errorf("leases stay: %v %v", left, err)
 	}
 }
 

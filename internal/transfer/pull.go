@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sort"
-	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
@@ -112,11 +111,10 @@ func (p *pull) one(ctx context.Context) error {
 	}
 	img, fresh, err := p.bring(ctx, top)
 	if err != nil {
-		keep := ctx.Err() != nil || temporary(err)
-		end(keep)
-		if !keep {
-			p.images.Abandon(ctx, err)
-		}
+		// Blobs that the next try can use stay; layers that were being unpacked
+		// go in any case, and now: a later engine would not know of them.
+		end(ctx.Err() != nil || temporary(err))
+		p.images.Abandon(ctx, err)
 		return err
 	}
 	end(false)
@@ -307,19 +305,7 @@ func (p *pull) check(doc *manifest.Document) error {
 	if len(m.Layers) > snapshot.MaxDepth {
 		return invalid("max depth exceeded: it has %d layers, more than %d", len(m.Layers), snapshot.MaxDepth)
 	}
-	for _, l := range m.Layers {
-		switch strings.TrimSuffix(strings.TrimSuffix(l.MediaType, "+gzip"), "+zstd") {
-		case ocispec.MediaTypeImageLayer, "application/vnd.oci.image.layer.nondistributable.v1.tar",
-			"application/vnd.docker.image.rootfs.diff.tar", "application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.docker.image.rootfs.diff.tar.zstd",
-			"application/vnd.docker.image.rootfs.foreign.diff.tar", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":
-		default:
-			return invalid("layer %s has the unsupported media type %q", l.Digest, clean(l.MediaType))
-		}
-		if l.Size < 0 {
-			return invalid("layer %s has the size %d", l.Digest, l.Size)
-		}
-	}
-	return nil
+	return manifest.CheckLayers(m)
 }
 
 // keep puts a document into the store.

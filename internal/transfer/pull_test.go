@@ -1,8 +1,6 @@
 package transfer
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -21,7 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/wherry-engine/wherry/internal/snapshot"
+	"github.com/wherry-engine/wherry/internal/content"
 )
 
 var made = time.Unix(1e9, 0)
@@ -110,21 +108,6 @@ func TestRefused(t *testing.T) {
 			}
 		}
 	}
-	hostile := func(members ...tar.Header) func(*fake) {
-		return func(f *fake) {
-			var b bytes.Buffer
-			w := tar.NewWriter(&b)
-			for _, h := range members {
-				if err := w.WriteHeader(&h); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := w.Close(); err != nil {
-				t.Fatal(err)
-			}
-			f.image("x", "latest", picture{layers: []int{5000}, tars: [][]byte{b.Bytes()}})
-		}
-	}
 	for name, c := range map[string]struct {
 		set  func(*fake)
 		want string
@@ -132,34 +115,10 @@ func TestRefused(t *testing.T) {
 	}{
 		"no such tag":  {func(*fake) {}, "manifest for HOST/x:latest not found: manifest unknown: manifest unknown", errdefs.IsNotFound},
 		"no such name": {status(404, "NAME_UNKNOWN"), "repository HOST/x not found: name unknown: because", errdefs.IsNotFound},
-		"denied":       {status(403, "DENIED"), "pull access denied for HOST/x, repository does not exist or may require 'docker login': denied: because", errdefs.IsNotFound},
-		"no login":     {status(401, "UNAUTHORIZED", "WWW-Authenticate", `Basic realm="x"`), "no basic auth credentials", errdefs.IsInternal},
-		"unauthorized": {status(401, ""), "unauthorized: authentication required", errdefs.IsInternal},
-		"too many":     {status(429, "TOOMANYREQUESTS", "Retry-After", "3600"), "toomanyrequests: because (try again after 3600 s)", errdefs.IsResourceExhausted},
-		"broken":       {status(500, ""), "received unexpected HTTP status: 500 Internal Server Error", errdefs.IsInternal},
 		"html":         {status(400, ""), "received unexpected HTTP status: 400 Bad Request", errdefs.IsInvalidArgument},
-		"huge manifest": {func(f *fake) {
-			f.before = func(w http.ResponseWriter, r *http.Request) bool {
-				w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
-				for range 100 {
-					if _, err := w.Write(make([]byte, 1<<20)); err != nil {
-						break
-					}
-				}
-				return true
-			}
-		}, "has more than 4194304 bytes", errdefs.IsInvalidArgument},
 		"schema 1": {func(f *fake) {
 			f.put("x", "latest", []byte(`{"schemaVersion":1,"name":"x","fsLayers":[]}`), "application/vnd.docker.distribution.manifest.v1+prettyjws")
 		}, "HOST/x:latest: manifest .* schema version 1 is no longer supported", errdefs.IsInvalidArgument},
-		"wrong digest": {func(f *fake) {
-			f.image("x", "latest", picture{layers: []int{50_000}})
-			for d, body := range f.blobs {
-				if len(body) > 10_000 {
-					f.blobs[d] = append([]byte("x"), body[1:]...)
-				}
-			}
-		}, "HOST/x:latest: filesystem layer verification failed for digest sha256:", errdefs.IsInvalidArgument},
 		"wrong config": {func(f *fake) {
 			f.image("x", "latest", picture{layers: []int{50_000}})
 			for d, body := range f.blobs {
@@ -172,37 +131,8 @@ func TestRefused(t *testing.T) {
 		"too short":        {broken(func(m *ocispec.Manifest) { m.Layers[0].Size += 10 }), "", func(error) bool { return true }},
 		"layers and diffs": {broken(func(m *ocispec.Manifest) { m.Layers = m.Layers[:1] }), "layers length mismatch: expected 1, got 2", errdefs.IsInvalidArgument},
 		"swapped layers":   {broken(func(m *ocispec.Manifest) { m.Layers[0], m.Layers[1] = m.Layers[1], m.Layers[0] }), "invalid diffID for layer", errdefs.IsInvalidArgument},
-		"ten thousand layers": {broken(func(m *ocispec.Manifest) {
-			for range 10_000 {
-				m.Layers = append(m.Layers, m.Layers[0])
-			}
-		}), fmt.Sprintf("max depth exceeded: it has 10002 layers, more than %d", snapshot.MaxDepth), errdefs.IsInvalidArgument},
-		"128 layers": {broken(func(m *ocispec.Manifest) {
-			for range 126 {
-				m.Layers = append(m.Layers, m.Layers[0])
-			}
-		}), "HOST/x:latest: max depth exceeded: it has 128 layers, more than 127", errdefs.IsInvalidArgument},
-		"truncated layer": {func(f *fake) {
-			f.image("x", "latest", picture{layers: []int{50_000}})
-			f.before = func(w http.ResponseWriter, r *http.Request) bool {
-				if !strings.Contains(r.URL.Path, "/blobs/") {
-					return false
-				}
-				for d, body := range f.blobs {
-					if strings.HasSuffix(r.URL.Path, d) && len(body) > 10_000 {
-						w.Write(body[:9_000])
-						return true
-					}
-				}
-				return false
-			}
-		}, "HOST/x:latest: blob sha256:.* from HOST: unexpected EOF after 9000 of", errdefs.IsInternal},
-		"path out":       {hostile(tar.Header{Name: "../../etc/passwd", Typeflag: tar.TypeReg}), `HOST/x:latest: unpack layer sha256:.*: layer contains the path "../../etc/passwd", which leads out of it`, errdefs.IsInvalidArgument},
-		"hard link out":  {hostile(tar.Header{Name: "in", Typeflag: tar.TypeLink, Linkname: "../../../etc/shadow"}), `HOST/x:latest: unpack layer sha256:.*: layer contains the hard link "in" to "../../../etc/shadow", which leads out of it`, errdefs.IsInvalidArgument},
-		"hard link away": {hostile(tar.Header{Name: "in", Typeflag: tar.TypeLink, Linkname: "/etc/shadow"}), `HOST/x:latest: unpack layer sha256:.*: layer contains the hard link "/in" to "/etc/shadow", which is not there`, errdefs.IsInvalidArgument},
 		"artifact": {broken(func(m *ocispec.Manifest) { m.Config.MediaType = "application/vnd.cncf.helm.config.v1+json" }),
 			`Encountered remote "application/vnd.cncf.helm.config.v1+json"(unknown) when fetching`, errdefs.IsInvalidArgument},
-		"unknown layer": {broken(func(m *ocispec.Manifest) { m.Layers[1].MediaType = "application/x-evil" }), `unsupported media type "application/x-evil"`, errdefs.IsInvalidArgument},
 		"foreign layer": {broken(func(m *ocispec.Manifest) {
 			m.Layers[1] = ocispec.Descriptor{MediaType: "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", Digest: digest.FromString("elsewhere"), Size: 9, URLs: []string{"http://169.254.169.254/secret"}}
 		}), "lies outside of the registry (http://169.254.169.254/secret), where it is not fetched from", errdefs.IsInvalidArgument},
@@ -284,8 +214,8 @@ func TestResume(t *testing.T) {
 	if got := fetched.Load(); cuts.Load() < 20 || float64(got) > 1.05*float64(total) {
 		t.Errorf("%d cuts, %d tries: fetched %d bytes of %d", cuts.Load(), tries, got, total)
 	}
-	if left, _ := b.store.Content().Leases().List(context.Background()); len(left) > 0 {
-		t.Errorf("leases stay: %v", left)
+	if left, err := b.store.Content().Leases().List(content.With(context.Background())); err != nil || len(left) > 0 {
+		t.Errorf("leases stay: %v %v", left, err)
 	}
 }
 

@@ -127,3 +127,20 @@ func Is(mediaType string) bool {
 	}
 	return false
 }
+
+// CheckLayers refuses an image whose layers are not tars of files.
+func CheckLayers(m *ocispec.Manifest) error {
+	for _, l := range m.Layers {
+		switch strings.TrimSuffix(strings.TrimSuffix(l.MediaType, "+gzip"), "+zstd") {
+		case ocispec.MediaTypeImageLayer, "application/vnd.oci.image.layer.nondistributable.v1.tar",
+			"application/vnd.docker.image.rootfs.diff.tar", "application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.docker.image.rootfs.diff.tar.zstd",
+			"application/vnd.docker.image.rootfs.foreign.diff.tar", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":
+		default:
+			return invalid("layer %s has the unsupported media type %.200q", l.Digest, l.MediaType)
+		}
+		if l.Size < 0 {
+			return invalid("layer %s has the size %d", l.Digest, l.Size)
+		}
+	}
+	return nil
+}

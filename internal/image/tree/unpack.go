@@ -13,6 +13,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/archive"
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/image/manifest"
 	"github.com/wherry-engine/wherry/internal/snapshot"
 )
 
@@ -83,11 +84,14 @@ func (s *Tree) Settle(ctx context.Context, target ocispec.Descriptor, c *Candida
 // unpack makes the image's chain of layers.
 func (s *Tree) unpack(ctx context.Context, c *Candidate, w Watcher) (digest.Digest, error) {
 	diffs, blobs := c.Config.RootFS.DiffIDs, c.Manifest.Layers
+	if len(blobs) > snapshot.MaxDepth {
+		return "", invalid("max depth exceeded: it has %d layers, more than %d", len(blobs), snapshot.MaxDepth)
+	}
 	if len(diffs) != len(blobs) {
 		return "", invalid("invalid manifest, layers length mismatch: expected %d, got %d", len(blobs), len(diffs))
 	}
-	if len(blobs) > snapshot.MaxDepth {
-		return "", invalid("max depth exceeded")
+	if err := manifest.CheckLayers(&c.Manifest); err != nil {
+		return "", err
 	}
 	layers := make([]snapshot.Layer, len(blobs))
 	opened := make([]bool, len(blobs))
