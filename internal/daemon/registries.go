@@ -101,22 +101,29 @@ type puller struct {
 
 func (p puller) Pull(ctx context.Context, ref, platform, auth string, progress func(jsonstream.Message)) error {
 	builtin := carried(ref)
-	if builtin != nil {
-		reached := p.Probe(ctx, ref)
-		if reached != nil && ctx.Err() == nil {
-			slog.Debug("no registry can be reached; trying the built-in image", "image", ref, "error", reached)
-			made, err := builtin(ctx, p.images, ref)
-			if err != nil {
-				return err
-			}
-			if made {
-				progress(jsonstream.Message{Status: "Status: No registry can be reached; made the built-in image " + ref})
-				return nil
-			}
-			return reached
+	if builtin == nil {
+		return p.Client.Pull(ctx, ref, platform, auth, progress)
+	}
+	err := p.Probe(ctx, ref) // quick, where a pull would be patient
+	if err == nil {
+		// A mirror that answers may still not have it while the registry is away.
+		if err = p.Client.Pull(ctx, ref, platform, auth, progress); err == nil || !transfer.Unreachable(err) {
+			return err
 		}
 	}
-	return p.Client.Pull(ctx, ref, platform, auth, progress)
+	if ctx.Err() != nil {
+		return err
+	}
+	slog.Debug("no registry can be reached; trying the built-in image", "image", ref, "error", err)
+	made, berr := builtin(ctx, p.images, ref)
+	if berr != nil {
+		return berr
+	}
+	if !made {
+		return err
+	}
+	progress(jsonstream.Message{Status: "Status: No registry can be reached; made the built-in image " + ref})
+	return nil
 }
 
 // carried returns how an image that comes with the engine is made, or nil.
