@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -31,27 +30,11 @@ func pullOnce(e *harness.Engine, ref string) (string, bool) {
 // when it is removed nothing of it stays.
 func TestPullKilled(t *testing.T) {
 	harness.Require(t, "engine", "busybox")
-	program := harness.Binary("wherry-registry")
-	if _, err := os.Stat(program); err != nil {
+	if _, err := os.Stat(harness.Binary("wherry-registry")); err != nil {
 		promise.Lacks(t, "engine", "bin/wherry-registry is not built")
 	}
-	e := harness.Run(t, harness.Options{HostNet: true, Flags: []string{"--bridge", "none"}})
-	registry := exec.Command(program, "serve", "--addr", "127.0.0.1:0", "--data", filepath.Join(t.TempDir(), "registry"))
-	out, err := registry.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := registry.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		registry.Process.Signal(os.Interrupt)
-		registry.Wait()
-	})
-	var host string
-	if _, err := fmt.Fscanf(out, "serving http://%s\n", &host); err != nil {
-		t.Fatal(err)
-	}
+	e := harness.Run(t, harness.Options{Flags: []string{"--bridge", "none"}})
+	host := serveRegistry(t, e)
 	if err := e.LoadBusybox(); err != nil {
 		t.Fatal(err)
 	}
