@@ -1,10 +1,7 @@
 package acceptance
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -26,22 +23,7 @@ func TestExchange(t *testing.T) {
 		cmd.Dir = dir
 		return cmd
 	}
-	registry := in(harness.Binary("wherry-registry"), "serve", "--addr", "127.0.0.1:5000", "--data", filepath.Join(dir, "registry"))
-	out, err := registry.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := registry.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		registry.Process.Signal(os.Interrupt)
-		registry.Wait()
-	})
-	if _, err := fmt.Fscanln(out); err != nil && !errors.Is(err, io.EOF) && !strings.Contains(err.Error(), "expected newline") {
-		t.Fatal(err)
-	}
-	const host = "127.0.0.1:5000"
+	host := w.ServeRegistry(t, "127.0.0.1:0")
 	run := func(name string, args ...string) string {
 		t.Helper()
 		b, err := in(name, args...).CombinedOutput()

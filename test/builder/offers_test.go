@@ -198,7 +198,7 @@ func TestFromDigest(t *testing.T) {
 func TestCacheTravels(t *testing.T) {
 	e := engine(t, "")
 	const registry = "127.0.0.1:5001"
-	serveRegistry(t, e, registry)
+	e.ServeRegistry(t, registry)
 	store := t.TempDir()
 	for _, how := range []struct{ name, to, from string }{
 		{"registry", "type=registry,mode=max,ref=" + registry + "/cache:1", "type=registry,ref=" + registry + "/cache:1"},
@@ -225,7 +225,7 @@ func TestCacheTravels(t *testing.T) {
 func TestAttestations(t *testing.T) {
 	e := engine(t, "")
 	const registry = "127.0.0.1:5001"
-	serveRegistry(t, e, registry)
+	e.ServeRegistry(t, registry)
 	// A scanner is an image that writes what it finds.
 	scan := `#!/bin/sh
 test -d $BUILDKIT_SCAN_SOURCE || exit 1

@@ -1,11 +1,9 @@
 package builder
 
 import (
-	"bufio"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os/exec"
@@ -19,30 +17,7 @@ import (
 // the bcrypt hash, in the engine's network.
 func private(t *testing.T, e *harness.Engine, addr, hash string) {
 	t.Helper()
-	serveRegistry(t, e, addr, "--htpasswd", files(t, map[string]string{"users": "me:" + hash + "\n"})+"/users")
-}
-
-// serveRegistry starts a registry in the engine's network.
-func serveRegistry(t *testing.T, e *harness.Engine, addr string, more ...string) {
-	t.Helper()
-	cmd := exec.Command("nsenter", append([]string{fmt.Sprintf("--net=/proc/%d/ns/net", e.PID()), harness.Binary("wherry-registry"), "serve",
-		"--addr", addr, "--data", t.TempDir() + "/images"}, more...)...)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var log strings.Builder
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil || !strings.HasPrefix(line, "serving http://") {
-		cmd.Process.Kill()
-		cmd.Wait()
-		t.Fatalf("the registry said %q, %v\n%s", line, err, log.String())
-	}
+	e.ServeRegistry(t, addr, "--htpasswd", files(t, map[string]string{"users": "me:" + hash + "\n"})+"/users")
 }
 
 // The base of a classic build comes from a registry that asks for a password,

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -42,7 +41,7 @@ func kills(t *testing.T) int {
 func TestImagesKilled(t *testing.T) {
 	harness.Require(t, "engine", "busybox")
 	e := harness.Run(t, harness.Options{Flags: []string{"--bridge", "none"}})
-	host := serveRegistry(t, e)
+	host := e.ServeRegistry(t, "127.0.0.1:0")
 	var none []any
 	if err := e.GetJSON("/images/json", &none); err != nil { // the stores are open now
 		t.Fatal(err)
@@ -147,27 +146,6 @@ func TestImagesKilled(t *testing.T) {
 		t.Error("no image was ever listed after a kill: nothing was checked")
 	}
 	t.Logf("%d kills, %d images checked, an undisturbed operation takes %v", total, listed, took)
-}
-
-// serveRegistry serves one in the engine's network.
-func serveRegistry(t *testing.T, e *harness.Engine) (host string) {
-	t.Helper()
-	registry := exec.Command("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", e.PID()), harness.Binary("wherry-registry"), "serve", "--addr", "127.0.0.1:0", "--data", filepath.Join(t.TempDir(), "registry"))
-	out, err := registry.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := registry.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		registry.Process.Signal(os.Interrupt)
-		registry.Wait()
-	})
-	if _, err := fmt.Fscanf(out, "serving http://%s\n", &host); err != nil {
-		t.Fatal(err)
-	}
-	return host
 }
 
 // intact checks the digests of all that the listed images consist of.

@@ -34,7 +34,7 @@ func TestPullKilled(t *testing.T) {
 		promise.Lacks(t, "engine", "bin/wherry-registry is not built")
 	}
 	e := harness.Run(t, harness.Options{Flags: []string{"--bridge", "none"}})
-	host := serveRegistry(t, e)
+	host := e.ServeRegistry(t, "127.0.0.1:0")
 	if err := e.LoadBusybox(); err != nil {
 		t.Fatal(err)
 	}
