@@ -207,7 +207,11 @@ func waitGone(t *testing.T, pid int) {
 	}
 	defer unix.Close(fd)
 	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	if n, err := unix.Poll(p, 10000); n != 1 {
+	n, err := unix.Poll(p, 10000)
+	for err == unix.EINTR { // the Go runtime's own signals come in between
+		n, err = unix.Poll(p, 10000)
+	}
+	if n != 1 {
 		t.Errorf("process %d is still there: %v", pid, err)
 	}
 }

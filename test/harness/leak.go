@@ -230,8 +230,12 @@ func waitGone(pid int, limit time.Duration) bool {
 		return true
 	}
 	defer unix.Close(fd)
-	n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, max(0, int(limit.Milliseconds())))
-	return n > 0
+	for end := time.Now().Add(limit); ; {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, max(0, int(time.Until(end).Milliseconds())))
+		if err != unix.EINTR {
+			return n > 0
+		}
+	}
 }
 
 // mounts of our mount namespace, as "mount TARGET TYPE SOURCE OPTIONS".
