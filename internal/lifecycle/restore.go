@@ -120,6 +120,7 @@ func (e restorer) endUnwatched(c *container.Container) bool {
 		return false
 	}
 	warn("end what no keeper knows", c.ID, g.Kill(syscall.SIGKILL))
+	// No group of cgroup v1 tells when it is empty.
 	for deadline := time.Now().Add(unwatchedLimit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if left, err = g.PIDs(); err != nil || len(left) == 0 {
 			return true

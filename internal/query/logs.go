@@ -57,17 +57,19 @@ func (v *View) Logs(ctx context.Context, ref string, o LogsOptions, open func(tt
 		// Looked at only now: an end before this was not waited for.
 		r = c.Snapshot()
 		ro.Follow = r.State.Running
-		ended := make(chan struct{})
-		stop := context.AfterFunc(ctx, giveUp)
-		defer stop()
-		go func() {
-			select {
-			case <-done:
-				close(ended)
-			case <-ctx.Done():
-			}
-		}()
-		ro.Done = ended
+		if ro.Follow {
+			ended := make(chan struct{})
+			stop := context.AfterFunc(ctx, giveUp)
+			defer stop()
+			go func() {
+				select {
+				case <-done:
+					close(ended)
+				case <-ctx.Done():
+				}
+			}()
+			ro.Done = ended
+		}
 	}
 	stdout, stderr := open(r.Config.Tty)
 	err = logs.Read(ctx, files, ro, func(e logs.Entry) error {

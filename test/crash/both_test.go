@@ -1,7 +1,11 @@
 package crash
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -87,17 +91,24 @@ func TestBothKilled(t *testing.T) {
 	if _, errOut, code, err := e.CLI("wait", "removed"); err != nil || code == 0 && !strings.Contains(errOut, "No such container") {
 		t.Errorf("the container with --rm is there: %d %s %v", code, errOut, err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		in, err := e.Inspect("always")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if in.State.Running && in.State.Pid != pids["always"] {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not started again: %+v", in.State)
-		}
+	// The start by its policy is an event, past or to come.
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://engine/events?since=1&filters="+url.QueryEscape(`{"container":["always"],"event":["start"]}`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := e.HTTP().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var event struct{ Action string }
+	if err := json.NewDecoder(resp.Body).Decode(&event); err != nil || event.Action != "start" {
+		t.Fatalf("not started again: %+v %v", event, err)
+	}
+	if in, err := e.Inspect("always"); err != nil || !in.State.Running || in.State.Pid == pids["always"] {
+		t.Errorf("always: %+v %v", in, err)
 	}
 	for name := range boxes {
 		if name != "removed" {
