@@ -353,3 +353,20 @@ func (b *bench) verify(ref string) *image.Image {
 }
 
 var _ io.Writer = (*counting)(nil)
+
+// answering makes a registry answer every request with an error.
+func answering(code int, name string, header ...string) func(*fake) {
+	return func(f *fake) {
+		f.before = func(w http.ResponseWriter, r *http.Request) bool {
+			for i := 0; i+1 < len(header); i += 2 {
+				w.Header().Set(header[i], header[i+1])
+			}
+			if name == "" {
+				w.WriteHeader(code)
+			} else {
+				sayError(w, code, name, "because")
+			}
+			return true
+		}
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -85,21 +84,6 @@ func TestHostile(t *testing.T) {
 			f.image("x", "latest", picture{layers: []int{5000}, tars: [][]byte{b.Bytes()}})
 		}
 	}
-	answers := func(code int, name string, header ...string) func(*fake) {
-		return func(f *fake) {
-			f.before = func(w http.ResponseWriter, r *http.Request) bool {
-				for i := 0; i+1 < len(header); i += 2 {
-					w.Header().Set(header[i], header[i+1])
-				}
-				if name == "" {
-					w.WriteHeader(code)
-				} else {
-					sayError(w, code, name, "because")
-				}
-				return true
-			}
-		}
-	}
 	// onWire lets the layer of more than 10 kB come as change makes it.
 	onWire := func(change func([]byte) []byte) func(*fake) {
 		return func(f *fake) {
@@ -176,12 +160,12 @@ func TestHostile(t *testing.T) {
 				t.Error("the host has got a device")
 			}
 		}},
-		"401": {set: answers(401, "UNAUTHORIZED"), pull: "X: unauthorized: because", pullIs: errdefs.IsInternal},
-		"403": {set: answers(403, "DENIED"), pull: "pull access denied for HOST/x, repository does not exist or may require 'docker login': denied: because", pullIs: errdefs.IsNotFound},
-		"404": {set: answers(404, "MANIFEST_UNKNOWN"), pull: "manifest for X not found: manifest unknown: because", pullIs: errdefs.IsNotFound},
-		"429": {set: answers(429, "TOOMANYREQUESTS", "Retry-After", "3600"), pull: "X: toomanyrequests: because (try again after 3600 s)", pullIs: errdefs.IsResourceExhausted},
-		"500": {set: answers(500, ""), pull: "X: received unexpected HTTP status: 500 Internal Server Error", pullIs: errdefs.IsInternal},
-		"503": {set: answers(503, "", "Retry-After", "3600"), pull: "X: received unexpected HTTP status: 503 Service Unavailable", pullIs: errdefs.IsInternal},
+		"401": {set: answering(401, "UNAUTHORIZED"), pull: "X: unauthorized: because", pullIs: errdefs.IsInternal},
+		"403": {set: answering(403, "DENIED"), pull: "pull access denied for HOST/x, repository does not exist or may require 'docker login': denied: because", pullIs: errdefs.IsNotFound},
+		"404": {set: answering(404, "MANIFEST_UNKNOWN"), pull: "manifest for X not found: manifest unknown: because", pullIs: errdefs.IsNotFound},
+		"429": {set: answering(429, "TOOMANYREQUESTS", "Retry-After", "3600"), pull: "X: toomanyrequests: because (try again after 3600 s)", pullIs: errdefs.IsResourceExhausted},
+		"500": {set: answering(500, ""), pull: "X: received unexpected HTTP status: 500 Internal Server Error", pullIs: errdefs.IsInternal},
+		"503": {set: answering(503, "", "Retry-After", "3600"), pull: "X: received unexpected HTTP status: 503 Service Unavailable", pullIs: errdefs.IsInternal},
 		"TLS not trusted": {set: func(f *fake) {
 			f.image("x", "latest", picture{layers: []int{5000}})
 			f.Server = httptest.NewTLSServer(f)

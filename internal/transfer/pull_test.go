@@ -93,29 +93,14 @@ func TestRefused(t *testing.T) {
 	broken := func(change func(*ocispec.Manifest)) func(*fake) {
 		return func(f *fake) { f.image("x", "latest", picture{layers: []int{50_000, 60_000}, manifest: change}) }
 	}
-	status := func(code int, name string, header ...string) func(*fake) {
-		return func(f *fake) {
-			f.before = func(w http.ResponseWriter, r *http.Request) bool {
-				for i := 0; i+1 < len(header); i += 2 {
-					w.Header().Set(header[i], header[i+1])
-				}
-				if name == "" {
-					w.WriteHeader(code)
-				} else {
-					sayError(w, code, name, "because")
-				}
-				return true
-			}
-		}
-	}
 	for name, c := range map[string]struct {
 		set  func(*fake)
 		want string
 		kind func(error) bool
 	}{
 		"no such tag":  {func(*fake) {}, "manifest for HOST/x:latest not found: manifest unknown: manifest unknown", errdefs.IsNotFound},
-		"no such name": {status(404, "NAME_UNKNOWN"), "repository HOST/x not found: name unknown: because", errdefs.IsNotFound},
-		"html":         {status(400, ""), "received unexpected HTTP status: 400 Bad Request", errdefs.IsInvalidArgument},
+		"no such name": {answering(404, "NAME_UNKNOWN"), "repository HOST/x not found: name unknown: because", errdefs.IsNotFound},
+		"html":         {answering(400, ""), "received unexpected HTTP status: 400 Bad Request", errdefs.IsInvalidArgument},
 		"schema 1": {func(f *fake) {
 			f.put("x", "latest", []byte(`{"schemaVersion":1,"name":"x","fsLayers":[]}`), "application/vnd.docker.distribution.manifest.v1+prettyjws")
 		}, "HOST/x:latest: manifest .* schema version 1 is no longer supported", errdefs.IsInvalidArgument},
