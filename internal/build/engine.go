@@ -41,6 +41,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 
+	"github.com/wherry-engine/wherry/internal/build/classic"
 	"github.com/wherry-engine/wherry/internal/build/executor"
 	"github.com/wherry-engine/wherry/internal/content"
 )
@@ -62,7 +63,7 @@ type engine struct {
 	active   sync.WaitGroup // builds
 
 	history  *history
-	classics outputs
+	classics classic.Outputs
 	room     *room
 
 	serving sync.Once
@@ -222,7 +223,7 @@ func (e *engine) frontends(workers *worker.Controller) (map[string]frontend.Fron
 	if err != nil {
 		return nil, err
 	}
-	return map[string]frontend.Frontend{"dockerfile.v0": builtin, "gateway.v0": &syntax{Frontend: remote, builtin: builtin}, frontendClassic: forwarder.NewGatewayForwarder(workers.Infos(), e.classicFrontend)}, nil
+	return map[string]frontend.Frontend{"dockerfile.v0": builtin, "gateway.v0": &syntax{Frontend: remote, builtin: builtin}, frontendClassic: forwarder.NewGatewayForwarder(workers.Infos(), e.classics.Frontend)}, nil
 }
 
 // track notes a build; its context ends with the engine.

@@ -22,6 +22,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/wherry-engine/wherry/internal/build/flatten"
 	"github.com/wherry-engine/wherry/internal/image"
 )
 
@@ -87,13 +88,13 @@ func (x *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 		i.push = true
 	}
 	var err error
-	if i.flat, err = squashing(attrs); err != nil {
+	if i.flat, err = flatten.Wanted(attrs); err != nil {
 		return nil, err
 	}
 	if i.flat && i.push {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("an image that is squashed is pushed after it was built")
 	}
-	delete(attrs, optSquash)
+	delete(attrs, flatten.Option)
 	// Naming and unpacking are the image store's business.
 	for _, k := range []exptypes.ImageExporterOptKey{exptypes.OptKeyUnpack, exptypes.OptKeyDanglingPrefix, exptypes.OptKeyDanglingEmptyOnly, exptypes.OptKeyNameCanonical, "danging-name-empty-only", "danging-name-prefix"} {
 		delete(attrs, string(k))
@@ -151,7 +152,7 @@ func (i *imageExport) Export(ctx context.Context, src *exporter.Source, info exp
 		return nil, nil, nil, fmt.Errorf("the image's descriptor: %w", err)
 	}
 	if i.flat {
-		if desc, err = i.squash(ctx, src, desc, resp); err != nil {
+		if desc, err = flatten.Image(ctx, i.images.Content(), src, desc, resp); err != nil {
 			return nil, nil, nil, err
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/auth"
 	"github.com/moby/buildkit/session/upload/uploadprovider"
@@ -15,38 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
-	"github.com/wherry-engine/wherry/internal/build/classic"
 	"github.com/wherry-engine/wherry/internal/build/request"
 )
-
-// outputs are the outputs of the classic builds that run.
-type outputs struct {
-	mu sync.Mutex
-	m  map[string]*classic.Output
-}
-
-func (c *outputs) add(o *classic.Output) string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.m == nil {
-		c.m = map[string]*classic.Output{}
-	}
-	id := identity.NewID()
-	c.m[id] = o
-	return id
-}
-
-func (c *outputs) get(id string) *classic.Output {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.m[id]
-}
-
-func (c *outputs) drop(id string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.m, id)
-}
 
 // ownSession is a session whose client is the engine, for requests that bring
 // files and credentials themselves.

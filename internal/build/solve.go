@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/wherry-engine/wherry/internal/build/flatten"
 	"github.com/wherry-engine/wherry/internal/build/request"
 )
 
@@ -195,7 +196,7 @@ func exporters(r *request.Build) ([]*controlapi.Exporter, error) {
 		if kind != exporterMoby {
 			return nil, errdefs.ErrInvalidArgument.WithMessage("squash is for an image in the engine, not for an output of type " + kind)
 		}
-		attrs[optSquash] = "true"
+		attrs[flatten.Option] = "true"
 	}
 	return []*controlapi.Exporter{{Type: kind, Attrs: attrs}}, nil
 }

@@ -1,4 +1,4 @@
-package build
+package flatten
 
 import (
 	"context"
@@ -17,21 +17,20 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/archive"
-	"github.com/wherry-engine/wherry/internal/build/flatten"
+	"github.com/wherry-engine/wherry/internal/content"
 )
 
-// optSquash asks the engine's exporter for one layer on top of the parent's.
-const optSquash = "squash"
+// Option asks the engine's exporter for one layer on top of the parent's.
+const Option = "squash"
 
-// squash replaces what a build put on its parent by one layer, as the classic
+// Image replaces what a build put on its parent by one layer, as the classic
 // builder's --squash does: the history keeps the steps, as steps without a
 // layer, and says at its end what was merged. resp is what BuildKit's exporter
 // answered, and is changed to the new image.
-func (i *imageExport) squash(ctx context.Context, src *exporter.Source, target ocispec.Descriptor, resp map[string]string) (ocispec.Descriptor, error) {
+func Image(ctx context.Context, store *content.Store, src *exporter.Source, target ocispec.Descriptor, resp map[string]string) (ocispec.Descriptor, error) {
 	if images.IsIndexType(target.MediaType) {
 		return target, errdefs.ErrInvalidArgument.WithMessage("--squash makes an image for one platform, without attestations")
 	}
-	store := i.images.Content()
 	b, err := store.Read(ctx, target.Digest, 8<<20)
 	if err != nil {
 		return target, err
@@ -62,7 +61,7 @@ func (i *imageExport) squash(ctx context.Context, src *exporter.Source, target o
 	if keep > len(m.Layers) || len(m.Layers)-keep < 2 {
 		return target, nil // there is nothing to merge
 	}
-	layer, err := i.merge(ctx, m.Layers[keep:])
+	layer, err := merged(ctx, store, m.Layers[keep:])
 	if err != nil {
 		return target, fmt.Errorf("squash: %w", err)
 	}
@@ -112,9 +111,9 @@ func parentName(parent ocispec.Image, layers int) string {
 	return parent.RootFS.DiffIDs[layers-1].String()
 }
 
-// merge stores one layer made of several.
-func (i *imageExport) merge(ctx context.Context, layers []ocispec.Descriptor) (ocispec.Descriptor, error) {
-	var open []flatten.Layer
+// merged stores one layer made of several.
+func merged(ctx context.Context, store *content.Store, layers []ocispec.Descriptor) (ocispec.Descriptor, error) {
+	var open []Layer
 	var closers []io.Closer
 	defer func() {
 		for _, c := range closers {
@@ -122,12 +121,12 @@ func (i *imageExport) merge(ctx context.Context, layers []ocispec.Descriptor) (o
 		}
 	}()
 	for _, d := range layers {
-		ra, err := i.images.Content().Open(ctx, d.Digest)
+		ra, err := store.Open(ctx, d.Digest)
 		if err != nil {
 			return ocispec.Descriptor{}, err
 		}
 		closers = append(closers, ra)
-		var l flatten.Layer = ra
+		var l Layer = ra
 		if how, err := images.DiffCompression(ctx, d.MediaType); err != nil || how != "" {
 			// A push has compressed it; what is read at any place must be plain.
 			f, err := unpacked(io.NewSectionReader(ra, 0, ra.Size()))
@@ -140,9 +139,9 @@ func (i *imageExport) merge(ctx context.Context, layers []ocispec.Descriptor) (o
 		open = append(open, l)
 	}
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(flatten.Merge(w, open)) }()
+	go func() { w.CloseWithError(Merge(w, open)) }()
 	defer r.Close()
-	d, _, err := i.images.Content().Write(ctx, r, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer})
+	d, _, err := store.Write(ctx, r, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer})
 	return d, err
 }
 
@@ -176,15 +175,15 @@ func unpacked(r io.Reader) (plain, error) {
 	return plain{f, n}, nil
 }
 
-// squashing reads the option.
-func squashing(attrs map[string]string) (bool, error) {
-	v := attrs[optSquash]
+// Wanted reads the option.
+func Wanted(attrs map[string]string) (bool, error) {
+	v := attrs[Option]
 	if v == "" {
 		return false, nil
 	}
 	on, err := strconv.ParseBool(v)
 	if err != nil {
-		return false, errdefs.ErrInvalidArgument.WithMessage("non-bool value specified for " + optSquash)
+		return false, errdefs.ErrInvalidArgument.WithMessage("non-bool value specified for " + Option)
 	}
 	return on, nil
 }
