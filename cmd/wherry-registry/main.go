@@ -73,7 +73,7 @@ func collect() *cobra.Command {
 	cmd := &cobra.Command{Use: "garbage-collect [CONFIG.YML]", Short: "Remove what no image needs; the server must not run", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file(&o, args)
-			return registry.Collect(cmd.Context(), o, dryRun, untagged)
+			return registry.Collect(cmd.Context(), o, dryRun, untagged, cmd.OutOrStdout())
 		}}
 	f := cmd.Flags()
 	f.StringVar(&o.Data, "data", "", "Directory of the images (default \"/var/lib/registry\")")

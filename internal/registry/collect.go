@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
+	"github.com/distribution/distribution/v3/registry/storage"
+	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/registry/sweep"
@@ -56,6 +59,9 @@ func remembers(c *configuration.Configuration) bool {
 	return cache["blobdescriptor"] == "redis" || cache["layerinfo"] == "redis"
 }
 
+// errInUse tells what to do about it; Collect has other words.
+var errInUse = errors.New("several can share a directory if all are served with --gc off")
+
 // lockFile lies in the directory of the images. Whoever collects holds it
 // alone, other servers share it.
 const lockFile = ".wherry-registry.lock"
@@ -87,7 +93,7 @@ func claim(c *configuration.Configuration, alone bool) (release func(), err erro
 	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s is in use by another wherry-registry (several can share a directory if all are served with --gc off)", dir)
+			return nil, fmt.Errorf("%s is in use by another wherry-registry: %w", dir, errInUse)
 		}
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
@@ -123,3 +129,67 @@ func keepClean(ctx context.Context, l *sweep.Ledger, grace time.Duration) {
 
 // DefaultGrace is how long a blob may be without a manifest.
 const DefaultGrace = time.Hour
+
+// Collect removes the blobs that no manifest refers to, and with untagged also
+// the manifests that no tag leads to. With dryRun it only writes to out what
+// would go. No server may write meanwhile: for a directory that is checked, for
+// another storage a warning says so.
+func Collect(ctx context.Context, o Options, dryRun, untagged bool, out io.Writer) error {
+	c, err := settings(o)
+	if err != nil {
+		return err
+	}
+	if c.Proxy.RemoteURL != "" {
+		return errors.New("a cache of another registry removes what is old by itself (proxy.ttl): there is nothing to collect")
+	}
+	if remembers(c) && !dryRun {
+		return errors.New("the Redis of storage.cache would go on telling of blobs that were removed: collect with a configuration without storage.cache, and empty that Redis before the server starts again")
+	}
+	release, err := claim(c, true)
+	if errors.Is(err, errInUse) {
+		return fmt.Errorf("%v is served by a wherry-registry: stop it first, or let it collect by itself (serve --gc on)", c.Storage.Parameters()["rootdirectory"])
+	}
+	if err != nil {
+		return err
+	}
+	defer release()
+	if c.Storage.Type() != "filesystem" && !dryRun {
+		slog.Warn("nobody can tell whether a server writes to this storage: what it is given meanwhile may be removed", "storage", c.Storage.Type())
+	}
+	driver, err := factory.Create(ctx, c.Storage.Type(), c.Storage.Parameters())
+	if err != nil {
+		return err
+	}
+	r, err := storage.NewRegistry(ctx, driver)
+	if err != nil {
+		return err
+	}
+	l := sweep.New(r, driver)
+	if err := l.Load(ctx); err != nil {
+		return err
+	}
+	if untagged {
+		list, err := l.Untagged(ctx)
+		if err != nil {
+			return err
+		}
+		for _, m := range list {
+			if dryRun {
+				fmt.Fprintf(out, "manifest eligible for deletion: %s@%s\n", m.Repository, m.Digest)
+			}
+			if err := l.RemoveManifest(ctx, m, dryRun); err != nil {
+				return err
+			}
+		}
+	}
+	if dryRun {
+		list := l.Idle(0)
+		for _, d := range list {
+			fmt.Fprintf(out, "blob eligible for deletion: %s\n", d)
+		}
+		fmt.Fprintf(out, "%d blobs eligible for deletion\n", len(list))
+		return nil
+	}
+	_, err = l.Sweep(ctx, 0)
+	return err
+}

@@ -30,7 +30,7 @@ type server struct {
 
 func serve(t *testing.T, o Options) *server {
 	t.Helper()
-	if o.Data == "" {
+	if o.Data == "" && o.File == "" {
 		o.Data = t.TempDir()
 	}
 	c, err := settings(o)

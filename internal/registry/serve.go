@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,9 +18,7 @@ import (
 	"github.com/distribution/distribution/v3/health"
 	"github.com/distribution/distribution/v3/registry/handlers"
 	registrymiddleware "github.com/distribution/distribution/v3/registry/middleware/registry"
-	"github.com/distribution/distribution/v3/registry/storage"
 	"github.com/distribution/distribution/v3/registry/storage/driver"
-	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
 	"github.com/docker/go-metrics"
 	"github.com/sirupsen/logrus"
 
@@ -194,31 +191,4 @@ func tlsConfig(c *configuration.Configuration) (*tls.Config, error) {
 		}
 	}
 	return conf, nil
-}
-
-// Collect removes the blobs that no manifest refers to, and with untagged the
-// manifests that no tag refers to. No server may write meanwhile.
-func Collect(ctx context.Context, o Options, dryRun, untagged bool) error {
-	c, err := settings(o)
-	if err != nil {
-		return err
-	}
-	release, err := claim(c, true)
-	if err != nil {
-		return err
-	}
-	defer release()
-	driver, err := factory.Create(ctx, c.Storage.Type(), c.Storage.Parameters())
-	if err != nil {
-		return err
-	}
-	r, err := storage.NewRegistry(ctx, driver)
-	if err != nil {
-		return err
-	}
-	err = storage.MarkAndSweep(ctx, driver, r, storage.GCOpts{DryRun: dryRun, RemoveUntagged: untagged, Quiet: !dryRun})
-	if errors.Is(err, context.Canceled) {
-		return context.Cause(ctx)
-	}
-	return err
 }
