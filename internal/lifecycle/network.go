@@ -79,7 +79,8 @@ func (l *launcher) attach(ctx context.Context, c *container.Container, n *networ
 	c.Lock()
 	c.Networks, c.Ports, c.SandboxID = s.Endpoints, s.Ports, s.ID
 	c.Unlock()
-	return nil
+	r := c.Snapshot()
+	return l.files.Open(&r)
 }
 
 // release wires the network of a process that waits for it, runs the hooks of

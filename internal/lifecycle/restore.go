@@ -161,6 +161,7 @@ func (e restorer) adopt(ctx context.Context, c *container.Container, p supervise
 	if r := c.Snapshot(); len(r.Networks) > 0 { // unlocked: the network asks for the container's name
 		warn("adopt network", c.ID, e.networks.Adopt(c.ID, r.Networks, p.PID, r.HostConfig.DNS))
 		warn("adopt ports", c.ID, e.networks.AdoptPorts(c.ID, r.Ports))
+		warn("adopt links", c.ID, e.files.Open(&r))
 	}
 	c.Lock()
 	defer c.Unlock()

@@ -57,6 +57,7 @@ type box struct {
 	door      door                                 // where its published ports lead now
 	ports     network.PortMap                      // what is published now
 	asked     network.PortMap                      // what is to be, with what was chosen
+	leaving   bool                                 // its addresses are about to be somebody else's
 }
 
 // Open brings up what the configuration asks for: the default bridge, the
@@ -301,6 +302,11 @@ func (m *Manager) AdoptPorts(containerID string, ports network.PortMap) error {
 // Release gives back what the container held. The links go with its namespace,
 // which nobody waits for. A container that holds nothing is no error.
 func (m *Manager) Release(_ context.Context, containerID string) error {
+	m.mu.Lock()
+	if b := m.boxes[containerID]; b != nil {
+		b.leaving = true
+	}
+	m.mu.Unlock()
 	err := m.ports.unpublish(containerID)
 	m.mu.Lock()
 	defer m.mu.Unlock()

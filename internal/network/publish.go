@@ -33,7 +33,8 @@ type published struct {
 	mu     sync.Mutex
 	table  *portmap.Table
 	leases map[string][]*portmap.Lease       // by container id
-	rules  map[string][]firewall.Publication // by container id; "" for those of an earlier engine
+	rules  map[string][]firewall.Publication // by container id, or by link; "" for those of an earlier engine
+	links  map[string][]string               // keys of rules, by the ids of a link's ends
 	six    func() bool                       // the host can listen on IPv6
 
 	warnings []string // what stands in the way of containers' traffic
@@ -43,7 +44,7 @@ type published struct {
 func newPublished(cfg *Config, nf *nft.Conn, rt *rtnl.Conn, state func() firewall.State) *published {
 	return &published{
 		cfg: cfg, nf: nf, rt: rt, state: state,
-		table: portmap.New(), leases: map[string][]*portmap.Lease{}, rules: map[string][]firewall.Publication{},
+		table: portmap.New(), leases: map[string][]*portmap.Lease{}, rules: map[string][]firewall.Publication{}, links: map[string][]string{},
 		six: sync.OnceValue(listensIPv6),
 	}
 }
@@ -389,8 +390,11 @@ func forgetFlows(lists ...[]firewall.Publication) error {
 	var udp []uint16
 	for _, list := range lists {
 		for _, p := range list {
-			if p.Proto == "udp" && p.HostPort != 0 {
+			switch {
+			case p.Proto == "udp" && p.HostPort != 0:
 				udp = append(udp, p.HostPort)
+			case p.Proto == "udp" && p.From.IsValid():
+				udp = append(udp, p.Port)
 			}
 		}
 	}
@@ -407,7 +411,7 @@ func (p *published) unpublish(containerID string) error {
 	delete(p.leases, containerID)
 	p.mu.Unlock()
 	// The rules first: nobody else can take the port before they are gone.
-	err := p.setRules(containerID, nil)
+	err := errors.Join(p.setRules(containerID, nil), p.unlink(containerID))
 	for _, l := range leases {
 		l.Close()
 	}

@@ -42,8 +42,8 @@ func (f *Files) CheckLinks(h *apicontainer.HostConfig, endpoints map[string]*api
 	if len(h.Links) == 0 {
 		return nil
 	}
-	if n, err := f.networks.Inspect(apinetwork.NetworkBridge, false); err == nil && n.Options["com.docker.network.bridge.enable_icc"] == "false" {
-		return errdefs.ErrNotImplemented.WithMessage("links on a default network whose containers do not reach each other (--icc=false) are not served by this version of wherryd; put both containers on a network of their own")
+	if _, err := f.linkage.Apart(); err != nil {
+		return err
 	}
 	resolved := make([]string, len(h.Links))
 	for i, l := range h.Links {
@@ -147,6 +147,36 @@ func (f *Files) Environment(r *container.Record) []string {
 	return out
 }
 
+// Open opens the ports of links, from and to a container that is on its
+// networks now, on a default network that keeps containers apart.
+func (f *Files) Open(r *container.Record) error {
+	if apart, err := f.linkage.Apart(); !apart || err != nil {
+		return nil // links that are not served have been refused
+	}
+	var failed []error
+	for _, p := range f.links(r) {
+		failed = append(failed, f.linkage.Link(r.ID, p.ID, p.Config.ExposedPorts))
+	}
+	if f.isTarget(r.ID) {
+		for _, holder := range f.holders(r.ID) {
+			failed = append(failed, f.linkage.Link(holder.ID, r.ID, r.Config.ExposedPorts))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// holders are the running containers with a link to one.
+func (f *Files) holders(target string) []container.Record {
+	var out []container.Record
+	for _, c := range f.containers.All() {
+		r := c.Snapshot()
+		if r.State.Running && slices.ContainsFunc(r.Links(), func(l container.Link) bool { return l.Target == target }) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
 func (f *Files) note(target string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -177,21 +207,21 @@ func (f *Files) Follow(id string) error {
 	if !f.isTarget(id) {
 		return nil
 	}
-	var failed []error
-	for _, c := range f.containers.All() {
-		r := c.Snapshot()
-		if !r.State.Running {
+	other, err := f.containers.Get(id)
+	if err != nil {
+		return nil
+	}
+	o := other.Snapshot()
+	failed := []error{f.Open(&o)} // again: who was about to start has started
+	for _, r := range f.holders(id) {
+		c, err := f.containers.Get(r.ID)
+		if err != nil {
 			continue
 		}
 		for _, l := range r.Links() {
 			if l.Target != id {
 				continue
 			}
-			other, err := f.containers.Get(id)
-			if err != nil {
-				return nil
-			}
-			o := other.Snapshot()
 			stale := []string{strings.Join(hostNames(&o, l.Alias), " ")}
 			is, err := f.hosts(&r)
 			if err == nil {
@@ -238,9 +268,23 @@ func (f *Files) Unlink(ref string) error {
 	if err != nil || !after.State.Running {
 		return err
 	}
+	if err := f.close(&before, &after); err != nil {
+		return err
+	}
 	is, err := f.hosts(&after)
 	if err != nil {
 		return err
 	}
 	return revise(filepath.Join(c.Dir(), "hosts"), func(now []byte) []byte { return amend(now, was, is, nil) })
+}
+
+// close closes the ports of links that a container had and has no more.
+func (f *Files) close(before, after *container.Record) error {
+	var failed []error
+	for _, l := range before.Links() {
+		if !slices.ContainsFunc(after.Links(), func(k container.Link) bool { return k.Target == l.Target }) {
+			failed = append(failed, f.linkage.Unlink(after.ID, l.Target))
+		}
+	}
+	return errors.Join(failed...)
 }

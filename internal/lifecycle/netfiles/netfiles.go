@@ -35,6 +35,7 @@ type Config struct {
 type Files struct {
 	cfg        Config
 	networks   *network.Manager
+	linkage    network.Links
 	containers *container.Store
 
 	mu     sync.Mutex
@@ -43,7 +44,7 @@ type Files struct {
 
 // New joins the parts.
 func New(cfg Config, n *network.Manager, c *container.Store) *Files {
-	return &Files{cfg: cfg, networks: n, containers: c}
+	return &Files{cfg: cfg, networks: n, linkage: network.Links{Manager: n}, containers: c}
 }
 
 // Write makes the files of a container that is about to start; own gives each

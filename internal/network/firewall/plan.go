@@ -42,6 +42,7 @@ type Publication struct {
 	Proto    string     // tcp, udp, sctp
 	HostIP   netip.Addr // unspecified: every address of the host
 	HostPort uint16     // 0: the port is open at the container's own address
+	From     netip.Addr // valid: the port is open for this neighbour alone, which is linked to the container
 	IP       netip.Addr
 	Port     uint16
 }
@@ -70,13 +71,16 @@ var (
 	setOpen  = [2]string{"open", "open6"}                 // the container's address . protocol . port
 )
 
+// setLinked changes likewise; links are IPv4's.
+const setLinked = "linked" // who . the container's address . protocol . port
+
 // live lists them.
 func live() []string {
 	var out []string
 	for f := range 2 {
 		out = append(out, mapAny[f], mapBound[f], setOpen[f])
 	}
-	return out
+	return append(out, setLinked)
 }
 
 // The words of the families.
@@ -95,12 +99,15 @@ func Plan(s State) *nft.Table {
 func sets(s State) []nft.Set {
 	bridges := nft.Set{Name: "bridges", Key: []nft.Type{nft.IfName}}
 	peers := nft.Set{Name: "peers", Key: []nft.Type{nft.IfName, nft.IfName}}
+	apart := nft.Set{Name: "apart", Key: []nft.Type{nft.IfName, nft.IfName}}
 	internal := nft.Set{Name: "internal", Key: []nft.Type{nft.IfName}}
 	trusted := nft.Set{Name: "trusted", Key: []nft.Type{nft.IfName, nft.IfName}}
 	for _, n := range s.Networks {
 		add(&bridges, n.Bridge)
 		if n.ICC {
 			add(&peers, n.Bridge, n.Bridge)
+		} else {
+			add(&apart, n.Bridge, n.Bridge)
 		}
 		if n.Internal {
 			add(&internal, n.Bridge)
@@ -109,11 +116,17 @@ func sets(s State) []nft.Set {
 			add(&trusted, link, n.Bridge)
 		}
 	}
-	out := []nft.Set{bridges, peers, internal, trusted}
+	out := []nft.Set{bridges, peers, apart, internal, trusted}
 	for f := range 2 {
 		out = append(out, family(s, f)...)
 	}
-	return out
+	linked := nft.Set{Name: setLinked, Key: []nft.Type{nft.IPv4, nft.IPv4, nft.Proto, nft.Service}}
+	for _, p := range s.Publications {
+		if name, e := p.element(); name == setLinked {
+			linked.Elements = append(linked.Elements, e)
+		}
+	}
+	return append(out, linked)
 }
 
 // family has the sets of an address family.
@@ -169,6 +182,9 @@ func (p Publication) element() (string, nft.Element) {
 		f = 1
 	}
 	own := strconv.Itoa(int(p.Port))
+	if p.From.IsValid() {
+		return setLinked, nft.Element{Key: []string{p.From.String(), p.IP.String(), p.Proto, own}}
+	}
 	if p.HostPort == 0 {
 		return setOpen[f], nft.Element{Key: []string{p.IP.String(), p.Proto, own}}
 	}
@@ -270,6 +286,8 @@ func chains(s State) []nft.Chain {
 func inward() nft.Chain {
 	c := nft.Chain{Name: "inward", Rules: []nft.Rule{
 		nft.R(nft.Translated(), nft.Accept()).Because("published ports"),
+		nft.R(nft.Among("apart", nft.In(), nft.Out()), nft.Among(setLinked, nft.Source(), nft.Dest(), nft.L4Proto(), nft.DestPort()), nft.Accept()),
+		nft.R(nft.Among("apart", nft.In(), nft.Out()), nft.Drop()),
 	}}
 	for f := range 2 {
 		open := nft.Among(setOpen[f], dest[f](), nft.L4Proto(), nft.DestPort())
@@ -331,10 +349,15 @@ func publication(set string, e nft.Element) (Publication, bool) {
 		return p, false
 	}
 	var at netip.Addr
-	if len(k) == 3 {
-		if at, err = netip.ParseAddr(k[0]); err != nil {
+	if len(k) >= 3 {
+		if at, err = netip.ParseAddr(k[len(k)-3]); err != nil {
 			return p, false
 		}
+	}
+	if set == setLinked {
+		p.From, err = netip.ParseAddr(k[0])
+		p.IP, p.Port = at, uint16(port)
+		return p, err == nil && len(k) == 4
 	}
 	if set == setOpen[0] || set == setOpen[1] {
 		p.IP, p.Port = at, uint16(port)

@@ -52,6 +52,7 @@ var states = map[string]State{
 			{Proto: "udp", HostIP: ip("0.0.0.0"), HostPort: 53, IP: ip("172.18.0.2"), Port: 5353},
 			{Proto: "tcp", HostIP: ip("127.0.0.1"), HostPort: 8080, IP: ip("172.18.0.3"), Port: 80},
 			{Proto: "sctp", HostIP: ip("192.0.2.7"), HostPort: 9, IP: ip("172.18.0.3"), Port: 9},
+			{Proto: "udp", From: ip("10.9.0.2"), IP: ip("10.9.0.3"), Port: 53},
 		},
 	},
 	"dual": {

@@ -88,6 +88,9 @@ func (b *Host) OpenDefault() error {
 		if err := b.setAddresses(n, link, wanted, true); err != nil {
 			return err
 		}
+		if err := b.standIn(link.Name); err != nil {
+			return err
+		}
 	}
 	bind := "0.0.0.0"
 	if b.cfg.DefaultBindIP.IsValid() {
@@ -133,6 +136,20 @@ func (b *Host) openFamily(n *Segment, f Family, addr netip.Prefix) error {
 	}
 	n.IPAM.Config = append(n.IPAM.Config, c)
 	return n.serve(f, c, addr.Addr(), gateway)
+}
+
+// standIn lets the host answer for the containers of a default bridge whose
+// ports are kept apart: what they send each other comes to the rules, which
+// know who is linked.
+func (b *Host) standIn(bridge string) error {
+	value := "0"
+	if !b.cfg.ICC {
+		value = "1"
+		if err := rtnl.WriteSysctl("net/ipv4/neigh/"+bridge+"/proxy_delay", "0"); err != nil {
+			return err
+		}
+	}
+	return rtnl.WriteSysctl("net/ipv4/conf/"+bridge+"/proxy_arp_pvlan", value)
 }
 
 // AliasPrefix marks our default bridges; the engine's data root follows.
