@@ -31,9 +31,6 @@ func (n *liveUpdate) flags(cmd *cobra.Command) {
 	f.Var(&n.unpublish, "publish-rm", "Publish a port of the host no more ([ip:]port[:container-port][/proto])")
 	f.Var(&n.aliasAdd, "network-alias-add", "Add a network-scoped alias ([network=]alias)")
 	f.Var(&n.aliasRm, "network-alias-rm", "Remove a network-scoped alias ([network=]alias)")
-	for _, name := range liveFlags {
-		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions) // the flags were made above
-	}
 }
 
 // alone reports whether nothing else is to be updated.

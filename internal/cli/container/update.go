@@ -97,5 +97,6 @@ func NewUpdate(sh *shell.Shell) *cobra.Command {
 	f.Int64Var(&pids, "pids-limit", 0, "Limit on the number of processes (-1 for unlimited)")
 	f.StringVar(&restart, "restart", "", "Restart policy for when the container exits")
 	live.flags(cmd)
+	completeLive(sh, cmd)
 	return cmd
 }
