@@ -64,6 +64,10 @@ func OpenDriver(root, name string) (*Driver, error) {
 	}
 	switch name {
 	case Overlay2:
+		if c := strings.IndexAny(root, `,:\`); c >= 0 {
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
+				"storage driver overlay2 does not work in %q: there must be no %q in the name of the data root; use another --data-root, a symbolic link to this one, or --storage-driver=vfs", root, root[c]))
+		}
 		if err := overlayutils.Supported(root); err != nil {
 			return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
 				"storage driver overlay2 does not work in %s (%v): --storage-driver=vfs works everywhere, with a full copy of the image for each container", root, err))
