@@ -63,5 +63,9 @@ func (c *Outputs) Frontend(ctx context.Context, gw client.Client) (*client.Resul
 	if err := out.Plan(src.Data, opts["target"]); err != nil {
 		return nil, err
 	}
-	return dockerfile.Build(ctx, gw)
+	ready, err := withoutExcluded(ctx, gw, ui)
+	if err != nil {
+		return nil, err
+	}
+	return dockerfile.Build(ctx, ready)
 }
