@@ -512,7 +512,7 @@ func listsReferrers(t *testing.T) {
 	// Those that a client of before listed under a tag are included.
 	old := serve(t, Options{Data: t.TempDir()})
 	old.blob("x", []byte(`{}`))
-	old.front.proxy = true // as a registry without the API took them
+	old.front.upstream = &upstream{} // as a registry without the API took them
 	m, r := old.manifest("x", "", ocispec.Manifest{Config: config, Subject: &subject, ArtifactType: "application/old"})
 	if r.Header.Get("OCI-Subject") != "" {
 		t.Error("the registry of before knows subjects")
@@ -522,7 +522,7 @@ func listsReferrers(t *testing.T) {
 		t.Fatal(err)
 	}
 	old.document("x", "sha256-"+subject.Digest.Encoded(), ocispec.MediaTypeImageIndex, b)
-	old.front.proxy = false
+	old.front.upstream = nil
 	s = old
 	m.ArtifactType = "application/old"
 	got, _ = list("")

@@ -33,7 +33,7 @@ type front struct {
 	registry distribution.Namespace
 	driver   driver.StorageDriver
 	ledger   *sweep.Ledger // nil without online collection
-	proxy    bool          // a cache: it stores what another registry has
+	upstream *upstream     // of a cache: the registry whose images it stores
 
 	mu sync.Mutex // held while a referrer's record is written or thrown away
 }
@@ -50,7 +50,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.TrimPrefix(r.URL.Path, strings.TrimSuffix(f.prefix, "/"))
 	a := &answer{ResponseWriter: w}
 	defer a.end()
-	if m := referrerPath.FindStringSubmatch(path); m != nil && !f.proxy {
+	if m := referrerPath.FindStringSubmatch(path); m != nil {
 		f.referrers(a, r, m[1], m[2])
 		return
 	}
@@ -183,7 +183,7 @@ func (f *front) put(a *answer, r *http.Request, name string, self digest.Digest,
 	if f.ledger != nil {
 		f.ledger.Put(ctx, name, self, doc.refers())
 	}
-	if doc.Subject == nil || doc.Subject.Digest.Validate() != nil || f.proxy {
+	if doc.Subject == nil || doc.Subject.Digest.Validate() != nil || f.upstream != nil {
 		return nil
 	}
 	kind := doc.MediaType

@@ -67,8 +67,25 @@ func (f *front) referrers(a *answer, r *http.Request, name, ref string) {
 	if !f.mayPull(a, r, name) {
 		return
 	}
-	list, err := f.referrersOf(r.Context(), name, subject)
-	if err != nil {
+	find := f.referrersOf
+	if f.upstream != nil {
+		find = func(ctx context.Context, name string, subject digest.Digest) ([]ocispec.Descriptor, error) {
+			return f.cached(ctx, r, name, subject)
+		}
+	}
+	list, err := find(r.Context(), name, subject)
+	var said *statusError
+	switch {
+	case errors.As(err, &said) && said.status == http.StatusTooManyRequests:
+		if said.retryAfter != "" {
+			a.Header().Set("Retry-After", said.retryAfter)
+		}
+		a.refuse(http.StatusTooManyRequests, "TOOMANYREQUESTS", err.Error())
+		return
+	case err != nil && f.upstream != nil:
+		a.refuse(http.StatusBadGateway, "UNKNOWN", err.Error())
+		return
+	case err != nil:
 		a.refuse(http.StatusInternalServerError, "UNKNOWN", err.Error())
 		return
 	}
@@ -215,11 +232,7 @@ func (f *front) forget(ctx context.Context, manifests distribution.ManifestServi
 // tagged adds the referrers that clients without the API have listed in the
 // index under the tag <algorithm>-<hex>.
 func tagged(ctx context.Context, repo distribution.Repository, manifests distribution.ManifestService, subject digest.Digest, found map[digest.Digest]ocispec.Descriptor) error {
-	tag := hyphened(subject)
-	if len(tag) > 128 {
-		tag = tag[:128]
-	}
-	at, err := repo.Tags(ctx).Get(ctx, tag)
+	at, err := repo.Tags(ctx).Get(ctx, fallbackTag(subject))
 	if err != nil {
 		return nil //nolint:nilerr // there is none
 	}
@@ -245,4 +258,71 @@ func tagged(ctx context.Context, repo distribution.Repository, manifests distrib
 		}
 	}
 	return nil
+}
+
+// cached lists the upstream's referrers. An upstream without that address has
+// them under the tag, if anywhere. What it said is kept for when it is away, in
+//
+//	/docker/registry/v2/repositories/<name>/_referrers/<subject>/upstream
+func (f *front) cached(ctx context.Context, r *http.Request, name string, subject digest.Digest) ([]ocispec.Descriptor, error) {
+	if _, err := reference.WithName(name); err != nil {
+		return nil, nil // it cannot have any
+	}
+	file := path.Join(referrerDir(name, subject), "upstream")
+	list, err := f.upstream.referrers(ctx, name, subject)
+	var said *statusError
+	if errors.As(err, &said) && (said.status == http.StatusNotFound || said.status == http.StatusMethodNotAllowed || said.status == http.StatusBadRequest) {
+		list, err = f.underTag(r, name, subject)
+	}
+	if err != nil {
+		b, missing := f.driver.GetContent(ctx, file)
+		if missing != nil || json.Unmarshal(b, &list) != nil {
+			return nil, err
+		}
+		return list, nil
+	}
+	slices.SortFunc(list, func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Digest, b.Digest) })
+	list = slices.CompactFunc(list, func(a, b ocispec.Descriptor) bool { return a.Digest == b.Digest })
+	if len(list) == 0 {
+		if err := f.driver.Delete(ctx, file); err != nil && !errors.As(err, new(driver.PathNotFoundError)) {
+			return nil, err
+		}
+		return list, nil
+	}
+	b, err := json.Marshal(list)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return list, f.driver.PutContent(ctx, file, b)
+}
+
+// underTag reads the index under the tag that stands for the digest, through
+// the cache.
+func (f *front) underTag(r *http.Request, name string, subject digest.Digest) ([]ocispec.Descriptor, error) {
+	probe := r.Clone(r.Context())
+	probe.Method, probe.Body = http.MethodGet, http.NoBody
+	probe.URL = &url.URL{Path: path.Join(f.prefix, "/v2", name, "manifests", fallbackTag(subject))}
+	probe.RequestURI = probe.URL.RequestURI()
+	probe.Header.Set("Accept", ocispec.MediaTypeImageIndex)
+	said := &notes{header: http.Header{}, code: http.StatusOK}
+	f.app.ServeHTTP(said, probe)
+	switch {
+	case said.code == http.StatusOK:
+		list, err := descriptors(said.body.Bytes())
+		if err != nil {
+			return nil, nil //nolint:nilerr // some image has a strange tag
+		}
+		return list, nil
+	case said.code/100 == 4 && said.code != http.StatusTooManyRequests:
+		return nil, nil
+	}
+	return nil, &statusError{said.code, said.header.Get("Retry-After")}
+}
+
+// fallbackTag is where clients keep referrers in a registry without the API.
+func fallbackTag(subject digest.Digest) string {
+	algorithm, encoded := subject.Algorithm().String(), subject.Encoded()
+	return algorithm[:min(len(algorithm), 32)] + "-" + encoded[:min(len(encoded), 64)]
 }

@@ -128,7 +128,13 @@ func open(ctx context.Context, o Options, c *configuration.Configuration) (_ *fr
 	if release, err = claim(c, collect); err != nil {
 		return nil, nil, nil, err
 	}
-	f := &front{prefix: c.HTTP.Prefix, proxy: c.Proxy.RemoteURL != ""}
+	f := &front{prefix: c.HTTP.Prefix}
+	if c.Proxy.RemoteURL != "" {
+		if f.upstream, err = newUpstream(c.Proxy); err != nil {
+			release()
+			return nil, nil, nil, err
+		}
+	}
 	app, err := newApp(ctx, c, f)
 	if err != nil {
 		release()
