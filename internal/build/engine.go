@@ -194,7 +194,7 @@ func (e *engine) workerOptions(root string) (base.WorkerOpt, error) {
 	return base.WorkerOpt{
 		ID: id, Root: root, MetadataStore: md, Executor: e.exec,
 		Labels:          labels,
-		Snapshotter:     ctdsnapshot.NewSnapshotter(driver, layers{store.Snapshotter(driver), images.Snapshots()}, content.Namespace, nil),
+		Snapshotter:     e.exec.Layers(ctdsnapshot.NewSnapshotter(driver, layers{store.Snapshotter(driver), images.Snapshots()}, content.Namespace, nil)),
 		ContentStore:    contents,
 		Applier:         applier{apply.NewFileSystemApplier(contents)},
 		Differ:          walking.NewWalkingDiff(contents),

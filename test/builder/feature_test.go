@@ -67,6 +67,24 @@ COPY --from=s /first /first
 	if out, code := client(t, e, nil, nil, harness.Binary("wherry"), "build", "--progress", "plain", dir); code != 0 {
 		t.Errorf("a shared cache mount: exit %d\n%s", code, out)
 	}
+	// For reading first, and then for writing; what is bound of an image has its owners.
+	dir = files(t, map[string]string{"Dockerfile": `FROM busybox AS owned
+RUN touch /bin/mine && chown 7:8 /bin/mine
+FROM busybox
+RUN --mount=type=cache,id=ro,from=owned,source=/bin,target=/c,ro ! touch /c/x && stat -c "%u:%g" /c/mine > /seen
+RUN --mount=type=cache,id=ro,from=owned,source=/bin,target=/c touch /c/x && chown 5 /c/x
+RUN --mount=type=cache,id=ro,from=owned,source=/bin,target=/c,ro --mount=type=bind,from=owned,target=/b stat -c "%u:%g" /c/x /b/bin/mine /b/bin/busybox >> /seen
+RUN test "$(echo $(cat /seen))" = "7:8 5:0 7:8 0:0"
+`})
+	if out, code := client(t, e, nil, nil, harness.Binary("wherry"), "build", "--progress", "plain", "-t", "bound", dir); code != 0 {
+		t.Errorf("a cache mount for reading: exit %d\n%s", code, out)
+	}
+	if out, code := client(t, e, nil, nil, harness.Binary("wherry"), "build", "--progress", "plain", "-t", "owned", "--target", "owned", dir); code != 0 {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+	if out := inside(t, e, "owned", "stat", "-c", "%u:%g", "/bin/mine"); out != "7:8\n" {
+		t.Errorf("a layer that was bound: %q", out)
+	}
 	for text, want := range map[string]string{
 		"FROM busybox\nRUN --network=host true\n": "cannot share the host's network namespace when user namespaces are enabled",
 	} {

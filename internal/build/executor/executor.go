@@ -63,8 +63,8 @@ type Config struct {
 type Executor struct {
 	cfg      Config
 	init     *os.File
-	owners   *sandbox.Owners // nil without userns-remap
-	overlays overlays
+	owners   *sandbox.Owners     // nil without userns-remap
+	overlays string              // where those with mapped owners are mounted; "" without userns-remap
 	devices  *cdidevices.Manager // nil without specifications
 	filters  seccomp.Cache
 
@@ -86,6 +86,9 @@ func New(c Config) (*Executor, error) {
 		if e.owners, err = sandbox.NewOwners(init, ranges(c.UIDs), ranges(c.GIDs)); err != nil {
 			return nil, errors.Join(err, init.Close())
 		}
+		if e.overlays, err = os.MkdirTemp("", "mapped"); err != nil {
+			return nil, errors.Join(err, e.Close())
+		}
 	}
 	if cache, err := c.CDI.Cache(); err == nil {
 		e.devices = cdidevices.NewManager(cache, nil)
@@ -100,7 +103,7 @@ func (e *Executor) Devices() *cdidevices.Manager { return e.devices }
 // Close gives up init's file; nothing may run any more.
 func (e *Executor) Close() error {
 	if e.owners != nil {
-		return errors.Join(e.owners.Close(), e.init.Close())
+		return errors.Join(os.RemoveAll(e.overlays), e.owners.Close(), e.init.Close())
 	}
 	return e.init.Close()
 }
@@ -184,13 +187,6 @@ func (e *Executor) Run(ctx context.Context, name string, root executor.Mount, mo
 		return nil, err
 	}
 	defer release()
-	if e.owners != nil {
-		done, err := e.use(sources)
-		if err != nil {
-			return nil, err
-		}
-		defer done()
-	}
 	return nil, e.onThread(ctx, func() error {
 		return e.run(ctx, s, sources, net, &p, func() { settle(); begun() })
 	})

@@ -21,8 +21,7 @@ import (
 // source is one mount of a step before it is mounted.
 type source struct {
 	executor.Mount
-	mount  ctdmount.Mount
-	mapped bool // mount.Source is where it is mounted, with its owners mapped
+	mount ctdmount.Mount
 }
 
 // sources are the root and the other mounts of a step.
@@ -48,12 +47,14 @@ func (e *Executor) open(ctx context.Context, root executor.Mount, mounts []execu
 		if m.Src == nil {
 			return source{}, fmt.Errorf("mount %s has no source", m.Dest)
 		}
+		if e.owners != nil {
+			// Asked to read it, BuildKit would give, and keep, a layer that is not
+			// finished as one of this step's own. What is for reading is mounted so.
+			ctx, readonly = context.WithValue(ctx, forStep{}, true), false
+		}
 		ref, err := m.Src.Mount(ctx, readonly)
 		if err != nil {
 			return source{}, fmt.Errorf("failed to mount %s: %w", m.Dest, err)
-		}
-		if e.owners != nil {
-			ref = unshared(ref)
 		}
 		list, done, err := ref.Mount()
 		if err != nil {
@@ -203,7 +204,7 @@ func (e *Executor) tree(s *source, scratch string, n int) (int, error) {
 	dir := filepath.Join(scratch, strconv.Itoa(n))
 	var root int
 	switch t := s.mount.Type; {
-	case t == "bind", t == "rbind", t == "", s.mapped:
+	case t == "bind", t == "rbind", t == "":
 		fd, err := unix.Open(s.mount.Source, unix.O_PATH|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return -1, &os.PathError{Op: "open", Path: s.mount.Source, Err: err}
@@ -234,8 +235,8 @@ func (e *Executor) tree(s *source, scratch string, n int) (int, error) {
 	}
 	var tree int
 	var err error
-	if s.mount.Type == "overlay" {
-		tree, err = mount.Clone(part, "", true) // its layers were mapped
+	if s.mount.Type == "overlay" || e.mapped(s.mount.Source) {
+		tree, err = mount.Clone(part, "", true) // its layers are mapped
 	} else {
 		tree, err = e.clone(part, "")
 	}

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"reflect"
-	"strings"
+	"path/filepath"
 	"sync"
 
+	ctdmount "github.com/containerd/containerd/v2/core/mount"
 	"github.com/moby/buildkit/executor"
+	"github.com/moby/buildkit/snapshot"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -33,7 +34,7 @@ func ranges(list []specs.LinuxIDMapping) []sandbox.IDMap {
 // clone gives a detached copy of a tree, with mapped owners.
 func (e *Executor) clone(at int, path string) (int, error) {
 	tree, err := mount.Clone(at, path, true)
-	if err != nil || e.owners == nil {
+	if err != nil || e.owners == nil || e.mapped(path) {
 		return tree, err
 	}
 	if err := e.owners.Map(tree, path); err != nil {
@@ -42,95 +43,80 @@ func (e *Executor) clone(at int, path string) (int, error) {
 	return tree, nil
 }
 
-// unshared gives the mount behind one that BuildKit has mounted already, to
-// share it between steps: an overlay cannot be mapped any more, its layers can.
-func unshared(m executor.MountableRef) executor.MountableRef {
-	v := reflect.ValueOf(m)
-	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
-		return m
-	}
-	if inner := v.Elem().FieldByName("Mountable"); inner.IsValid() && inner.CanInterface() {
-		if raw, ok := inner.Interface().(executor.MountableRef); ok {
-			return raw
-		}
-	}
-	return m
+// mapped tells whether at dir there is an overlay with mapped owners already.
+func (e *Executor) mapped(dir string) bool {
+	return e.overlays != "" && filepath.Dir(dir) == e.overlays
 }
 
-// overlays are the writable overlays that running steps have beside their
-// roots (cache mounts), by their upper directory: two mounts of one would not
-// see each other's changes. They are mounted where the threads of all steps
-// find them, in the directory for temporary files, which the next start sweeps.
-type overlays struct {
-	mu sync.Mutex
-	m  map[string]*shared
-}
+type forStep struct{}
 
-type shared struct {
-	users int
-	dir   string
-}
-
-// use mounts the overlays of a step, until done is called.
-func (e *Executor) use(s *sources) (done func(), err error) {
-	o := &e.overlays
-	var uppers []string
-	done = func() {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		for _, u := range uppers {
-			if one := o.m[u]; one.users > 1 {
-				one.users--
-			} else {
-				unix.Unmount(one.dir, unix.MNT_DETACH) //nolint:errcheck // the next start sweeps
-				os.Remove(one.dir)
-				delete(o.m, u)
-			}
-		}
+// Layers gives the snapshots as they are, but to steps: the layers of an
+// overlay that is mounted cannot be mapped any more, so BuildKit must not mount
+// what a step writes to. It gets the overlay mounted, with mapped owners.
+func (e *Executor) Layers(s snapshot.Snapshotter) snapshot.Snapshotter {
+	if e.owners == nil {
+		return s
 	}
-	for i := range s.other {
-		one := &s.other[i]
-		if upper := one.upper(); upper != "" {
-			if one.mount.Source, err = o.open(upper, func(dir string) error { return e.place(one.mount, dir) }); err != nil {
-				done()
-				return nil, err
-			}
-			one.mapped, uppers = true, append(uppers, upper)
-		}
-	}
-	return done, nil
+	return &layers{s, e}
 }
 
-// open gives the directory at which an overlay is mounted.
-func (o *overlays) open(upper string, place func(dir string) error) (string, error) {
+type layers struct {
+	snapshot.Snapshotter
+	e *Executor
+}
+
+// Mounts gives what is behind one reference. What a step asked for is kept with
+// the reference, which nobody else writes to. BuildKit reads the layer that
+// comes of it through another one.
+func (l *layers) Mounts(ctx context.Context, key string) (snapshot.Mountable, error) {
+	m, err := l.Snapshotter.Mounts(ctx, key)
+	if err != nil || ctx.Value(forStep{}) == nil {
+		return m, err
+	}
+	return &overlay{Mountable: m, e: l.e}, nil
+}
+
+// overlay is a writable one of a step: its root, or a cache mount, which several
+// steps may have at once. They have one mount: two with the same upper directory
+// would not see each other's changes.
+type overlay struct {
+	snapshot.Mountable
+	e *Executor
+
+	mu      sync.Mutex
+	users   int
+	dir     string // where it is mounted, as long as it has users; the next start sweeps
+	release func() error
+}
+
+// Mount gives the place of the overlay, or a directory that is no overlay as it is.
+func (o *overlay) Mount() ([]ctdmount.Mount, func() error, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if one := o.m[upper]; one != nil {
-		one.users++
-		return one.dir, nil
+	if o.users == 0 {
+		list, release, err := o.Mountable.Mount()
+		if err != nil || len(list) != 1 || list[0].Type != "overlay" {
+			return list, release, err
+		}
+		if o.dir, err = os.MkdirTemp(o.e.overlays, ""); err == nil {
+			err = o.e.place(list[0], o.dir)
+		}
+		if err != nil {
+			return nil, nil, errors.Join(err, os.Remove(o.dir), release())
+		}
+		o.release = release
 	}
-	dir, err := os.MkdirTemp("", "mapped")
-	if err != nil {
-		return "", err
-	}
-	if err := place(dir); err != nil {
-		return "", errors.Join(err, os.Remove(dir))
-	}
-	if o.m == nil {
-		o.m = map[string]*shared{}
-	}
-	o.m[upper] = &shared{1, dir}
-	return dir, nil
+	o.users++
+	return []ctdmount.Mount{{Type: "bind", Source: o.dir, Options: []string{"rbind", "rw"}}}, sync.OnceValue(o.done), nil
 }
 
-// upper is the upper directory of an overlay, "" of another mount.
-func (s *source) upper() string {
-	for _, o := range s.mount.Options {
-		if upper, ok := strings.CutPrefix(o, "upperdir="); ok && s.mount.Type == "overlay" {
-			return upper
-		}
+func (o *overlay) done() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.users--; o.users > 0 {
+		return nil
 	}
-	return ""
+	return errors.Join(unix.Unmount(o.dir, unix.MNT_DETACH), os.Remove(o.dir), o.release())
 }
 
 // giveToRoot makes the step's root the owner of one of the step's files.
