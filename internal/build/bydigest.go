@@ -4,12 +4,15 @@ import (
 	"context"
 
 	"github.com/moby/buildkit/client/llb/sourceresolver"
+	"github.com/moby/buildkit/frontend"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/worker"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/wherry-engine/wherry/internal/build/digestref"
+	"github.com/wherry-engine/wherry/internal/build/foreign"
 )
 
 // byDigest gives an image that is here the name by which BuildKit finds it.
@@ -26,6 +29,15 @@ func (e *engine) byDigest(ctx context.Context, op *pb.SourceOp) *pb.SourceOp {
 		op.Identifier = name
 	}
 	return op
+}
+
+// ResolveOp makes the operation of a vertex.
+func (w *ownWorker) ResolveOp(v solver.Vertex, b frontend.FrontendLLBBridge, sm *session.Manager, proxy worker.ProxyOpt) (solver.Op, error) {
+	op, err := w.Worker.ResolveOp(w.engine.sourceOf(v), b, sm, proxy)
+	if err != nil {
+		return nil, err
+	}
+	return foreign.Wrap(v, op), nil
 }
 
 // ResolveSourceMetadata tells a frontend what an image is.

@@ -286,7 +286,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func TestForeignPlatform(t *testing.T) {
 	e := engine(t, "")
 	bx := buildx(t, e)
-	dir := files(t, map[string]string{"f": "x", "Dockerfile": "FROM scratch AS copied\nCOPY f /f\nFROM copied\nRUN [\"/f\"]\n"})
+	dir := files(t, map[string]string{"f": "x", "Dockerfile": "FROM scratch AS copied\nCOPY --chmod=755 f /f\nFROM copied\nRUN [\"/f\"]\n"})
 	out, code := client(t, e, nil, nil, bx[1], "build", "--platform", "linux/s390x", "--target", "copied", "-t", "foreign", dir)
 	if code != 0 {
 		t.Errorf("without a step: exit %d\n%s", code, out)

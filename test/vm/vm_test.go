@@ -25,7 +25,8 @@ var packages = []string{
 	"./internal/network", "./internal/network/firewall", "./internal/snapshot", "./internal/supervise", "./internal/supervise/keeper", "./internal/volume",
 }
 
-func guest(t *testing.T, o Options) string {
+// needs ends a test on a machine that cannot run a guest.
+func needs(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("short")
@@ -33,6 +34,11 @@ func guest(t *testing.T, o Options) string {
 	if missing := Missing(); missing != "" || runtime.GOARCH != "amd64" {
 		promise.Lacks(t, "vm", missing, " on amd64")
 	}
+}
+
+func guest(t *testing.T, o Options) string {
+	t.Helper()
+	needs(t)
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
@@ -67,6 +73,33 @@ func withLibraries(t *testing.T, programs ...string) []string {
 	return files
 }
 
+// emulator lists an emulator of arm64, how Debian registers it, and a program
+// for it, as files of a guest.
+func emulator(t *testing.T) []string {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	dir, err := fetchEmulator(ctx, Options{Cache: filepath.Join(root, ".cache", "vm"), Output: os.Stdout})
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "program")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", program, "./cmd/wherry-hello")
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm64")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return []string{
+		filepath.Join(dir, "qemu-aarch64-static") + "=/usr/libexec/qemu-binfmt/aarch64-binfmt-P",
+		filepath.Join(dir, "qemu-aarch64.conf") + "=/wherry/emulator/aarch64.conf",
+		program + "=/wherry/emulator/program",
+	}
+}
+
 func TestVM(t *testing.T) {
 	list := packages
 	if more := os.Getenv("WHERRY_VM_PACKAGES"); more != "" {
@@ -86,12 +119,7 @@ func TestFailure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if testing.Short() {
-		t.Skip("short")
-	}
-	if missing := Missing(); missing != "" || runtime.GOARCH != "amd64" {
-		promise.Lacks(t, "vm", missing, " on amd64")
-	}
+	needs(t)
 	var out bytes.Buffer
 	o.Module, o.Output = root, &out
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
@@ -104,18 +132,22 @@ func TestFailure(t *testing.T) {
 
 // scripts are those of the whole engine that depend on the kernel and on the
 // version of cgroups.
-const scripts = "TestScript/wherry/(apparmor|userns|exec|options|namespaces)$"
+const scripts = "TestScript/wherry/(apparmor|userns|exec|options|namespaces|buildstep|emulator)$"
 
 // TestSystemd is the same with systemd as init, for the driver that talks to
 // it, and with the whole engine: on cgroup v2, and on a kernel with AppArmor.
 func TestSystemd(t *testing.T) {
+	needs(t)
 	out := guest(t, Options{
 		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope", "./internal/linux/apparmor", "./internal/runtime/foreign", "./test/script=" + scripts, "./test/acceptance=TestStats$"}, Systemd: true,
 		Programs: []string{"./cmd/wherryd", "./cmd/wherry", "./cmd/wherry-build", "./cmd/wherry-init", "./cmd/wherry-keeper"},
-		Require:  []string{"root", "engine", "busybox", "cgroup", "cgroup2", "systemd-init", "apparmor", "runc", "crun", "apparmor_parser"},
+		Files:    emulator(t),
+		Require:  []string{"root", "engine", "busybox", "cgroup", "cgroup2", "systemd-init", "apparmor", "emulator", "runc", "crun", "apparmor_parser"},
 	})
-	if !t.Failed() && !t.Skipped() && !strings.Contains(out, "--- PASS: TestScript/wherry/apparmor") {
-		t.Error("the guest did not run the script about AppArmor")
+	for _, s := range []string{"apparmor", "buildstep", "emulator"} {
+		if !t.Failed() && !t.Skipped() && !strings.Contains(out, "--- PASS: TestScript/wherry/"+s) {
+			t.Errorf("the guest did not run the script %s", s)
+		}
 	}
 	if !t.Failed() && !t.Skipped() && !strings.Contains(out, "--- PASS: TestStats") {
 		t.Error("the guest did not compare the figures of stats")
