@@ -182,6 +182,8 @@ func TestConformance(t *testing.T) {
 		s := serve(t, Options{})
 		s.want(s.do("GET", "/v2/", nil), 200)
 	})
+	t.Run("names", names)
+	t.Run("algorithms", algorithms)
 	t.Run("pull", pulls)
 	t.Run("push", pushes)
 	t.Run("push in chunks", pushesChunks)

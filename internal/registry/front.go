@@ -150,6 +150,10 @@ func (f *front) manifest(a *answer, r *http.Request, name, ref string) {
 			}
 		}
 	case http.MethodPut:
+		if d, err := digest.Parse(ref); err == nil && d.Algorithm() != digest.Canonical {
+			a.refuse(http.StatusBadRequest, "UNSUPPORTED", fmt.Sprintf("manifests are kept by their %s, not by %s", digest.Canonical, d.Algorithm()))
+			return
+		}
 		body, err := io.ReadAll(http.MaxBytesReader(a, r.Body, maxManifest))
 		if err != nil {
 			var large *http.MaxBytesError
