@@ -58,6 +58,7 @@ type Bridge struct {
 	DefaultIP     netip.Addr
 	AddressPools  []AddressPool
 	DirectRouting bool   // --allow-direct-routing
+	AcceptMark    string // --bridge-accept-fwmark: "" or mark[/mask], checked
 	FirewallMode  string // docker or host-policy
 	// NetworkOptions are what new networks get, by driver.
 	NetworkOptions map[string]map[string]string
@@ -75,6 +76,7 @@ type DNS struct {
 	Options     []string
 	Search      []string
 	HostGateway []netip.Addr // what host-gateway means in --add-host
+	hostGateway netip.Addr   // by the key of one address
 }
 
 // TLS holds the settings of tcp:// listeners.
@@ -152,7 +154,8 @@ type Config struct {
 	Features           map[string]bool
 
 	StorageDriver string
-	StorageOpts   []string
+	storageOpts   []string
+	WritableSize  int64 // overlay2.size of --storage-opt: bytes of a container's writable layer; 0 is no limit
 
 	CgroupDriver    string // cgroupfs or systemd; "" = chosen
 	execOpts        []string

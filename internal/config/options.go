@@ -87,7 +87,7 @@ var options = []option{
 
 	// Storage and images.
 	{flag: "storage-driver", short: "s", key: "storage-driver", say: "Storage driver to use", bind: func(c *Config) value { return text(&c.StorageDriver) }},
-	{flag: "storage-opt", key: "storage-opts", class: refused, say: "Storage driver options", bind: func(c *Config) value { return words(&c.StorageOpts, nil) }},
+	{flag: "storage-opt", key: "storage-opts", say: "Storage driver options: overlay2.size limits what each container may write", bind: func(c *Config) value { return words(&c.storageOpts, nil) }},
 	{flag: "registry-mirror", key: "registry-mirrors", reload: true, say: "Preferred registry mirror", bind: func(c *Config) value { return words(&c.Registry.Mirrors, nil) }},
 	{flag: "insecure-registry", key: "insecure-registries", reload: true, say: "Enable insecure registry communication", bind: func(c *Config) value { return words(&c.Registry.Insecure, nil) }},
 	{flag: "max-concurrent-downloads", key: "max-concurrent-downloads", reload: true, say: "Set the max concurrent downloads", bind: func(c *Config) value { return integer(&c.Registry.MaxDownloads) }},
@@ -124,7 +124,7 @@ var options = []option{
 	{flag: "ip-masq", key: "ip-masq", say: "Enable IP masquerading for the default bridge network", bind: func(c *Config) value { return boolean(&c.Bridge.Masquerade) }},
 	{flag: "ip", key: "ip", say: "Host IP for port publishing from the default bridge network", bind: func(c *Config) value { return address(&c.Bridge.DefaultIP) }},
 	{flag: "host-gateway-ip", key: "host-gateway-ips", say: "IP addresses that the special 'host-gateway' string in --add-host resolves to", bind: func(c *Config) value { return addresses(&c.DNS.HostGateway) }},
-	{key: "host-gateway-ip", class: refused},
+	{key: "host-gateway-ip", say: "The same, one address (docker's former name)", bind: func(c *Config) value { return address(&c.DNS.hostGateway) }},
 	{flag: "default-address-pool", key: "default-address-pools", say: "Default address pools for node specific local networks", bind: func(c *Config) value { return pools{&c.Bridge.AddressPools} }},
 	{flag: "default-network-opt", key: "default-network-opts", say: "Default network options, as driver=option=value", bind: func(c *Config) value { return driverOptions{&c.Bridge.NetworkOptions} }},
 	{key: "resolv-conf", class: refused},
@@ -138,8 +138,8 @@ var options = []option{
 	{flag: "firewall-backend", key: "firewall-backend", class: refused, harmless: "nftables"},
 	{flag: "ip-forward-no-drop", key: "ip-forward-no-drop", say: "Do not drop what other links forward when IP forwarding is enabled", bind: func(c *Config) value { return boolean(&c.Bridge.ForwardOpen) }},
 	{flag: "allow-direct-routing", key: "allow-direct-routing", say: "Open published ports at the containers' own addresses too", bind: func(c *Config) value { return boolean(&c.Bridge.DirectRouting) }},
-	{flag: "bridge-accept-fwmark", key: "bridge-accept-fwmark", class: refused},
-	{flag: "network-control-plane-mtu", key: "network-control-plane-mtu", class: refused},
+	{flag: "bridge-accept-fwmark", key: "bridge-accept-fwmark", say: "Let packets with this firewall mark/mask pass to containers of bridge networks", bind: func(c *Config) value { return text(&c.Bridge.AcceptMark) }},
+	{flag: "network-control-plane-mtu", key: "network-control-plane-mtu", class: refused, harmless: "1500"},
 	{flag: "network-diagnostic-port", key: "network-diagnostic-port", class: refused, harmless: "0"},
 
 	// Cluster.

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 )
 
@@ -44,10 +46,58 @@ func (c *Config) finish(flags *pflag.FlagSet) error {
 			return fmt.Errorf("invalid %s (%s): must be an absolute path", f.name, f.path)
 		}
 	}
-	if err := c.parseExecOpts(); err != nil {
+	if err := errors.Join(c.parseExecOpts(), c.parseStorageOpts()); err != nil {
+		return err
+	}
+	if one := c.DNS.hostGateway; one.IsValid() {
+		if len(c.DNS.HostGateway) > 0 {
+			return errors.New("conflicting options: host-gateway-ip and host-gateway-ips name the same setting")
+		}
+		c.DNS.HostGateway = []netip.Addr{one}
+	}
+	if _, _, err := c.Bridge.Mark(); err != nil {
 		return err
 	}
 	return c.validate()
+}
+
+// Mark is AcceptMark as a number and the mask of its bits that count; the mask
+// is 0 without one.
+func (b *Bridge) Mark() (value, mask uint32, err error) {
+	if b.AcceptMark == "" {
+		return 0, 0, nil
+	}
+	text, bits, masked := strings.Cut(b.AcceptMark, "/")
+	if !masked {
+		bits = "0xffffffff"
+	}
+	v, err1 := strconv.ParseUint(text, 0, 32)
+	m, err2 := strconv.ParseUint(bits, 0, 32)
+	if err1 != nil || err2 != nil || m == 0 {
+		return 0, 0, fmt.Errorf("invalid firewall mark %q: must be a mark, or a mark and a mask: 0x1/0x3", b.AcceptMark)
+	}
+	return uint32(v), uint32(m), nil
+}
+
+// parseStorageOpts reads dockerd's options of the storage driver overlay2.
+func (c *Config) parseStorageOpts() error {
+	for _, opt := range c.storageOpts {
+		k, v, ok := strings.Cut(opt, "=")
+		if !ok {
+			return fmt.Errorf("invalid storage-opt (%s): must be formatted 'opt=value'", opt)
+		}
+		switch strings.ToLower(strings.TrimSpace(k)) {
+		case "overlay2.size":
+			n, err := units.RAMInBytes(strings.TrimSpace(v))
+			if err != nil || n < 0 {
+				return fmt.Errorf("invalid storage-opt (%s): not a size", opt)
+			}
+			c.WritableSize = n
+		default:
+			return fmt.Errorf("invalid storage-opt (%s): only overlay2.size is served", opt)
+		}
+	}
+	return nil
 }
 
 func (c *Config) parseExecOpts() error {

@@ -161,6 +161,11 @@ func (s *System) openStores(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.config.WritableSize > 0 {
+		if err := s.images.Snapshots().Limits(); err != nil {
+			return fmt.Errorf("--storage-opt overlay2.size: %w", err)
+		}
+	}
 	// The engine's own directory keeps its plugins apart from others' on the host.
 	s.plugins = plugin.New(plugin.Dirs(filepath.Join(s.config.ExecRoot, "plugins")))
 	if s.volumes, err = volume.Open(filepath.Join(s.config.DataRoot, "volumes"), s.events.Publish, s.plugins); err != nil {

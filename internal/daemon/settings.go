@@ -56,7 +56,7 @@ func lifecycleConfig(c *config.Config) (lifecycle.Config, error) {
 		DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, CgroupParent: cgroupParent(c), Live: live(c),
 		Ulimits: c.Ulimits, Init: c.Init, InitPath: initPath(c), NoNewPrivileges: c.NoNewPrivileges, LogDriver: c.LogDriver, LogOptions: c.LogOpts,
 		DNS: c.DNS.Servers, DNSSearch: c.DNS.Search, DNSOptions: c.DNS.Options, HostGatewayIPs: c.DNS.HostGateway,
-		CDI: cdiDirectories(c),
+		CDI: cdiDirectories(c), WritableSize: c.WritableSize,
 	}
 	lc.Runtimes = foreign.Set{Dir: filepath.Join(c.ExecRoot, "runtimes"), Systemd: c.CgroupDriver == "systemd", Programs: map[string]foreign.Program{}}
 	for name, r := range c.Runtimes {
@@ -114,6 +114,10 @@ func networkConfig(c *config.Config) (network.Config, error) {
 		DNS: c.DNS.Servers, DNSSearch: c.DNS.Search, DNSOptions: c.DNS.Options, HostGatewayIPs: c.DNS.HostGateway,
 		IPForward: b.Forward, IPForwardOpen: b.ForwardOpen, UserlandProxy: b.UserlandProxy, Firewall: b.Firewall, IPMasq: b.Masquerade, ICC: b.ICC,
 		IPv6: b.IPv6, DefaultGateway6: b.Gateway6, DirectRouting: b.DirectRouting, HostPolicy: b.FirewallMode == "host-policy", NetworkOptions: b.NetworkOptions,
+	}
+	var err error
+	if nc.AcceptMark.Value, nc.AcceptMark.Mask, err = b.Mark(); err != nil {
+		return nc, err
 	}
 	for _, p := range b.AddressPools {
 		nc.AddressPools = append(nc.AddressPools, ipam.Range{Base: p.Base, Size: p.Size})

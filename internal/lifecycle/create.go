@@ -143,7 +143,7 @@ func (mk *maker) applyImage(ctx context.Context, c *container.Container, platfor
 
 // writable makes the layer that the container writes to.
 func (mk *maker) writable(c *container.Container, lower snapshot.Lower) error {
-	o := snapshot.WritableOptions{Volatile: c.HostConfig.AutoRemove}
+	o := snapshot.WritableOptions{Volatile: c.HostConfig.AutoRemove, SizeLimit: mk.cfg.WritableSize}
 	for k, v := range c.HostConfig.StorageOpt {
 		if k != "size" {
 			return invalid("Unknown option %s", k)

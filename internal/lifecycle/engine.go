@@ -50,6 +50,7 @@ type Config struct {
 	Init              bool
 	InitPath          string // the program behind --init, on the host
 	NoNewPrivileges   bool
+	WritableSize      int64  // bytes that a container may write if it does not say; 0 is no limit
 	SeccompProfile    []byte // JSON; nil is the built-in profile
 	SeccompUnconfined bool
 	LogDriver         string

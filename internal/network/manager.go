@@ -174,7 +174,7 @@ func (m *Manager) state() firewall.State {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := firewall.State{
-		Table: m.cfg.Table(), LocalPublish: !m.cfg.NoLocalPublish, DirectRouting: m.cfg.DirectRouting,
+		Table: m.cfg.Table(), LocalPublish: !m.cfg.NoLocalPublish, DirectRouting: m.cfg.DirectRouting, Accept: m.cfg.AcceptMark,
 		CloseForward: [2]bool{m.host.Before == "0" && !m.cfg.IPForwardOpen, m.host.Before6 == "0" && !m.cfg.IPForwardOpen},
 	}
 	for _, n := range m.reg.Ordered() {

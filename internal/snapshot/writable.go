@@ -133,6 +133,10 @@ func (s *Store) CreateWritable(cid string, lower Lower, o WritableOptions) (*Wri
 	return w, nil
 }
 
+// Limits tells whether writable layers can have limits; the error says what is
+// missing.
+func (s *Store) Limits() error { return quota.Supported(filepath.Join(s.root, "rw")) }
+
 // limit bounds what the container may write.
 func (s *Store) limit(dir string, bytes int64) error {
 	err := quota.Limit(dir, uint64(bytes))

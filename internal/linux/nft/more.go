@@ -3,6 +3,7 @@ package nft
 import (
 	"fmt"
 
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -75,5 +76,27 @@ func (s snat) lower(l *lowering) error {
 	l.out = append(l.out,
 		&expr.Immediate{Register: 1, Data: p.Addr().AsSlice()},
 		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: family, RegAddrMin: 1})
+	return nil
+}
+
+// Mark is a firewall mark, of which the bits of Mask count.
+type Mark struct{ Value, Mask uint32 }
+
+// Marked matches packets with a firewall mark.
+func Marked(m Mark) Expr { return m }
+
+func (m Mark) String() string {
+	if m.Mask == 1<<32-1 {
+		return fmt.Sprintf("meta mark 0x%08x", m.Value)
+	}
+	return fmt.Sprintf("meta mark & 0x%08x == 0x%08x", m.Mask, m.Value&m.Mask)
+}
+
+func (m Mark) lower(l *lowering) error {
+	l.out = append(l.out, &expr.Meta{Key: expr.MetaKeyMARK, Register: 1})
+	if m.Mask != 1<<32-1 {
+		l.out = append(l.out, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(m.Mask), Xor: make([]byte, 4)})
+	}
+	l.out = append(l.out, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(m.Value & m.Mask)})
 	return nil
 }

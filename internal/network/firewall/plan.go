@@ -57,6 +57,9 @@ type State struct {
 	LocalPublish bool
 	// DirectRouting opens published ports at the containers' own addresses.
 	DirectRouting bool
+	// Accept is the mark of packets that may pass to all containers but those of
+	// internal networks; without a mask there is none.
+	Accept nft.Mark
 	// CloseForward drops, for IPv4 and IPv6, what is forwarded between two links
 	// of which neither is a bridge: this host was no router before the engine
 	// made it one.
@@ -279,16 +282,19 @@ func chains(s State) []nft.Chain {
 		nft.R(nft.Is(nft.Dest6(), "::1"), nft.Return()).Because("has no way off the loopback"),
 		nft.R(nft.Is(nft.Dest6(), "fe80::/10"), nft.Return()),
 		nft.R(nft.ToLocal(), nft.Jump("publish")))
-	return []nft.Chain{guarded, guard, inward(), forward, publish, arriving, local, leaving(s)}
+	return []nft.Chain{guarded, guard, inward(s), forward, publish, arriving, local, leaving(s)}
 }
 
 // inward is what may pass to a bridge from elsewhere.
-func inward() nft.Chain {
+func inward(s State) nft.Chain {
 	c := nft.Chain{Name: "inward", Rules: []nft.Rule{
 		nft.R(nft.Translated(), nft.Accept()).Because("published ports"),
 		nft.R(nft.Among("apart", nft.In(), nft.Out()), nft.Among(setLinked, nft.Source(), nft.Dest(), nft.L4Proto(), nft.DestPort()), nft.Accept()),
 		nft.R(nft.Among("apart", nft.In(), nft.Out()), nft.Drop()),
 	}}
+	if s.Accept.Mask != 0 {
+		c.Rules = append(c.Rules, nft.R(nft.Marked(s.Accept), nft.Accept()).Because("--bridge-accept-fwmark"))
+	}
 	for f := range 2 {
 		open := nft.Among(setOpen[f], dest[f](), nft.L4Proto(), nft.DestPort())
 		c.Rules = append(c.Rules,

@@ -38,7 +38,7 @@ func dual(subnet, subnet6 string, mode spec.Mode) [2]Stack {
 var states = map[string]State{
 	"empty":            {},
 	"default":          {LocalPublish: true, CloseForward: [2]bool{true, true}, Networks: []Network{{Bridge: "wherry0", Stacks: four("172.17.0.0/16", true), ICC: true}}},
-	"no_local_publish": {Networks: []Network{{Bridge: "wherry0", Stacks: four("172.17.0.0/16", true)}}},
+	"no_local_publish": {Accept: nft.Mark{Value: 7, Mask: 1<<32 - 1}, Networks: []Network{{Bridge: "wherry0", Stacks: four("172.17.0.0/16", true)}}},
 	"several": {
 		LocalPublish: true,
 		Networks: []Network{
@@ -56,7 +56,7 @@ var states = map[string]State{
 		},
 	},
 	"dual": {
-		LocalPublish: true, CloseForward: [2]bool{false, true},
+		LocalPublish: true, CloseForward: [2]bool{false, true}, Accept: nft.Mark{Value: 1, Mask: 3},
 		Networks: []Network{
 			{Bridge: "br-nat", Stacks: dual("10.1.0.0/24", "fd00:1::/64", spec.NAT), ICC: true, Trusted: []string{"eth1", "wg0"}},
 			{Bridge: "br-open", Stacks: dual("10.2.0.0/24", "fd00:2::/64", spec.Unprotected), ICC: true},

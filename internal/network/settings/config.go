@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/wherry-engine/wherry/internal/linux/nft"
 	"github.com/wherry-engine/wherry/internal/network/firewall"
 	"github.com/wherry-engine/wherry/internal/network/ipam"
 )
@@ -50,6 +51,9 @@ type Config struct {
 	IPForwardOpen bool // --ip-forward-no-drop: do not drop what other links forward when this engine turned forwarding on
 	Firewall      bool // --iptables: write the nftables rules; docker's default is true
 	DirectRouting bool // --allow-direct-routing: published ports are open at the containers' own addresses too
+	// AcceptMark is the mark of packets that may pass to containers
+	// (--bridge-accept-fwmark); without a mask there is none.
+	AcceptMark nft.Mark
 	// HostPolicy leaves it to the host's own rules who gets in and out
 	// (--firewall-mode=host-policy): published ports are sockets of the host, the
 	// forward chains of others are not opened.
