@@ -37,7 +37,9 @@ func (e *engine) direct() *grpc.Server {
 // intercept changes what clients ask for where the engine knows better.
 func (e *engine) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	if r, ok := req.(*controlapi.SolveRequest); ok {
-		e.amend(r)
+		if err := e.amend(r); err != nil {
+			return nil, err
+		}
 		var done func()
 		ctx, done = e.track(ctx)
 		defer done()
@@ -47,8 +49,8 @@ func (e *engine) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo
 
 // amend gives a request the engine's defaults: a base image that is here is
 // taken as it is, as docker does, unless the client asks for a pull. Devices are
-// those that specifications describe now.
-func (e *engine) amend(r *controlapi.SolveRequest) {
+// those that specifications describe now, and networks are the engine's.
+func (e *engine) amend(r *controlapi.SolveRequest) error {
 	if devices := e.exec.Devices(); devices != nil {
 		devices.Refresh() //nolint:errcheck // a step that wants a device tells
 	}
@@ -59,6 +61,35 @@ func (e *engine) amend(r *controlapi.SolveRequest) {
 	case "", pb.AttrImageResolveModeDefault:
 		r.FrontendAttrs["image-resolve-mode"] = pb.AttrImageResolveModePreferLocal
 	}
+	return e.network(r.FrontendAttrs)
+}
+
+// attrNetwork and attrHosts are options of BuildKit's frontends.
+const (
+	attrNetwork = "force-network-mode"
+	attrHosts   = "add-hosts"
+)
+
+// network replaces a mode that BuildKit does not know, the name of a network.
+func (e *engine) network(attrs map[string]string) error {
+	name := attrs[attrNetwork]
+	switch name {
+	case "", "none", "host", "sandbox":
+		return nil
+	}
+	if strings.HasPrefix(name, "container:") {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("network mode %q is not supported by builds: connect the container to a network, and build on that", name))
+	}
+	host, pass, err := e.exec.Network(name)
+	if err != nil {
+		return err
+	}
+	delete(attrs, attrNetwork)
+	if attrs[attrHosts] != "" {
+		attrs[attrHosts] += ","
+	}
+	attrs[attrHosts] += host + "=" + pass.String()
+	return nil
 }
 
 // Session serves POST /session: the connection becomes a client's session, in

@@ -117,7 +117,9 @@ func (b *Builder) Solve(ctx context.Context, r *request.Build, trace func(any) e
 
 // solve runs one request and hands its progress on.
 func (e *engine) solve(ctx context.Context, req *controlapi.SolveRequest, status func(*controlapi.StatusResponse) error) (map[string]string, error) {
-	e.amend(req)
+	if err := e.amend(req); err != nil {
+		return nil, err
+	}
 	ctx, done := e.track(ctx)
 	defer done()
 	var out map[string]string
@@ -247,17 +249,15 @@ func frontendAttrs(r *request.Build, gateway []netip.Addr) (map[string]string, e
 	}
 	switch r.NetworkMode {
 	case "", "default", "bridge":
-	case "host", "none":
-		a["force-network-mode"] = r.NetworkMode
 	default:
-		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("network mode %q not supported by buildkit - you can define a custom network for your builder using the network driver-opt in buildx create", r.NetworkMode))
+		a[attrNetwork] = r.NetworkMode
 	}
 	if len(r.ExtraHosts) > 0 {
 		hosts, err := extraHosts(r.ExtraHosts, gateway)
 		if err != nil {
 			return nil, err
 		}
-		a["add-hosts"] = hosts
+		a[attrHosts] = hosts
 	}
 	// Images whose cache may be used; the frontend imports it when it needs it.
 	var imports []client.CacheOptionsEntry

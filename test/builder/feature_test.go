@@ -58,6 +58,16 @@ COPY --from=s /first /first
 	if got := strings.Join(lines, "\n"); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
+
+	for _, args := range [][]string{{"network", "create", "backend"}, {"run", "-d", "--network", "backend", "--network-alias", "store", "busybox", "sleep", "1000"}} {
+		if _, stderr, code, err := e.CLI(args...); err != nil || code != 0 {
+			t.Fatal(args, stderr, code, err)
+		}
+	}
+	dir = files(t, map[string]string{"Dockerfile": "FROM busybox\nRUN grep -q 127.0.0.11 /etc/resolv.conf && ping -c1 -w5 store && ip -4 addr show eth0 | grep -q inet"})
+	if out, code := client(t, e, nil, nil, harness.Binary("wherry"), "build", "--progress", "plain", "--network", "backend", dir); code != 0 {
+		t.Errorf("a network of one's own: exit %d\n%s", code, out)
+	}
 	// Two steps at once see the same cache mount, which lies over files of an image.
 	step := func(me, other string) string {
 		return "FROM busybox AS " + me + "\nRUN --mount=type=cache,id=both,from=busybox,target=/c touch /c/" + me + " && " +

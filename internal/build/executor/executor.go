@@ -67,6 +67,7 @@ type Executor struct {
 	overlays string              // where those with mapped owners are mounted; "" without userns-remap
 	devices  *cdidevices.Manager // nil without specifications
 	filters  seccomp.Cache
+	passes   passes
 
 	mu      sync.Mutex
 	running map[string]*step

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"path"
 	"path/filepath"
@@ -20,8 +19,6 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 	"github.com/wherry-engine/wherry/internal/linux/mount"
-	"github.com/wherry-engine/wherry/internal/network"
-	"github.com/wherry-engine/wherry/internal/network/resolv"
 	"github.com/wherry-engine/wherry/internal/runtime/compile"
 	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
 	"github.com/wherry-engine/wherry/internal/runtime/spec"
@@ -29,83 +26,6 @@ import (
 
 // defaultHostname is BuildKit's; steps that differ in it have other cache keys.
 const defaultHostname = "buildkitsandbox"
-
-// networking is a step's network. ns is nil for the host's, and as long as it
-// is held: a user namespace's own is wired when its process is there.
-type networking struct {
-	ns        *os.File
-	held      bool
-	addresses []netip.Addr
-	release   func()
-}
-
-func (n *networking) close() {
-	if n.ns != nil {
-		n.ns.Close()
-	}
-	n.release()
-}
-
-// connect gets the step its network, or wires that which n has.
-func (e *Executor) connect(ctx context.Context, s *step, m *executor.Meta, n *networking) error {
-	mode := "default"
-	switch m.NetMode {
-	case pb.NetMode_HOST:
-		return nil
-	case pb.NetMode_NONE:
-		mode = "none"
-	}
-	sb, err := e.cfg.Networks.Attach(ctx, network.Request{ContainerID: s.id, Hostname: hostname(m), Network: mode, NS: n.ns})
-	if err != nil {
-		return fmt.Errorf("failed to set up the network of a build step: %w", err)
-	}
-	n.ns = sb.NS
-	n.release = func() { e.cfg.Networks.Release(context.WithoutCancel(ctx), s.id) } //nolint:errcheck // the next start releases what is left
-	for _, ep := range sb.Endpoints {
-		for _, a := range []netip.Addr{ep.IPAddress, ep.GlobalIPv6Address} {
-			if a.IsValid() {
-				n.addresses = append(n.addresses, a)
-			}
-		}
-	}
-	return nil
-}
-
-func hostname(m *executor.Meta) string {
-	if m.Hostname != "" {
-		return m.Hostname
-	}
-	return defaultHostname
-}
-
-// files makes a step's resolv.conf and hosts.
-func (e *Executor) files(s *step, m *executor.Meta, n *networking) ([]spec.Mount, error) {
-	o := resolv.Overrides{Servers: e.cfg.DNS, Search: e.cfg.DNSSearch, Options: e.cfg.DNSOptions}
-	conf := resolv.Host().Legacy(o, false)
-	if n.ns == nil && !n.held {
-		conf = resolv.Host().Plain(o)
-	}
-	in := resolv.HostsInput{Hostname: hostname(m), Addresses: n.addresses, Gateway: e.cfg.HostGateway}
-	for _, h := range m.ExtraHosts {
-		in.Extra = append(in.Extra, h.Host+":"+h.IP.String())
-	}
-	hosts, err := resolv.Hosts(in)
-	if err != nil {
-		return nil, err
-	}
-	var mounts []spec.Mount
-	for name, data := range map[string][]byte{"resolv.conf": conf, "hosts": hosts} {
-		file := filepath.Join(s.dir, name)
-		if err := os.WriteFile(file, data, 0o644); err != nil {
-			return nil, err
-		}
-		if err := e.giveToRoot(file); err != nil {
-			return nil, err
-		}
-		mounts = append(mounts, spec.Mount{Type: "bind", Source: file, Destination: "/etc/" + name, ReadOnly: true})
-	}
-	return mounts, nil
-}
 
 // run does the work of Run on the step's thread.
 func (e *Executor) run(ctx context.Context, s *step, src *sources, n *networking, p *executor.ProcessInfo, begun func()) (err error) {

@@ -257,10 +257,8 @@ func (o *options) attributes(sh *shell.Shell, opt *client.SolveOpt) error {
 	case "host":
 		a["force-network-mode"] = "host"
 		opt.AllowedEntitlements = append(opt.AllowedEntitlements, "network.host")
-	case "none":
-		a["force-network-mode"] = "none"
 	default:
-		return fmt.Errorf("network mode %q not supported by buildkit: a build's RUN has the default network, host or none", o.network)
+		a["force-network-mode"] = o.network // none, or a network of the engine's
 	}
 	hosts, err := extraHosts(o.hosts.GetSlice())
 	if err != nil {

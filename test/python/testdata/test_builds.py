@@ -5,7 +5,7 @@ import shutil
 import tarfile
 import tempfile
 
-from docker.errors import BuildError, ImageNotFound
+from docker.errors import APIError, BuildError, ImageNotFound
 
 from engine import EngineTest
 
@@ -79,3 +79,39 @@ class ContextTest(BuildTest):
             with self.assertRaises(BuildError) as caught:
                 self.build(fileobj=f, custom_context=True)
             self.assertIn('error reading .dockerignore', str(caught.exception))
+
+
+class NetworkTest(BuildTest):
+    def setUp(self):
+        super().setUp()
+        name = self.name()
+        self.net = self.client.create_network(name)['Id']
+        self.addCleanup(self.client.remove_network, self.net)
+        self.netname = name
+        target = self.run_('sleep 1000')
+        self.addCleanup(self.remove, target)
+        self.client.connect_container_to_network(target, self.net, aliases=['target.build'])
+
+    def dockerfile(self, *run):
+        # The name makes it a step that no cache has.
+        return io.BytesIO(('FROM busybox\n' + ''.join('RUN : %s; %s\n' % (self.netname, r) for r in run)).encode())
+
+    def test_of_its_own(self):
+        for mode in (self.net, self.netname):
+            self.build(fileobj=self.dockerfile('ping -c1 -w5 target.build'), network_mode=mode, nocache=True)
+        image, _ = self.build(fileobj=self.dockerfile('cat /etc/resolv.conf /etc/hosts > /seen'), network_mode=self.net)
+        seen = self.output(image, 'cat /seen')
+        self.assertIn('nameserver 127.0.0.11', seen)
+        self.assertFalse([line for line in seen if 'wherry' in line])
+        self.assertEqual(len(self.client.inspect_network(self.net)['Containers']), 1) # the steps have left
+
+    def test_none_and_the_default_one(self):
+        for mode, seen in (('none', 'test -d /sys/class/net/eth0'), ('default', 'grep 127.0.0.11 /etc/resolv.conf')):
+            with self.assertRaises(BuildError) as caught:
+                self.build(fileobj=self.dockerfile(seen), network_mode=mode)
+            self.assertIn('returned a non-zero code: 1', str(caught.exception))
+
+    def test_unknown(self):
+        with self.assertRaises((APIError, BuildError)) as caught: # 20.10 tells when the step runs
+            self.build(fileobj=self.dockerfile('true'), network_mode='nosuchnetwork')
+        self.assertIn('network nosuchnetwork not found', str(caught.exception))
