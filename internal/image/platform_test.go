@@ -105,15 +105,52 @@ func TestPlatforms(t *testing.T) {
 	if h, err := full.History(ctx, "multi:1", &none); err == nil {
 		t.Errorf("history of a platform that is not there: %v", h)
 	}
-	if _, err := full.Remove(ctx, "multi:1", RemoveOptions{Platforms: []ocispec.Platform{host}}); !errdefs.IsConflict(err) {
-		t.Errorf("removal of the platform in use: %v", err)
-	}
 	if out, err := full.Remove(ctx, "multi:1", RemoveOptions{Platforms: []ocispec.Platform{s390}}); err != nil || len(out) != 1 || out[0].Deleted != foreign.Digest.String() {
 		t.Errorf("removal of a platform: %v %v", out, err)
 	}
 	if n := blobs(full); n != 1+3+3 {
 		t.Errorf("%d blobs after a platform was removed", n)
 	}
+	// The host's own goes when nothing uses it; the image is another platform's then.
+	only := func(p ocispec.Platform) RemoveOptions { return RemoveOptions{Platforms: []ocispec.Platform{p}} }
+	running := true
+	full.SetUsers(func(string) []Use { return []Use{{Container: strings.Repeat("c", 64), Running: running}} })
+	if _, err := full.Remove(ctx, "multi:1", only(host)); !errdefs.IsConflict(err) || !strings.HasSuffix(err.Error(), "(cannot be forced) - image is being used by running container cccccccccccc") {
+		t.Errorf("removal of the platform in use: %v", err)
+	}
+	running = false
+	if _, err := full.Remove(ctx, "multi:1", only(host)); !errdefs.IsConflict(err) || !strings.HasSuffix(err.Error(), "(must be forced) - image is being used by stopped container cccccccccccc") {
+		t.Errorf("removal of the platform of a stopped container: %v", err)
+	}
+	full.SetUsers(nil)
+	if err := full.Tag(ctx, "multi:1", "second:2"); err != nil {
+		t.Fatal(err)
+	}
+	before := full.image("multi:1").ID
+	if out, err := full.Remove(ctx, "multi:1", only(host)); err != nil || len(out) != 1 || out[0].Deleted != mine.Digest.String() {
+		t.Errorf("removal of the host's platform: %v %v", out, err)
+	}
+	full.restart()
+	for _, name := range []string{"multi:1", "second:2"} {
+		if img := full.image(name); img.Manifest.Digest != other.Digest || img.Target.Digest != top.Digest || img.Config.Architecture != "arm" {
+			t.Errorf("%s: %+v", name, img)
+		}
+	}
+	if _, err := full.Resolve(ctx, before.String()); !errdefs.IsNotFound(err) {
+		t.Errorf("the image of the host's platform is there: %v", err)
+	}
+	if n := blobs(full); n != 1+3 {
+		t.Errorf("%d blobs after the host's platform was removed", n)
+	}
+	if _, err := full.Remove(ctx, "multi:1", only(arm)); !errdefs.IsConflict(err) || !strings.HasSuffix(err.Error(), "no other platform of the image is here: remove the image") {
+		t.Errorf("removal of the last platform: %v", err)
+	}
+	for _, name := range []string{"multi:1", "second:2"} {
+		if _, err := full.Remove(ctx, name, RemoveOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
+	full.wantEmpty()
 }
 
 // memberOf reads one member of an archive.

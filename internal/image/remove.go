@@ -34,7 +34,7 @@ func (s *Store) Remove(ctx context.Context, ref string, o RemoveOptions) ([]imag
 	s.change.Lock()
 	defer s.change.Unlock()
 	if len(o.Platforms) > 0 {
-		return removePlatforms(ctx, s, ref, o.Platforms)
+		return removePlatforms(ctx, s, ref, o)
 	}
 	img, err := s.Resolve(ctx, ref)
 	if err != nil {
