@@ -72,6 +72,7 @@ func (f *Files) Commit(ctx context.Context, ref string, o CommitOptions) (digest
 	commit := image.Commit{
 		Parent: digest.Digest(r.ImageID), Config: *config, Author: o.Author, Ref: o.Ref,
 		History: ocispec.History{Created: &now, CreatedBy: strings.Join(r.Config.Cmd, " "), Author: o.Author, Comment: o.Comment},
+		Origin:  image.Origin{Container: r.ID, Config: r.Config},
 	}
 	if len(list) > 0 {
 		pr, pw := io.Pipe()

@@ -18,7 +18,10 @@ func (h containerHandlers) create(c *call) error {
 	if err != nil {
 		return err
 	}
-	var req container.CreateRequest
+	var req struct {
+		container.CreateRequest
+		Runtime string // docker-py's place for it
+	}
 	if err := decode(data, &req); err != nil {
 		return err
 	}
@@ -28,10 +31,13 @@ func (h containerHandlers) create(c *call) error {
 	if req.HostConfig == nil {
 		req.HostConfig = &container.HostConfig{}
 	}
+	if req.HostConfig.Runtime == "" {
+		req.HostConfig.Runtime = req.Runtime
+	}
 	if req.NetworkingConfig == nil {
 		req.NetworkingConfig = &network.NetworkingConfig{}
 	}
-	warnings, err := older.Create(&req, data, int(c.version), h.Cgroup2)
+	warnings, err := older.Create(&req.CreateRequest, data, int(c.version), h.Cgroup2)
 	if err != nil {
 		return err
 	}

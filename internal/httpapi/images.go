@@ -88,12 +88,16 @@ func (h imageHandlers) inspect(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, legacyImageInspect(r, c.version))
+	out, err := legacyImageInspect(r, c.version)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, out)
 }
 
 // legacyImageInspect gives older clients the members that newer versions leave
 // out, some of them always empty.
-func legacyImageInspect(from *imagestore.Inspection, v version) any {
+func legacyImageInspect(from *imagestore.Inspection, v version) (any, error) {
 	r := from.InspectResponse
 	if r.RepoTags == nil {
 		r.RepoTags = []string{}
@@ -108,7 +112,7 @@ func legacyImageInspect(from *imagestore.Inspection, v version) any {
 		r.Identity = nil
 	}
 	if !v.before(52) {
-		return &r
+		return &r, nil
 	}
 	config := fields{
 		"Cmd": nil, "Entrypoint": nil, "Env": nil, "Labels": nil, "OnBuild": nil, "User": "", "Volumes": nil, "WorkingDir": "",
@@ -123,8 +127,11 @@ func legacyImageInspect(from *imagestore.Inspection, v version) any {
 	}
 	more := fields{"Parent": from.Parent, "Comment": "", "DockerVersion": "", "Author": "", "Config": config}
 	if v.before(45) {
-		more["Container"] = ""
-		more["ContainerConfig"] = nil
+		o, err := from.Origin()
+		if err != nil {
+			return nil, err
+		}
+		more["Container"], more["ContainerConfig"] = o.Container, o.Config
 	}
 	if v.before(44) {
 		more["VirtualSize"] = r.Size
@@ -132,7 +139,7 @@ func legacyImageInspect(from *imagestore.Inspection, v version) any {
 			r.Created = time.Time{}.Format(time.RFC3339Nano)
 		}
 	}
-	return extended{&r, more}
+	return extended{&r, more}, nil
 }
 
 func (h imageHandlers) history(c *call) error {

@@ -48,7 +48,7 @@ func (f *fakeImages) Tag(_ context.Context, source, target string) error {
 }
 func (f *fakeImages) Inspect(_ context.Context, ref string, _ *ocispec.Platform, _ bool) (*imagestore.Inspection, error) {
 	if ref == "here:latest" || ref == "a" {
-		return &imagestore.Inspection{Parent: "sha256:0", InspectResponse: image.InspectResponse{ID: "sha256:1", Size: 5}}, nil
+		return &imagestore.Inspection{Parent: "sha256:0", Origin: func() (imagestore.Origin, error) { return imagestore.Origin{Container: "c1"}, nil }, InspectResponse: image.InspectResponse{ID: "sha256:1", Size: 5}}, nil
 	}
 	return nil, errdefs.ErrNotFound.WithMessage("No such image: " + ref)
 }
@@ -179,7 +179,7 @@ func TestLegacyImages(t *testing.T) {
 	for path, want := range map[string][]string{
 		"/v1.41/images/json":   {`"VirtualSize":5`, `"<none>:<none>"`, `"Containers":-1`},
 		"/images/json":         {`"RepoTags":[]`, `"Containers":3`},
-		"/v1.41/images/a/json": {`"VirtualSize":5`, `"ContainerConfig":null`, `"Parent":"sha256:0"`, `"Hostname":""`, `"RepoTags":[]`, `"Created":"0001-01-01T00:00:00Z"`},
+		"/v1.41/images/a/json": {`"VirtualSize":5`, `"Container":"c1"`, `"ContainerConfig":null`, `"Parent":"sha256:0"`, `"Hostname":""`, `"RepoTags":[]`, `"Created":"0001-01-01T00:00:00Z"`},
 		"/v1.51/images/a/json": {`"Parent":"sha256:0"`, `"WorkingDir":""`},
 	} {
 		body := do(s, "GET", path, "").Body.String()

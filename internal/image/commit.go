@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/distribution/reference"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,6 +24,14 @@ type Commit struct {
 	History ocispec.History // of this step; EmptyLayer is set by Commit
 	Author  string
 	Ref     string // name to give it, "" for none
+	Origin  Origin
+}
+
+// Origin says which container an image was committed from, in members of the
+// image's configuration that docker's own format has and OCI's has not.
+type Origin struct {
+	Container string               `json:"container,omitempty"`
+	Config    *apicontainer.Config `json:"container_config,omitempty"`
 }
 
 // Commit makes an image of its parent's layers and one more. It is durable
@@ -80,7 +89,10 @@ func (s *Store) commitLeased(ctx context.Context, c *Commit, named reference.Nam
 		}
 		layers, config.RootFS.DiffIDs = append(layers, layer), append(config.RootFS.DiffIDs, diff)
 	}
-	l, err := describe(ctx, s, &config, layers)
+	l, err := describe(ctx, s, struct {
+		*dockerspec.DockerOCIImage
+		Origin
+	}{&config, c.Origin}, layers)
 	if err != nil {
 		return nil, err
 	}

@@ -4,14 +4,13 @@ import (
 	"context"
 	"encoding/json"
 
-	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // describe stores what says of these layers that they are an image. The caller
 // holds a lease; the content is durable when it returns, the image has no
 // record yet.
-func describe(ctx context.Context, s *Store, config *dockerspec.DockerOCIImage, layers []ocispec.Descriptor) (*loading, error) {
+func describe(ctx context.Context, s *Store, config any, layers []ocispec.Descriptor) (*loading, error) {
 	b, err := json.Marshal(config)
 	if err != nil {
 		return nil, err

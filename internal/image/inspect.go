@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"time"
 
@@ -13,14 +14,17 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/image/manifest"
 	"github.com/wherry-engine/wherry/internal/snapshot"
 )
 
 // Inspection is an image in full. Parent is the image that it was committed
-// from or built on here, "" for none; only older clients are told.
+// from or built on here, "" for none; Origin reads of what container it was
+// made. Only older clients are told.
 type Inspection struct {
 	imageapi.InspectResponse
-	Parent digest.Digest `json:"-"`
+	Parent digest.Digest          `json:"-"`
+	Origin func() (Origin, error) `json:"-"`
 }
 
 // Inspect describes one image in full, as it is for a platform (nil: the one
@@ -31,7 +35,14 @@ func (s *Store) Inspect(ctx context.Context, ref string, p *ocispec.Platform, ma
 		return nil, err
 	}
 	target, config := img.Target, img.Config.Config
-	out := &Inspection{Parent: img.Parent, InspectResponse: imageapi.InspectResponse{
+	origin := func() (o Origin, err error) {
+		b, err := s.content.Read(ctx, img.ID, manifest.MaxSize)
+		if err == nil {
+			err = json.Unmarshal(b, &o)
+		}
+		return o, err
+	}
+	out := &Inspection{Parent: img.Parent, Origin: origin, InspectResponse: imageapi.InspectResponse{
 		ID: img.ID.String(), RepoTags: img.RepoTags, RepoDigests: img.RepoDigests,
 		Author: img.Config.Author, Config: &config,
 		Architecture: img.Config.Architecture, Variant: img.Config.Variant, Os: img.Config.OS, OsVersion: img.Config.OSVersion,

@@ -49,6 +49,35 @@ class CommitTest(EngineTest):
             self.assertEqual(old.inspect_image(image)['Parent'], self.client.inspect_image('busybox')['Id'])
 
 
+    def test_older_clients_are_told_the_container(self):
+        old = docker.APIClient(base_url=os.environ['DOCKER_HOST'], version='1.41')
+        self.addCleanup(old.close)
+        cid = self.create(['touch', '/test'], labels={'lane': 'python'})
+        iid = self.client.commit(cid, changes=['EXPOSE 8000', 'CMD ["other"]'])['Id']
+        self.addCleanup(self.client.remove_image, iid)
+        image = old.inspect_image(iid)
+        self.assertEqual(image['Container'], cid)
+        self.assertEqual(image['ContainerConfig']['Image'], 'busybox')
+        self.assertEqual(image['ContainerConfig']['Labels'], {'lane': 'python'})
+        self.assertEqual((image['Config']['Cmd'], list(image['Config']['ExposedPorts'])), (['other'], ['8000/tcp']))
+        self.assertEqual(old.inspect_image('busybox')['Container'], '')
+
+
+class RuntimeTest(EngineTest):
+    def test_name_of_dockers_default(self):
+        self.assertIn('runc', self.client.info()['Runtimes'])
+        cid = self.run_('echo hello', runtime='runc')
+        self.assertEqual(self.client.wait(cid)['StatusCode'], 0)
+        self.assertEqual(self.client.inspect_container(cid)['HostConfig']['Runtime'], 'runc')
+        self.assertEqual(self.client.logs(cid), b'hello\n')
+
+    def test_unknown(self):
+        with self.assertRaises(APIError) as caught:
+            self.create('true', runtime='nosuchruntime')
+        self.assertEqual(caught.exception.response.status_code, 400)
+        self.assertRegex(caught.exception.explanation, '(?i)unknown .*runtime .*nosuchruntime')
+
+
 class NetworkTest(EngineTest):
     def network(self, name):
         nid = self.client.create_network(name)['Id']
