@@ -248,19 +248,37 @@ func TestEDNS(t *testing.T) {
 	}
 }
 
-// TestMuteServer: one that does not answer is waited for once, not each time.
+// TestMuteServer: one that does not answer is waited for once, not each time,
+// and where there is no other the answer says so, after one question each.
 func TestMuteServer(t *testing.T) {
-	mute := newWorld(t, func(*dns.Msg) *dns.Msg { return nil })
-	w := newWorld(t, answering("out", 0))
-	at := serve(t, &place{servers: []netip.AddrPort{mute.addr, w.addr}})
-	for i := range 5 {
-		if r := ask(t, at, "udp", new(dns.Msg).SetQuestion(fmt.Sprintf("n%d.example.", i), dns.TypeTXT)); r.Rcode != 0 {
+	t.Run("with another", func(t *testing.T) {
+		t.Parallel()
+		mute := newWorld(t, func(*dns.Msg) *dns.Msg { return nil })
+		w := newWorld(t, answering("out", 0))
+		at := serve(t, &place{servers: []netip.AddrPort{mute.addr, w.addr}})
+		for i := range 5 {
+			if r := ask(t, at, "udp", new(dns.Msg).SetQuestion(fmt.Sprintf("n%d.example.", i), dns.TypeTXT)); r.Rcode != 0 {
+				t.Errorf("%v", r)
+			}
+		}
+		if n := mute.asked.Load(); n != 1 {
+			t.Errorf("the mute server was asked %d times", n)
+		}
+		if n := w.asked.Load(); n != 5 {
+			t.Errorf("the other server was asked %d times", n)
+		}
+	})
+	t.Run("alone", func(t *testing.T) {
+		t.Parallel()
+		mute := newWorld(t, func(*dns.Msg) *dns.Msg { return nil })
+		at := serve(t, &place{servers: []netip.AddrPort{mute.addr}})
+		if r := ask(t, at, "udp", new(dns.Msg).SetQuestion("n.example.", dns.TypeTXT)); r.Rcode != dns.RcodeServerFailure {
 			t.Errorf("%v", r)
 		}
-	}
-	if n := mute.asked.Load(); n != 1 {
-		t.Errorf("the mute server was asked %d times", n)
-	}
+		if n := mute.asked.Load(); n != 1 {
+			t.Errorf("the mute server was asked %d times", n)
+		}
+	})
 }
 
 // TestNumber: the outside does not see the number that the container chose.
