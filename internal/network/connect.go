@@ -241,7 +241,7 @@ func (g register) exitsOf(endpoints map[string]*network.EndpointSettings) [2]plu
 	var out [2]plumb.Exit
 	for _, f := range segment.Families {
 		if n := g.exit(endpoints, f); n != nil {
-			out[f] = plumb.Exit{Addr: segment.AddressesOf(endpoints[n.ID])[f], Gateway: n.Stacks[f].Gateway}
+			out[f] = plumb.Exit{Addr: segment.AddressesOf(endpoints[n.ID])[f], Gateway: n.At(segment.AddressesOf(endpoints[n.ID])[f]).Gateway}
 			if n.Driver == spec.Ipvlan && n.IpvlanMode() != "l2" {
 				out[f].Gateway = netip.Addr{}
 			}

@@ -137,15 +137,14 @@ func (p *pool) plug(x wish, slot int) (_ *wire, err error) {
 		}
 	}()
 	for _, f := range segment.Families {
-		st := &x.seg.Stacks[f]
 		var given netip.Addr
 		if c := x.want.IPAMConfig; c != nil {
 			given = []netip.Addr{c.IPv4Address, c.IPv6Address}[f]
 		}
+		st := x.seg.At(given)
 		switch {
-		case given.IsValid() && (st.Addrs == nil || !st.Subnet.Contains(given)):
+		case given.IsValid() && st.Addrs == nil:
 			return nil, invalid("invalid endpoint settings:\nno configured subnet contains IP address %s", given)
-		case st.Addrs == nil:
 		case given.IsValid():
 			err := st.Addrs.Take(given)
 			if err != nil && p.evict(x.seg, given) {
@@ -156,7 +155,7 @@ func (p *pool) plug(x wish, slot int) (_ *wire, err error) {
 			}
 			w.addr[f] = given
 		default:
-			if w.addr[f], err = st.Addrs.Get(); err != nil {
+			if w.addr[f], err = x.seg.Get(f); err != nil {
 				return nil, err
 			}
 		}
@@ -289,9 +288,9 @@ func (p *pool) drop(n *segment.Segment, a netip.Addr) bool {
 
 // retake makes the addresses of an adopted endpoint its own again.
 func (p *pool) retake(n *segment.Segment, ep *network.EndpointSettings) error {
-	for f, a := range segment.AddressesOf(ep) {
-		addrs := n.Stacks[f].Addrs
-		if addrs == nil || !a.IsValid() {
+	for _, a := range segment.AddressesOf(ep) {
+		addrs := n.At(a).Addrs
+		if addrs == nil {
 			continue
 		}
 		err := addrs.Take(a)
@@ -305,13 +304,13 @@ func (p *pool) retake(n *segment.Segment, ep *network.EndpointSettings) error {
 	return nil
 }
 
-// held returns how many addresses of a network wait in the pool.
-func (p *pool) held(n *segment.Segment, f segment.Family) int {
+// held returns how many addresses of a network's subnet wait in the pool.
+func (p *pool) held(n *segment.Segment, subnet netip.Prefix) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	count := 0
 	for _, w := range p.ready {
-		if w.seg == n && w.addr[f].IsValid() {
+		if w.seg == n && slices.ContainsFunc(w.addr[:], subnet.Contains) {
 			count++
 		}
 	}

@@ -2,6 +2,7 @@ package network
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/moby/moby/api/types/network"
@@ -67,15 +68,12 @@ func (m *Manager) Inspect(ref string, verbose bool) (*network.Inspect, error) {
 		return nil, err
 	}
 	out := &network.Inspect{Network: n.API(), Containers: m.members(n)}
-	for f, st := range n.Stacks {
-		if st.Addrs == nil {
-			continue
-		}
+	for _, st := range slices.Concat(n.Every(v4), n.Every(v6)) {
 		if out.Status == nil {
 			out.Status = &network.Status{IPAM: network.IPAMStatus{Subnets: map[netip.Prefix]network.SubnetStatus{}}}
 		}
 		// What waits in the pool is nobody's yet.
-		waiting := m.pool.held(n, segment.Family(f))
+		waiting := m.pool.held(n, st.Subnet)
 		out.Status.IPAM.Subnets[st.Subnet] = network.SubnetStatus{
 			IPsInUse:            uint64(st.Addrs.Used() - waiting + st.Addrs.Reserved()),
 			DynamicIPsAvailable: saturating(st.Addrs.Available(), uint64(waiting)),

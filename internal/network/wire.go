@@ -51,10 +51,10 @@ func (w *wire) settings() *network.EndpointSettings {
 		ep = w.want.Copy()
 	}
 	ep.NetworkID, ep.EndpointID = w.seg.ID, w.endpoint
-	if a, s := w.addr[v4], w.seg.Stacks[v4]; a.IsValid() {
+	if a, s := w.addr[v4], w.seg.At(w.addr[v4]); a.IsValid() {
 		ep.IPAddress, ep.IPPrefixLen, ep.Gateway = a, s.Subnet.Bits(), s.Gateway
 	}
-	if a, s := w.addr[v6], w.seg.Stacks[v6]; a.IsValid() {
+	if a, s := w.addr[v6], w.seg.At(w.addr[v6]); a.IsValid() {
 		ep.GlobalIPv6Address, ep.GlobalIPv6PrefixLen, ep.IPv6Gateway = a, s.Subnet.Bits(), s.Gateway
 	}
 	if w.addressed() && w.seg.Driver != spec.Ipvlan {
@@ -91,14 +91,14 @@ func (w *wire) link() (*plumb.Link, error) {
 		if !a.IsValid() {
 			continue
 		}
-		l.Addrs = append(l.Addrs, netip.PrefixFrom(a, w.seg.Stacks[f].Subnet.Bits()))
+		l.Addrs = append(l.Addrs, netip.PrefixFrom(a, w.seg.At(a).Subnet.Bits()))
 		if !w.gateway[f] {
 			continue
 		}
 		if routed {
 			l.OnLink[f] = true
 		} else {
-			l.Gateways = append(l.Gateways, w.seg.Stacks[f].Gateway)
+			l.Gateways = append(l.Gateways, w.seg.At(a).Gateway)
 		}
 	}
 	if c := w.want.IPAMConfig; c != nil {

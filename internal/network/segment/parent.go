@@ -58,6 +58,7 @@ func (b *Host) bringUpParent(n *Segment) error {
 	if n.LinkMTU == 0 {
 		n.LinkMTU = link.MTU
 	}
+	n.Stacks, n.Further = [2]Stack{}, [2][]Stack{}
 	for _, f := range Families {
 		for _, c := range n.Subnets(f.Six()) {
 			gateway := c.Gateway

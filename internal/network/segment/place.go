@@ -20,10 +20,19 @@ func (b *Host) Place(n *Segment) error {
 			}
 			n.IPAM.Config = append(n.IPAM.Config, network.IPAMConfig{Subnet: subnet})
 			configs = n.Subnets(f.Six())
-		} else if other, overlaps := ipam.Overlap(configs[0].Subnet, b.reg.subnets()); overlaps {
-			return forbidden("invalid pool request: Pool overlaps with other one on this address space: %s", other)
+		} else {
+			taken := b.reg.subnets()
+			for _, c := range configs {
+				if other, overlaps := ipam.Overlap(c.Subnet, taken); overlaps {
+					return forbidden("invalid pool request: Pool overlaps with other one on this address space: %s", other)
+				}
+				taken = append(taken, c.Subnet)
+			}
 		}
-		if c := configs[0]; !c.Gateway.IsValid() && (n.Bridged() || !n.Internal) {
+		for _, c := range configs {
+			if c.Gateway.IsValid() || n.Internal && !n.Bridged() {
+				continue
+			}
 			c.Gateway = ipam.First(c.Subnet)
 			if c.IPRange.IsValid() && !n.Bridged() {
 				c.Gateway = ipam.First(c.IPRange)

@@ -20,9 +20,10 @@ import (
 // Segment is a network as it is run here.
 type Segment struct {
 	spec.Network
-	Link    int      // index of the bridge or of the parent, 0 when the network has none
-	Stacks  [2]Stack // of IPv4 and of IPv6
-	LinkMTU int      // what its links have
+	Link    int        // index of the bridge or of the parent, 0 when the network has none
+	Stacks  [2]Stack   // of IPv4 and of IPv6
+	Further [2][]Stack // of subnets beyond the first, which bridges have none of
+	LinkMTU int        // what its links have
 
 	Directory dns.Directory
 }
@@ -73,8 +74,45 @@ func (n *Segment) serve(f Family, c network.IPAMConfig, own, gateway netip.Addr)
 			return err
 		}
 	}
+	if n.Stacks[f].Addrs != nil && n.Stacks[f].Subnet != s.Subnet {
+		n.Further[f] = append(slices.DeleteFunc(n.Further[f], func(o Stack) bool { return o.Subnet == s.Subnet }), s)
+		return nil
+	}
 	n.Stacks[f] = s
 	return nil
+}
+
+// Every lists the subnets of a family that can be used.
+func (n *Segment) Every(f Family) []*Stack {
+	var out []*Stack
+	if n.Stacks[f].Addrs != nil {
+		out = append(out, &n.Stacks[f])
+	}
+	for i := range n.Further[f] {
+		out = append(out, &n.Further[f][i])
+	}
+	return out
+}
+
+// At is the subnet that an address is of; an empty one when there is none.
+func (n *Segment) At(a netip.Addr) *Stack {
+	for _, s := range n.Every(FamilyOf(a)) {
+		if s.Subnet.Contains(a) {
+			return s
+		}
+	}
+	return &Stack{}
+}
+
+// Get hands out an address of the first subnet that has one left; an invalid
+// one when the network has none of the family.
+func (n *Segment) Get(f Family) (a netip.Addr, err error) {
+	for _, s := range n.Every(f) {
+		if a, err = s.Addrs.Get(); err == nil {
+			return a, nil
+		}
+	}
+	return netip.Addr{}, err
 }
 
 func (s *Stack) reserve(list ...netip.Addr) error {
@@ -94,9 +132,9 @@ func (n *Segment) Bridged() bool { return n.Driver == spec.Bridge }
 
 // Free gives addresses back.
 func (n *Segment) Free(addrs [2]netip.Addr) {
-	for f, a := range addrs {
-		if a.IsValid() && n.Stacks[f].Addrs != nil {
-			n.Stacks[f].Addrs.Free(a)
+	for _, a := range addrs {
+		if s := n.At(a); s.Addrs != nil {
+			s.Addrs.Free(a)
 		}
 	}
 }

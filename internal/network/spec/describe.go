@@ -149,9 +149,6 @@ func (n *Network) Check() error {
 	if n.Driver == Bridge && (len(n.Subnets(false)) > 1 || len(n.Subnets(true)) > 1) {
 		return forbidden("bridge driver doesn't support multiple subnets")
 	}
-	if n.Driver != Null && (len(n.Subnets(false)) > 1 || len(n.Subnets(true)) > 1) {
-		return notServed("a network with several subnets of one address family")
-	}
 	return ipam.Check(n.IPAM.Config)
 }
 

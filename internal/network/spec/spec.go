@@ -199,7 +199,3 @@ func invalid(format string, a ...any) error {
 func forbidden(format string, a ...any) error {
 	return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf(format, a...))
 }
-
-func notServed(what string) error {
-	return errdefs.ErrNotImplemented.WithMessage(what + " is not served by this version of wherryd")
-}
