@@ -51,14 +51,13 @@ func NewLogin(sh *shell.Shell) *cobra.Command {
 // check validates the flags and takes the password from stdin if it is there.
 func (l *loginFlags) check(cmd *cobra.Command, sh *shell.Shell) error {
 	given := cmd.Flags().Changed("password")
-	if given {
-		fmt.Fprintln(sh.Err, "WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
-	}
 	switch {
 	case given && l.stdin:
-		return errors.New("--password and --password-stdin are mutually exclusive")
+		return errors.New("conflicting options: cannot specify both --password and --password-stdin")
 	case given && l.password == "":
 		return errors.New("password is empty")
+	case given:
+		fmt.Fprintln(sh.Err, "WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
 	case l.stdin && l.user == "":
 		return errors.New("the --password-stdin option requires --username to be set")
 	case l.stdin:
@@ -83,8 +82,8 @@ func (l *loginFlags) run(ctx context.Context, sh *shell.Shell, key string) error
 		sh.Debugf("stored credentials of %s: %v", key, err)
 	}
 	if l.user == "" && l.password == "" && stored.Username != "" && (stored.Password != "" || stored.IdentityToken != "") {
-		fmt.Fprintf(sh.Err, "Authenticating with existing credentials... [Username: %s]\n", stored.Username)
-		if err := l.login(ctx, sh, api, key, stored); err == nil {
+		fmt.Fprintf(sh.Err, "Authenticating with existing credentials... [Username: %s]\n\n Info -> To login with a different account, run '%[2]s logout' followed by '%[2]s login'\n\n\n", stored.Username, sh.Name)
+		if err := l.login(ctx, sh, api, key, stored, true); err == nil {
 			return nil
 		}
 		fmt.Fprintln(sh.Err, "Login did not succeed, error: the stored credentials were refused")
@@ -92,10 +91,11 @@ func (l *loginFlags) run(ctx context.Context, sh *shell.Shell, key string) error
 	if err := l.ask(ctx, sh, key, stored.Username); err != nil {
 		return err
 	}
-	return l.login(ctx, sh, api, key, registry.AuthConfig{Username: l.user, Password: l.password, ServerAddress: key})
+	return l.login(ctx, sh, api, key, registry.AuthConfig{Username: l.user, Password: l.password, ServerAddress: key}, false)
 }
 
-func (l *loginFlags) login(ctx context.Context, sh *shell.Shell, api client.APIClient, key string, a registry.AuthConfig) error {
+// login asks the registry and keeps what it took; known: it was kept before, and the user was told how.
+func (l *loginFlags) login(ctx context.Context, sh *shell.Shell, api client.APIClient, key string, a registry.AuthConfig, known bool) error {
 	res, err := api.RegistryLogin(ctx, client.RegistryLoginOptions{Username: a.Username, Password: a.Password, ServerAddress: key, IdentityToken: a.IdentityToken})
 	if err != nil {
 		return err
@@ -107,7 +107,7 @@ func (l *loginFlags) login(ctx context.Context, sh *shell.Shell, api client.APIC
 	if err != nil {
 		return fmt.Errorf("Error saving credentials: %w", err)
 	}
-	if plain {
+	if plain && !known {
 		fmt.Fprintf(sh.Err, "\nWARNING! Your credentials are stored unencrypted in '%s'.\nConfigure a credential helper to remove this warning. See\nhttps://docs.docker.com/go/credential-store/\n\n", sh.Config().File())
 	}
 	sh.Println(res.Auth.Status)

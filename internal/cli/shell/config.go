@@ -28,9 +28,9 @@ type Config struct {
 
 // AuthEntry is what login leaves in the file.
 type AuthEntry struct {
-	Auth          string `json:"auth"`
-	IdentityToken string `json:"identitytoken"`
-	RegistryToken string `json:"registrytoken"`
+	Auth          string `json:"auth,omitempty"`
+	IdentityToken string `json:"identitytoken,omitempty"`
+	RegistryToken string `json:"registrytoken,omitempty"`
 }
 
 // ProxyEntry is a proxy setting handed to new containers.
