@@ -198,8 +198,12 @@ func lookup(ctx context.Context, name string) (string, error) {
 // withoutPassword keeps what the user is told free of what nobody should read.
 func withoutPassword(err error, options string) error {
 	for _, o := range strings.Split(options, ",") {
-		if secret, ok := strings.CutPrefix(o, "password="); ok && secret != "" && strings.Contains(err.Error(), secret) {
-			return errors.New(strings.ReplaceAll(err.Error(), secret, "********"))
+		switch key, _, _ := strings.Cut(o, "="); key {
+		case "password", "password2", "pass":
+			// Only as the whole option: a short password is part of many words.
+			if o != key+"=" && strings.Contains(err.Error(), o) {
+				err = errors.New(strings.ReplaceAll(err.Error(), o, key+"=********"))
+			}
 		}
 	}
 	return err
