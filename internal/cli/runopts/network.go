@@ -99,8 +99,12 @@ func (o *Options) firstEndpoint(n opts.NetworkAttachmentOpts) (*network.Endpoint
 	if o.mac != "" {
 		n.MacAddress = o.mac
 	}
-	if o.linkLocal.Len() > 0 {
-		n.LinkLocalIPs = addrs(o.linkLocal.GetSlice())
+	for _, s := range o.linkLocal.GetSlice() {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return nil, fmt.Errorf("invalid address for --link-local-ip: %s", s)
+		}
+		n.LinkLocalIPs = append(n.LinkLocalIPs, a)
 	}
 	return endpoint(n)
 }

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
+	"strings"
 	"text/template"
 
 	"github.com/docker/cli/templates"
@@ -83,6 +85,7 @@ func execute(out *bytes.Buffer, tmpl *template.Template, typed any, raw []byte) 
 		if err := dec.Decode(&generic); err != nil {
 			return fmt.Errorf("unable to read inspect data: %w", err)
 		}
+		addEmpty(generic, typed)
 		b.Reset()
 		if err := tmpl.Option("missingkey=error").Execute(&b, generic); err != nil {
 			return fmt.Errorf("template parsing error: %w", err)
@@ -91,6 +94,26 @@ func execute(out *bytes.Buffer, tmpl *template.Template, typed any, raw []byte) 
 	b.WriteByte('\n')
 	_, err := b.WriteTo(out)
 	return err
+}
+
+// addEmpty gives the raw value the texts that newer versions of the API leave
+// out when they are empty: templates of older clients name them.
+func addEmpty(generic, typed any) {
+	m, ok := generic.(map[string]any)
+	v := reflect.ValueOf(typed)
+	if !ok || v.Kind() != reflect.Struct {
+		return
+	}
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if name == "" {
+			name = f.Name
+		}
+		if _, known := m[name]; !known && f.IsExported() && f.Type.Kind() == reflect.String {
+			m[name] = ""
+		}
+	}
 }
 
 func writeList(out io.Writer, list []json.RawMessage, compact bool) error {
