@@ -43,16 +43,25 @@ func (b *Builder) Reduce(ctx context.Context, p request.Prune) (*apibuild.CacheP
 			}
 		}
 		if len(info.Filter) == 0 {
-			return &apibuild.CachePruneReport{CachesDeleted: []string{}}, nil
+			report := &apibuild.CachePruneReport{CachesDeleted: []string{}}
+			b.pruned(report)
+			return report, nil
 		}
 	}
 	report, err := e.prune(ctx, info)
-	if err == nil && b.cfg.Events != nil {
+	if err == nil {
+		b.pruned(report)
+	}
+	return report, err
+}
+
+// pruned tells of it, also if nothing went.
+func (b *Builder) pruned(report *apibuild.CachePruneReport) {
+	if b.cfg.Events != nil {
 		b.cfg.Events(events.Message{Type: events.BuilderEventType, Action: events.ActionPrune, Actor: events.Actor{Attributes: map[string]string{
 			"reclaimed": strconv.FormatUint(report.SpaceReclaimed, 10),
 		}}})
 	}
-	return report, err
 }
 
 func (e *engine) prune(ctx context.Context, info ...client.PruneInfo) (*apibuild.CachePruneReport, error) {

@@ -334,13 +334,20 @@ func (s *System) Reload(next *config.Config) error {
 
 // reloadable are the settings of a reload as its event tells them.
 func reloadable(c *config.Config) map[string]string {
-	labels := []byte("[]")
-	if len(c.Labels) > 0 {
-		labels, _ = json.Marshal(c.Labels) // strings can always be encoded
+	list := func(of []string) string {
+		text := []byte("[]")
+		if len(of) > 0 {
+			text, _ = json.Marshal(of) // strings can always be encoded
+		}
+		return string(text)
 	}
 	return map[string]string{
-		"debug": strconv.FormatBool(c.Debug), "labels": string(labels), "live-restore": strconv.FormatBool(c.LiveRestore),
-		"shutdown-timeout": strconv.Itoa(c.ShutdownTimeout), "default-shm-size": strconv.FormatInt(c.ShmSize, 10), "default-ipc-mode": c.IpcMode,
+		"debug": strconv.FormatBool(c.Debug), "labels": list(c.Labels),
+		"registry-mirrors": list(c.Registry.Mirrors), "insecure-registries": list(c.Registry.Insecure), "default-runtime": c.DefaultRuntime,
+		"max-concurrent-downloads": strconv.Itoa(c.Registry.MaxDownloads), "max-concurrent-uploads": strconv.Itoa(c.Registry.MaxUploads),
+		"max-download-attempts": strconv.Itoa(c.Registry.MaxDownloadAttempts),
+		"live-restore":          strconv.FormatBool(c.LiveRestore),
+		"shutdown-timeout":      strconv.Itoa(c.ShutdownTimeout), "default-shm-size": strconv.FormatInt(c.ShmSize, 10), "default-ipc-mode": c.IpcMode,
 	}
 }
 

@@ -53,11 +53,10 @@ func (s *Store) Import(ctx context.Context, r io.Reader, ref, message string, ch
 	if err != nil {
 		return "", err
 	}
-	name := img.ID.String()
 	if named != nil {
-		name = reference.FamiliarString(named)
+		s.publish(events.ActionTag, img, img.ID.String(), reference.FamiliarString(named))
 	}
-	s.publish(events.ActionImport, img, img.ID.String(), name)
+	s.publish(events.ActionImport, img, img.ID.String(), img.ID.String())
 	return img.ID, nil
 }
 

@@ -152,12 +152,11 @@ func (s *loader) enter(ctx context.Context, l *loading, progress func(jsonstream
 	}
 	for _, n := range l.names {
 		said = append(said, "Loaded image: "+reference.FamiliarString(n)+"\n")
-		s.publish(events.ActionLoad, img, img.ID.String(), reference.FamiliarString(n))
 	}
 	if len(l.names) == 0 {
 		said = append(said, "Loaded image ID: "+img.ID.String()+"\n")
-		s.publish(events.ActionLoad, img, img.ID.String(), img.ID.String())
 	}
+	s.publish(events.ActionLoad, img, img.ID.String(), img.ID.String())
 	for _, text := range said {
 		progress(jsonstream.Message{Stream: text})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -340,7 +341,13 @@ func (s *Store) Prune(ctx context.Context, all bool, keep func(*Image) bool) ([]
 		return out, 0, err
 	}
 	after, err := s.Disk(ctx)
-	return out, uint64(max(0, before-after)), err
+	freed := uint64(max(0, before-after))
+	if err == nil && s.events != nil {
+		now := time.Now()
+		s.events(events.Message{Type: events.ImageEventType, Action: events.ActionPrune, Scope: "local",
+			Actor: events.Actor{Attributes: map[string]string{"reclaimed": strconv.FormatUint(freed, 10)}}, Time: now.Unix(), TimeNano: now.UnixNano()})
+	}
+	return out, freed, err
 }
 
 // Disk returns the bytes of all blobs, whole and unfinished, and of all layers'

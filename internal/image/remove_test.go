@@ -100,7 +100,7 @@ func TestRemoveRules(t *testing.T) {
 	fresh("x:y")
 	f.remove("x:y", false)
 	f.remove("a:1", false)
-	want := []string{"load a:1", "tag x:y", "untag " + full, "untag " + full, "delete " + full}
+	want := []string{"load " + full, "tag x:y", "untag " + full, "untag " + full, "delete " + full}
 	if !slices.Equal(f.events, want) {
 		t.Errorf("events %q, want %q", f.events, want)
 	}
