@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -12,7 +13,7 @@ import (
 // lookPath finds the program as a shell would, with docker's words when it
 // cannot.
 func lookPath(file string, env []string) (string, *initproto.Failure) {
-	quoted := "exec: \"" + file + "\": "
+	quoted := "exec: " + strconv.Quote(file) + ": "
 	if strings.Contains(file, "/") {
 		switch err := executable(file); {
 		case err == nil:

@@ -154,7 +154,7 @@ func (h containerHandlers) start(c *call) error {
 	if c.ContentLength > 7 || c.ContentLength == -1 {
 		return invalid("starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24")
 	}
-	if c.arg("checkpoint") != "" {
+	if c.arg("checkpoint") != "" || c.arg("checkpoint-dir") != "" {
 		return notServed("starting from a checkpoint")
 	}
 	return c.done(h.Lifecycle.Start(c.lasting(), c.name))

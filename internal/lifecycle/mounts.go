@@ -105,10 +105,11 @@ func (r *resolver) resolve(ctx context.Context) error {
 		}
 	}
 	for dest := range r.c.Config.Volumes {
-		if !filepath.IsAbs(dest) || filepath.Clean(dest) == "/" {
-			return invalid("invalid volume specification: '%s'", dest)
+		given := dest
+		// VOLUME data in a Dockerfile means /data.
+		if dest = filepath.Join("/", dest); dest == "/" {
+			return invalid("invalid volume specification: '%s'", given)
 		}
-		dest = filepath.Clean(dest)
 		if _, ok := r.byDest[dest]; ok {
 			continue
 		}

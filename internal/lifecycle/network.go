@@ -41,6 +41,11 @@ func (l *launcher) connect(ctx context.Context, c *container.Container, u *undo.
 	}
 	switch {
 	case h.NetworkMode.IsHost():
+		for _, ep := range c.Networks {
+			if ep != nil && ep.IPAMConfig != nil && (ep.IPAMConfig.IPv4Address.IsValid() || ep.IPAMConfig.IPv6Address.IsValid()) {
+				return nil, errdefs.ErrInvalidArgument.WithMessage("failed to set up container networking: invalid endpoint settings:\nuser specified IP address is supported on user defined networks only")
+			}
+		}
 		return n, nil
 	case h.NetworkMode.IsContainer():
 		other, err := l.runningContainer(h.NetworkMode.ConnectedContainer())

@@ -166,7 +166,7 @@ func accepts(n *segment.Segment, ep *network.EndpointSettings) error {
 	if n.ConfigOnly {
 		return forbidden("container cannot be attached to the configuration-only network %s", n.Name)
 	}
-	if n.Name != network.NetworkBridge {
+	if n.Name != network.NetworkBridge && n.Driver != spec.Null {
 		return nil
 	}
 	if len(ep.Aliases) > 0 {

@@ -237,6 +237,9 @@ func (f *Files) Follow(id string) error {
 func (f *Files) Unlink(ref string) error {
 	holder, alias := path.Split("/" + strings.TrimPrefix(ref, "/"))
 	if holder == "/" {
+		if _, err := f.containers.Get(alias); err != nil {
+			return errdefs.ErrNotFound.WithMessage("No such container: " + ref)
+		}
 		return errdefs.ErrConflict.WithMessage("Conflict, cannot remove the default link name of the container")
 	}
 	holder = strings.Trim(holder, "/")

@@ -55,7 +55,9 @@ func Of(root int, p *initproto.Process) (Identity, *initproto.Failure) {
 	for _, name := range p.Groups {
 		gid, ok := groupID(group, name)
 		if !ok {
-			return id, text("unable to find group " + name + ": no matching entries in group file")
+			if gid, f = number(name, "unable to find group "+name+": no matching entries in group file"); f != nil {
+				return id, f
+			}
 		}
 		id.Groups = append(id.Groups, gid)
 	}
