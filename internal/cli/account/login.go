@@ -77,9 +77,11 @@ func (l *loginFlags) run(ctx context.Context, sh *shell.Shell, key string) error
 	if err != nil {
 		return err
 	}
-	stored, err := sh.Config().Credentials(ctx, key)
-	if err != nil {
-		sh.Debugf("stored credentials of %s: %v", key, err)
+	var stored registry.AuthConfig
+	if l.user == "" {
+		if stored, err = sh.Config().Credentials(ctx, key); err != nil {
+			sh.Debugf("stored credentials of %s: %v", key, err)
+		}
 	}
 	if l.user == "" && l.password == "" && stored.Username != "" && (stored.Password != "" || stored.IdentityToken != "") {
 		fmt.Fprintf(sh.Err, "Authenticating with existing credentials... [Username: %s]\n\n Info -> To login with a different account, run '%[2]s logout' followed by '%[2]s login'\n\n\n", stored.Username, sh.Name)

@@ -5,8 +5,11 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -28,7 +31,10 @@ func (s *Shell) RegistryAuth(ctx context.Context, image string) (string, error) 
 		key = DockerHub
 	}
 	auth, err := s.Config().credentials(ctx, key)
-	if err != nil {
+	if errors.Is(err, errHelper) {
+		// As docker does: what anybody may pull needs no helper.
+		fmt.Fprintf(s.Err, "WARNING: %v\n", err)
+	} else if err != nil {
 		return "", err
 	}
 	b, err := json.Marshal(auth) //nolint:gosec // the header that carries credentials
@@ -47,10 +53,16 @@ func (c *Config) credentials(ctx context.Context, key string) (registry.AuthConf
 		return askHelper(ctx, helper, key)
 	}
 	e, ok := c.AuthConfigs[key]
-	if !ok {
-		e = c.AuthConfigs["https://"+key]
+	if !ok && key != DockerHub {
+		// Older clients wrote addresses.
+		for _, stored := range slices.Sorted(maps.Keys(c.AuthConfigs)) {
+			if stored != DockerHub && RegistryKey(stored) == key {
+				e = c.AuthConfigs[stored]
+				break
+			}
+		}
 	}
-	out := registry.AuthConfig{ServerAddress: key, IdentityToken: e.IdentityToken, RegistryToken: e.RegistryToken}
+	out := registry.AuthConfig{ServerAddress: key, Username: e.Username, Password: e.Password, IdentityToken: e.IdentityToken, RegistryToken: e.RegistryToken}
 	if e.Auth != "" {
 		b, err := base64.StdEncoding.DecodeString(e.Auth)
 		if err != nil {
@@ -65,6 +77,9 @@ func (c *Config) credentials(ctx context.Context, key string) (registry.AuthConf
 	return out, nil
 }
 
+// errHelper is the failure of a credential helper.
+var errHelper = errors.New("error getting credentials")
+
 // askHelper speaks the docker-credential-helper protocol: the server's name
 // on stdin, JSON on stdout.
 func askHelper(ctx context.Context, helper, key string) (registry.AuthConfig, error) {
@@ -78,7 +93,7 @@ func askHelper(ctx context.Context, helper, key string) (registry.AuthConfig, er
 		if strings.Contains(msg, "credentials not found") {
 			return out, nil
 		}
-		return out, fmt.Errorf("error getting credentials - err: %w, out: `%s`", err, msg)
+		return out, fmt.Errorf("%w - err: %w, out: `%s`", errHelper, err, msg)
 	}
 	var r struct{ Username, Secret string }
 	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {

@@ -29,6 +29,8 @@ type Config struct {
 // AuthEntry is what login leaves in the file.
 type AuthEntry struct {
 	Auth          string `json:"auth,omitempty"`
+	Username      string `json:"username,omitempty"` // read, never written
+	Password      string `json:"password,omitempty"` // read, never written
 	IdentityToken string `json:"identitytoken,omitempty"`
 	RegistryToken string `json:"registrytoken,omitempty"`
 }
