@@ -43,6 +43,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/build/classic"
 	"github.com/wherry-engine/wherry/internal/build/executor"
+	"github.com/wherry-engine/wherry/internal/build/space"
 	"github.com/wherry-engine/wherry/internal/content"
 )
 
@@ -64,7 +65,7 @@ type engine struct {
 
 	history  *history
 	classics classic.Outputs
-	room     *room
+	room     *space.Room
 
 	serving sync.Once
 	http2   *grpc.Server // see direct
@@ -100,8 +101,8 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	e.room = &room{e: e}
-	steps.Before = e.room.before
+	e.room = e.newRoom()
+	steps.Before = e.room.Before
 	steps.Root, e.gateway = b.steps(), steps.HostGateway
 	if e.exec, err = executor.New(steps); err != nil {
 		return nil, err
@@ -227,15 +228,16 @@ func (e *engine) frontends(workers *worker.Controller) (map[string]frontend.Fron
 }
 
 // track notes a build; its context ends with the engine.
-func (e *engine) track(ctx context.Context) (context.Context, func()) {
+func (e *engine) track(ctx context.Context) (context.Context, func(error)) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(e.running, func() { cancel(errClosed) })
 	e.active.Add(1)
-	leave := e.room.enter()
-	return ctx, func() {
+	leave := e.room.Enter(ctx)
+	return ctx, func(err error) {
 		stop()
 		cancel(nil)
-		leave()
+		space.Release(err)
+		leave(err)
 		e.active.Done()
 	}
 }

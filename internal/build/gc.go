@@ -2,13 +2,14 @@ package build
 
 import (
 	"context"
-	"log/slog"
+	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/moby/buildkit/client"
 	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/build/space"
 )
 
 // Rule says what of the cache may go when it is too large: what Filters match
@@ -71,92 +72,26 @@ func (l Limits) policy(root string) []client.PruneInfo {
 	return []client.PruneInfo{sources, old, one, all}
 }
 
-// Two looks at the size of the cache lie so far apart while builds run.
-const between = 2 * time.Second
-
-// room keeps the cache below its cap, also while builds run: before each step,
-// after each build and every other second in between.
-type room struct {
-	e *engine
-
-	mu     sync.Mutex // held by whoever empties
-	last   time.Time
-	counts sync.Mutex
-	builds int
-	stop   chan struct{}
-}
-
-// enter notes a build; the function that it returns ends it.
-func (r *room) enter() func() {
-	r.counts.Lock()
-	defer r.counts.Unlock()
-	if r.builds++; r.builds == 1 {
-		r.stop = make(chan struct{})
-		go r.watch(r.stop)
+// room is what keeps the cache below its cap.
+func (e *engine) newRoom() *space.Room {
+	root := e.b.cfg.Root
+	files := []string{filepath.Join(root, "meta.db"), filepath.Join(root, "layers", "metadata.db")}
+	for _, name := range []string{"metadata_v2.db", "cache.db", "history.db", "history-meta.db"} {
+		files = append(files, filepath.Join(root, "build", name))
 	}
-	return func() {
-		r.counts.Lock()
-		if r.builds--; r.builds == 0 {
-			close(r.stop)
-		}
-		r.counts.Unlock()
-	}
-}
-
-// watch runs while there are builds, and once after the last.
-func (r *room) watch(stop <-chan struct{}) {
-	t := time.NewTicker(between)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-			r.make(context.Background(), between/2)
-		case <-stop:
-			// A build that is over lets its records go a little later.
-			for range 10 {
-				if r.make(context.Background(), 0) {
-					return
-				}
-				<-t.C
-			}
-			return
-		}
-	}
-}
-
-// make empties the cache as the policy says unless that was done a moment ago.
-// It reports whether there was nothing to do.
-func (r *room) make(ctx context.Context, unless time.Duration) bool {
-	policy := r.e.worker.GCPolicy()
-	if len(policy) == 0 {
-		return true
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if unless > 0 && time.Since(r.last) < unless {
-		return true
-	}
-	policy, err := r.worth(ctx, policy)
-	if err != nil || len(policy) == 0 {
-		r.last = time.Now()
-		return err == nil
-	}
-	report, err := r.e.prune(ctx, policy...)
-	r.last = time.Now()
-	if err != nil && ctx.Err() == nil {
-		slog.Warn("cannot empty the build cache", "error", err)
-		return false
-	}
-	if n := len(report.CachesDeleted); n > 0 {
-		slog.Debug("build cache emptied", "records", n, "bytes", report.SpaceReclaimed)
-	}
-	return false
+	return space.New(space.Cache{
+		Root: root, Files: files, Policy: func() []client.PruneInfo { return e.worker.GCPolicy() }, Worth: e.worth,
+		Prune: func(ctx context.Context, policy []client.PruneInfo) (int, uint64, error) {
+			report, err := e.prune(ctx, policy...)
+			return len(report.CachesDeleted), report.SpaceReclaimed, err
+		},
+	})
 }
 
 // worth gives the rules with which something would go: what images have, too,
 // is no part of the cap.
-func (r *room) worth(ctx context.Context, policy []client.PruneInfo) ([]client.PruneInfo, error) {
-	list, err := r.e.worker.DiskUsage(ctx, client.DiskUsageInfo{})
+func (e *engine) worth(ctx context.Context, policy []client.PruneInfo, tight bool) ([]client.PruneInfo, error) {
+	list, err := e.worker.DiskUsage(ctx, client.DiskUsageInfo{})
 	if err != nil {
 		return nil, err
 	}
@@ -168,10 +103,10 @@ func (r *room) worth(ctx context.Context, policy []client.PruneInfo) ([]client.P
 	for _, p := range policy {
 		bound = bound && p.MaxUsedSpace > 0 && p.MaxUsedSpace >= total
 	}
-	if bound && !r.tight(policy) {
+	if bound && !tight {
 		return nil, nil
 	}
-	if list, err = r.e.records(ctx); err != nil {
+	if list, err = e.records(ctx); err != nil {
 		return nil, err
 	}
 	var common int64
@@ -188,15 +123,3 @@ func (r *room) worth(ctx context.Context, policy []client.PruneInfo) ([]client.P
 	}
 	return out, nil
 }
-
-// tight tells whether the file system has less free than a rule asks for.
-func (r *room) tight(policy []client.PruneInfo) bool {
-	var st unix.Statfs_t
-	if unix.Statfs(r.e.b.cfg.Root, &st) != nil {
-		return true
-	}
-	return slices.ContainsFunc(policy, func(p client.PruneInfo) bool { return p.MinFreeSpace > int64(st.Bavail)*st.Bsize })
-}
-
-// before is called by each step that is about to start.
-func (r *room) before(ctx context.Context) { r.make(ctx, between/4) }

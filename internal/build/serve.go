@@ -35,14 +35,14 @@ func (e *engine) direct() *grpc.Server {
 }
 
 // intercept changes what clients ask for where the engine knows better.
-func (e *engine) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+func (e *engine) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (out any, err error) {
 	if r, ok := req.(*controlapi.SolveRequest); ok {
 		if err := e.amend(r); err != nil {
 			return nil, err
 		}
-		var done func()
+		var done func(error)
 		ctx, done = e.track(ctx)
-		defer done()
+		defer func() { done(err) }()
 	}
 	return next(ctx, req)
 }

@@ -116,13 +116,12 @@ func (b *Builder) Solve(ctx context.Context, r *request.Build, trace func(any) e
 }
 
 // solve runs one request and hands its progress on.
-func (e *engine) solve(ctx context.Context, req *controlapi.SolveRequest, status func(*controlapi.StatusResponse) error) (map[string]string, error) {
+func (e *engine) solve(ctx context.Context, req *controlapi.SolveRequest, status func(*controlapi.StatusResponse) error) (out map[string]string, err error) {
 	if err := e.amend(req); err != nil {
 		return nil, err
 	}
 	ctx, done := e.track(ctx)
-	defer done()
-	var out map[string]string
+	defer func() { done(err) }()
 	g, inner := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		resp, err := e.control.Solve(inner, req)
@@ -135,8 +134,7 @@ func (e *engine) solve(ctx context.Context, req *controlapi.SolveRequest, status
 		// Not the group's context: the last words of a failed build are wanted.
 		return e.control.Status(&controlapi.StatusRequest{Ref: req.Ref}, &statusStream{ctx: ctx, send: status})
 	})
-	err := g.Wait()
-	if err != nil && context.Cause(ctx) != nil {
+	if err = g.Wait(); err != nil && context.Cause(ctx) != nil {
 		err = context.Cause(ctx)
 	}
 	return out, err

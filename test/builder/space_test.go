@@ -1,16 +1,12 @@
 package builder
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/moby/moby/api/types/build"
-	"golang.org/x/sys/unix"
-
 	"github.com/wherry-engine/wherry/test/harness"
 )
 
@@ -60,30 +56,7 @@ const (
 // Twenty builds at a time on a small file system, which write several times
 // what it holds, all succeed, and leave a cache within its cap and one layer.
 func TestSpace(t *testing.T) {
-	harness.Require(t, "engine", "busybox", "root")
-	e, err := harness.New(harness.Options{Config: fmt.Sprintf(`{"builder":{"gc":{"enabled":true,"defaultKeepStorage":"%d"}}}`, spaceCap)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(e.DataRoot(), 0o711); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("tmpfs", e.DataRoot(), "tmpfs", 0, fmt.Sprintf("size=%d,mode=0711", spaceDisk)); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		err := e.Stop()
-		err = errors.Join(err, unix.Unmount(e.DataRoot(), 0), e.Close())
-		if err != nil {
-			t.Error(err)
-		}
-	})
-	if err := e.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.LoadBusybox(); err != nil {
-		t.Fatal(err)
-	}
+	e := onSmallDisk(t, fmt.Sprintf(`{"builder":{"gc":{"enabled":true,"defaultKeepStorage":"%d"}}}`, spaceCap), spaceDisk)
 	var wg sync.WaitGroup
 	for i := range spaceBuilds {
 		dirs := make([]string, spaceRounds)
@@ -119,10 +92,7 @@ RUN ls -l /two /three && echo $which > /last
 	}
 	wg.Wait()
 	if t.Failed() {
-		var st unix.Statfs_t
-		if err := unix.Statfs(e.DataRoot(), &st); err == nil {
-			t.Logf("%d MB free of %d", int64(st.Bavail)*st.Bsize>>20, int64(st.Blocks)*st.Bsize>>20)
-		}
+		t.Logf("%d MB free of %d", free(t, e)>>20, spaceDisk>>20)
 		return
 	}
 	eventually(t, "the cache is within its cap and one layer", func() bool { return cacheSize(t, e) <= spaceCap+spaceLayer })
