@@ -11,7 +11,8 @@
 // needs: making and removing nine directories is a large part of a process's
 // start. Device rules that many groups have in common live in one directory
 // beside them (<parent>/devices-<hash>) which all of them join; freezer, blkio,
-// cpuset and hugetlb directories appear when first asked for.
+// cpuset and hugetlb directories appear when first asked for. A group that may use
+// every device has directories everywhere: who is in it may make groups below.
 package cgroup
 
 import (

@@ -130,6 +130,16 @@ func (g *groupV1) make(r *Resources) ([]string, error) {
 			return nil, err
 		}
 	}
+	if rules, err := device.Parse(r.Devices); err == nil && len(r.Devices) > 0 && rules.Unrestricted() {
+		// Who may use every device may make groups, too: they must be below its own
+		// under every controller, to go with it.
+		for _, c := range slices.Sorted(maps.Keys(g.m.mounts)) {
+			if _, err := g.at(c); err != nil {
+				return nil, err
+			}
+		}
+		return g.apply(r)
+	}
 	if err := g.joinDevices(r); err != nil {
 		return nil, err
 	}
@@ -206,6 +216,9 @@ func (g *groupV1) joinDevices(r *Resources) error {
 		return err
 	}
 	g.release()
+	if own := g.in("devices"); own != "" && !g.unit {
+		return rules.WriteV1(own)
+	}
 	parent := filepath.Join(mount.dir, path.Dir(g.path))
 	if rules.Unrestricted() {
 		// What the parent may do: all, unless someone else has limited it.
