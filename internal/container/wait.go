@@ -1,7 +1,9 @@
 package container
 
 import (
+	"context"
 	"slices"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 )
@@ -32,6 +34,32 @@ func (c *Container) Wait(cond container.WaitCondition) (<-chan container.WaitRes
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.waiters = slices.DeleteFunc(c.waiters, func(x *waiter) bool { return x == w })
+	}
+}
+
+// firstWords is how long a program has to say something before it is asked
+// what it has said.
+const firstWords = 150 * time.Millisecond
+
+// FirstWords waits until a container that was started a moment ago has ended or
+// has had the time for its first words. A start is answered when the program
+// begins, and users that ask for its output next mean what it prints at once.
+func (c *Container) FirstWords(ctx context.Context) {
+	c.mu.Lock()
+	left := firstWords - time.Since(c.State.StartedAt)
+	young := c.State.Running && left > 0
+	c.mu.Unlock()
+	if !young {
+		return
+	}
+	ended, giveUp := c.Wait(container.WaitConditionNotRunning)
+	defer giveUp()
+	timer := time.NewTimer(min(left, firstWords)) // the clock may have been set back
+	defer timer.Stop()
+	select {
+	case <-ended:
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 

@@ -70,6 +70,8 @@ func (v *View) Logs(ctx context.Context, ref string, o LogsOptions, open func(tt
 			}()
 			ro.Done = ended
 		}
+	} else {
+		c.FirstWords(ctx)
 	}
 	stdout, stderr := open(r.Config.Tty)
 	err = logs.Read(ctx, files, ro, func(e logs.Entry) error {

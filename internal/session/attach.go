@@ -39,9 +39,14 @@ func (m *Manager) Attach(ctx context.Context, ref string, o AttachOptions, hijac
 		return m.attachWithPast(ctx, c, o, keys, hijack)
 	}
 	// Op is held from the checks until the client is known: it may ask for the
-	// start as soon as it sees the answer's head, and must miss no output.
-	c.Op.Lock()
-	defer c.Op.Unlock()
+	// start as soon as it sees the answer's head, and must miss no output. Of
+	// what runs it misses output in any case: nobody waits while the client is
+	// told, which it can draw out.
+	locked := !c.Snapshot().State.Running
+	if locked {
+		c.Op.Lock()
+		defer c.Op.Unlock()
+	}
 	r := c.Snapshot()
 	if err := canAttach(&r, ref); err != nil {
 		return err
@@ -49,6 +54,10 @@ func (m *Manager) Attach(ctx context.Context, ref string, o AttachOptions, hijac
 	conn, readAhead, err := hijack(r.Config.Tty)
 	if err != nil {
 		return err
+	}
+	if !locked {
+		c.Op.Lock()
+		defer c.Op.Unlock()
 	}
 	if !o.Stream {
 		return conn.Close()
@@ -81,6 +90,9 @@ func (m *Manager) attachWithPast(ctx context.Context, c *container.Container, o 
 	conn, readAhead, err := hijack(r.Config.Tty)
 	if err != nil {
 		return err
+	}
+	if !o.Stream {
+		c.FirstWords(ctx)
 	}
 	if cfg.Readable() {
 		w := newStreams(conn, o.Mux && !r.Config.Tty)

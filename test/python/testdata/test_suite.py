@@ -1,5 +1,7 @@
 """What docker-py's own integration tests rest on and that no other test here covers."""
+import datetime
 import os
+import time
 import unittest
 
 import docker
@@ -26,6 +28,21 @@ class ExecTest(EngineTest):
                 self.assertEqual(got, b'out\r\n')
         eid = self.client.exec_create(cid, ['sh', '-c', 'echo out; echo err >&2'], tty=True)['Id']
         self.assertEqual(self.client.exec_start(eid, demux=True), (b'out\r\nerr\r\n', None))
+
+
+@unittest.skipIf(os.environ['ENGINE'] == 'dockerd', 'its start takes so long that the output is mostly, but not always, there')
+class FirstWordsTest(EngineTest):
+    def test_output_right_after_the_start(self):
+        for read in (self.client.logs, lambda cid: self.client.attach(cid, stream=False, logs=True)):
+            for _ in range(10):
+                cid = self.run_('echo hello')
+                got, answered = read(cid), time.time()
+                if got == b'': # a busy machine: it has waited as long as it does
+                    started = self.client.inspect_container(cid)['State']['StartedAt'][:26].rstrip('Z')
+                    begun = datetime.datetime.fromisoformat(started.ljust(26, '0')).replace(tzinfo=datetime.timezone.utc)
+                    self.assertGreaterEqual(answered - begun.timestamp(), 0.15)
+                else:
+                    self.assertEqual(got, b'hello\n')
 
 
 class WaitTest(EngineTest):
