@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/wherry-engine/wherry/internal/transfer/challenge"
+	"github.com/wherry-engine/wherry/internal/transfer/failure"
 )
 
 // clientID is what token servers get to know of the program.
@@ -80,7 +81,7 @@ func (l *login) answer(ctx context.Context, h http.Header, used string) (bool, e
 				return false, nil // refused
 			}
 			if l.e.creds.user == "" {
-				return false, &failure{kind: errdefs.ErrUnauthenticated, cause: &url.Error{Op: "Get", URL: l.e.base.JoinPath("v2").String() + "/", Err: errNoBasic}}
+				return false, &failure.Error{Kind: errdefs.ErrUnauthenticated, Cause: &url.Error{Op: "Get", URL: l.e.base.JoinPath("v2").String() + "/", Err: errNoBasic}}
 			}
 			l.header = basic(l.e.creds.user, l.e.creds.password)
 			return true, nil
@@ -111,7 +112,7 @@ func (l *login) realm() (*url.URL, error) {
 	text := l.asked.Params["realm"]
 	u, err := l.e.base.Parse(text)
 	if err != nil || text == "" || u.Host == "" {
-		return nil, invalid("registry %s names no token server: realm %q", l.e.base.Host, clean(text))
+		return nil, invalid("registry %s names no token server: realm %q", l.e.base.Host, failure.Clean(text))
 	}
 	switch {
 	case u.User != nil:
@@ -122,7 +123,7 @@ func (l *login) realm() (*url.URL, error) {
 			return nil, invalid("refusing to send credentials for %s to %s by plain http", l.e.base.Host, u.Host)
 		}
 	default:
-		return nil, invalid("registry %s names the token server %s, which is not https", l.e.base.Host, clean(u.Redacted()))
+		return nil, invalid("registry %s names the token server %s, which is not https", l.e.base.Host, failure.Clean(u.Redacted()))
 	}
 	return u, nil
 }
@@ -179,10 +180,10 @@ func (l *login) token(ctx context.Context) error {
 	req.Header.Set("User-Agent", l.agent)
 	resp, err := l.e.client.Do(req) //nolint:gosec // see realm, which judges it
 	if err != nil {
-		return noAnswer(l.e, err)
+		return failure.NoAnswer(l.e.base, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return refused(resp)
+		return failure.Read(resp)
 	}
 	defer resp.Body.Close()
 	var t struct {

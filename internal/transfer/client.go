@@ -207,6 +207,10 @@ func invalid(format string, args ...any) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
 }
 
+func notFound(format string, args ...any) error {
+	return errdefs.ErrNotFound.WithMessage(fmt.Sprintf(format, args...))
+}
+
 // quick bounds how long a registry may take to say anything where the engine
 // can do without it.
 const quick = 3 * time.Second

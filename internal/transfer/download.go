@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/transfer/failure"
 )
 
 // stage is where a blob's download stands.
@@ -182,7 +183,7 @@ func (c *Client) complete(ctx context.Context, f *flight, p *content.Partial, na
 			fails = 0
 		}
 		fails++
-		if temporary(err) && (!r.mirror || i == len(from)-1 || fails <= 1) && fails < r.tries {
+		if failure.Temporary(err) && (!r.mirror || i == len(from)-1 || fails <= 1) && fails < r.tries {
 			pause := min(250*time.Millisecond<<fails, 10*time.Second)
 			if fails == 1 && p.Offset() > began {
 				pause = 50 * time.Millisecond
@@ -233,7 +234,7 @@ func (r *remote) blob(ctx context.Context, d ocispec.Descriptor, p *content.Part
 	resp, err := r.do(ctx, call{method: http.MethodGet, url: r.url("blobs", d.Digest.String()), header: header})
 	if err != nil {
 		if errors.Is(err, errIdle) {
-			return &failure{kind: errdefs.ErrInternal, cause: fmt.Errorf("%s: %w", r.base.Host, errIdle), temporary: true}
+			return &failure.Error{Kind: errdefs.ErrInternal, Cause: fmt.Errorf("%s: %w", r.base.Host, errIdle), Temporary: true}
 		}
 		return err
 	}
@@ -246,17 +247,17 @@ func (r *remote) blob(ctx context.Context, d ocispec.Descriptor, p *content.Part
 	case resp.StatusCode == http.StatusOK:
 	case resp.StatusCode == http.StatusPartialContent && p.Offset() > 0:
 		if !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", p.Offset())) {
-			return invalid("blob %s: asked for bytes from %d on, got %q", d.Digest, p.Offset(), clean(resp.Header.Get("Content-Range")))
+			return invalid("blob %s: asked for bytes from %d on, got %q", d.Digest, p.Offset(), failure.Clean(resp.Header.Get("Content-Range")))
 		}
 	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable:
 		if err := p.Restart(); err != nil {
 			return err
 		}
-		return &failure{kind: errdefs.ErrInternal, cause: fmt.Errorf("blob %s: received unexpected HTTP status: %s", d.Digest, resp.Status), temporary: true}
+		return &failure.Error{Kind: errdefs.ErrInternal, Cause: fmt.Errorf("blob %s: received unexpected HTTP status: %s", d.Digest, resp.Status), Temporary: true}
 	case resp.StatusCode == http.StatusNotFound && len(d.URLs) > 0:
-		return invalid("layer %s lies outside of the registry (%s), where it is not fetched from", d.Digest, clean(d.URLs[0]))
+		return invalid("layer %s lies outside of the registry (%s), where it is not fetched from", d.Digest, failure.Clean(d.URLs[0]))
 	default:
-		return refused(resp)
+		return failure.Read(resp)
 	}
 	buf := make([]byte, 256<<10)
 	for p.Offset() < d.Size {
@@ -304,6 +305,6 @@ func (r *remote) broken(ctx context.Context, d ocispec.Descriptor, p *content.Pa
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
-	return &failure{kind: errdefs.ErrInternal, temporary: true,
-		cause: fmt.Errorf("blob %s from %s: %w after %d of %d bytes", d.Digest, r.base.Host, err, p.Offset(), d.Size)}
+	return &failure.Error{Kind: errdefs.ErrInternal, Temporary: true,
+		Cause: fmt.Errorf("blob %s from %s: %w after %d of %d bytes", d.Digest, r.base.Host, err, p.Offset(), d.Size)}
 }

@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"encoding/json"
+	"github.com/wherry-engine/wherry/internal/transfer/failure"
 	"io"
 	"net/http"
 	"net/url"
@@ -37,7 +38,7 @@ func (r *remote) pages(ctx context.Context, at *url.URL, page func([]byte) error
 			return err
 		}
 		if resp.StatusCode != http.StatusOK {
-			return refused(resp)
+			return failure.Read(resp)
 		}
 		b, err := io.ReadAll(io.LimitReader(resp.Body, maxPage))
 		resp.Body.Close()

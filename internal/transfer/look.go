@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/filter"
+	"github.com/wherry-engine/wherry/internal/transfer/failure"
 )
 
 // indexServer is what clients call Docker Hub when they log in.
@@ -51,15 +52,15 @@ func (c *Client) Login(ctx context.Context, a registry.AuthConfig) (*registry.Au
 		at := r.base.JoinPath("v2", "/")
 		resp, err := r.do(ctx, call{method: http.MethodGet, url: at})
 		if err != nil {
-			if answered(err) {
-				return &failure{kind: errdefs.ErrUnauthenticated, cause: &url.Error{Op: "Get", URL: at.String(), Err: err}}
+			if failure.Answered(err) {
+				return &failure.Error{Kind: errdefs.ErrUnauthenticated, Cause: &url.Error{Op: "Get", URL: at.String(), Err: err}}
 			}
 			return err
 		}
 		if resp.StatusCode != http.StatusOK {
-			err := refused(resp)
+			err := failure.Read(resp)
 			if resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden {
-				return &failure{kind: errdefs.ErrUnauthenticated, cause: fmt.Errorf("login attempt to %s failed with status: %s", at, resp.Status)}
+				return &failure.Error{Kind: errdefs.ErrUnauthenticated, Cause: fmt.Errorf("login attempt to %s failed with status: %s", at, resp.Status)}
 			}
 			return err
 		}
@@ -110,7 +111,7 @@ func (c *Client) Distribution(ctx context.Context, ref, auth string) (*registry.
 	p := &pull{Client: c, named: named, from: from}
 	top, err := p.find(ctx)
 	if err != nil {
-		return nil, pullError(err, named)
+		return nil, failure.OfPull(err, named)
 	}
 	out := &registry.DistributionInspect{Descriptor: top.desc, Platforms: []ocispec.Platform{}}
 	if top.doc.Index != nil {
@@ -188,7 +189,7 @@ func (c *Client) Search(ctx context.Context, term string, limit int, f filter.Ar
 			return err
 		}
 		found, err = r.catalogue(ctx, word)
-		if answered(err) {
+		if failure.Answered(err) {
 			return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("registry %s has no search, and does not tell its catalogue: %v", r.base.Host, err))
 		}
 		return err
@@ -199,7 +200,7 @@ func (c *Client) Search(ctx context.Context, term string, limit int, f filter.Ar
 	out := []registry.SearchResult{}
 	for _, one := range found {
 		if keep(one) && len(out) < limit {
-			one.Name, one.Description = clean(one.Name), clean(one.Description)
+			one.Name, one.Description = failure.Clean(one.Name), failure.Clean(one.Description)
 			out = append(out, one)
 		}
 	}
@@ -215,7 +216,7 @@ func (r *remote) search(ctx context.Context, word string, limit int) ([]registry
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, refused(resp)
+		return nil, failure.Read(resp)
 	}
 	defer resp.Body.Close()
 	var doc registry.SearchResults

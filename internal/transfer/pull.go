@@ -21,6 +21,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/image/manifest"
 	"github.com/wherry-engine/wherry/internal/snapshot"
+	"github.com/wherry-engine/wherry/internal/transfer/failure"
 )
 
 // Limits on what belongs to an image besides its layers.
@@ -62,7 +63,7 @@ func (c *Client) Pull(ctx context.Context, ref, platform, auth string, progress 
 	p := &pull{Client: c, named: named, platform: platform, from: from, report: newReporter(progress)}
 	defer p.report.close()
 	if !reference.IsNameOnly(named) {
-		return pullError(p.one(ctx), named)
+		return failure.OfPull(p.one(ctx), named)
 	}
 	return p.allTags(ctx)
 }
@@ -74,7 +75,7 @@ func (p *pull) allTags(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
-		return pullError(err, p.named)
+		return failure.OfPull(err, p.named)
 	}
 	p.from = p.from[used:]
 	for _, tag := range tags {
@@ -85,7 +86,7 @@ func (p *pull) allTags(ctx context.Context) error {
 		one := *p
 		one.named = t
 		if err := one.one(ctx); err != nil {
-			return pullError(err, t)
+			return failure.OfPull(err, t)
 		}
 	}
 	return nil
@@ -113,7 +114,7 @@ func (p *pull) one(ctx context.Context) error {
 	if err != nil {
 		// Blobs that the next try can use stay; layers that were being unpacked
 		// go in any case, and now: a later engine would not know of them.
-		end(ctx.Err() != nil || temporary(err))
+		end(ctx.Err() != nil || failure.Temporary(err))
 		p.images.Abandon(ctx, err)
 		return err
 	}
@@ -153,7 +154,7 @@ func (p *pull) find(ctx context.Context) (top *fetched, err error) {
 
 // about names the image in an error about what it holds.
 func (p *pull) about(err error) error {
-	if errdefs.IsInvalidArgument(err) && !answered(err) {
+	if errdefs.IsInvalidArgument(err) && !failure.Answered(err) {
 		return errdefs.ErrInvalidArgument.WithMessage(reference.FamiliarString(p.named) + ": " + err.Error())
 	}
 	return err
@@ -300,7 +301,7 @@ func (p *pull) check(doc *manifest.Document) error {
 	switch m.Config.MediaType {
 	case manifest.DockerConfig, ocispec.MediaTypeImageConfig:
 	default:
-		return invalid("Encountered remote %q(unknown) when fetching", clean(m.Config.MediaType))
+		return invalid("Encountered remote %q(unknown) when fetching", failure.Clean(m.Config.MediaType))
 	}
 	if len(m.Layers) > snapshot.MaxDepth {
 		return invalid("max depth exceeded: it has %d layers, more than %d", len(m.Layers), snapshot.MaxDepth)
@@ -430,5 +431,5 @@ func (p *pull) attestation(ctx context.Context, d ocispec.Descriptor) error {
 
 // Unreachable tells whether a pull failed only because nobody could be asked.
 func Unreachable(err error) bool {
-	return unreachable(err) || errors.Is(err, context.DeadlineExceeded)
+	return failure.Unreachable(err) || errors.Is(err, context.DeadlineExceeded)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/image/manifest"
+	"github.com/wherry-engine/wherry/internal/transfer/failure"
 )
 
 // sourceLabel on a blob, with the registry's host behind it: the repositories
@@ -80,11 +81,11 @@ func (c *Client) Push(ctx context.Context, ref, platform, auth string, progress 
 	}
 	p.report.line("", "The push refers to repository ["+reference.TrimNamed(named).Name()+"]")
 	if err := p.connect(ctx, list); err != nil {
-		return about(notAsking(err), named)
+		return failure.About(failure.NotAsking(err), named)
 	}
 	for i, tag := range tags {
 		if err := p.one(ctx, tag, images[i], platform); err != nil {
-			return about(notAsking(err), tag)
+			return failure.About(failure.NotAsking(err), tag)
 		}
 	}
 	return nil
@@ -98,7 +99,7 @@ func (p *push) connect(ctx context.Context, list []*remote) error {
 			return err
 		}
 		if resp.StatusCode >= 500 {
-			return refused(resp)
+			return failure.Read(resp)
 		}
 		drain(resp)
 		return nil
@@ -297,11 +298,11 @@ func (p *push) manifest(ctx context.Context, d ocispec.Descriptor, name string) 
 		return err
 	}
 	if resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusAccepted {
-		return refused(resp)
+		return failure.Read(resp)
 	}
 	drain(resp)
 	if got := resp.Header.Get("Docker-Content-Digest"); got != "" && strings.HasPrefix(got, "sha256:") && got != d.Digest.String() {
-		return invalid("the registry stored %s as %s", d.Digest, clean(got))
+		return invalid("the registry stored %s as %s", d.Digest, failure.Clean(got))
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/image/manifest"
+	"github.com/wherry-engine/wherry/internal/transfer/failure"
 )
 
 // remote is one repository at one endpoint.
@@ -137,13 +138,13 @@ func (r *remote) once(ctx context.Context, c call) (*http.Response, string, erro
 		if cause := context.Cause(ctx); cause != nil {
 			return nil, used, cause
 		}
-		return nil, used, noAnswer(r.endpoint, err)
+		return nil, used, failure.NoAnswer(r.base, err)
 	}
 	return resp, used, nil
 }
 
 func drain(resp *http.Response) {
-	io.Copy(io.Discard, io.LimitReader(resp.Body, maxErrorBody)) //nolint:errcheck // only so that the connection can be used again
+	io.Copy(io.Discard, io.LimitReader(resp.Body, failure.MaxBody)) //nolint:errcheck // only so that the connection can be used again
 	resp.Body.Close()
 }
 
@@ -188,7 +189,7 @@ func (r *remote) manifest(ctx context.Context, ref string, want ocispec.Descript
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, refused(resp)
+		return nil, failure.Read(resp)
 	}
 	defer resp.Body.Close()
 	if resp.ContentLength > manifest.MaxSize {
@@ -196,7 +197,7 @@ func (r *remote) manifest(ctx context.Context, ref string, want ocispec.Descript
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, manifest.MaxSize+1))
 	if err != nil {
-		return nil, &failure{kind: errdefs.ErrInternal, cause: fmt.Errorf("manifest %s: %w", ref, err), temporary: true}
+		return nil, &failure.Error{Kind: errdefs.ErrInternal, Cause: fmt.Errorf("manifest %s: %w", ref, err), Temporary: true}
 	}
 	if len(b) > manifest.MaxSize {
 		return nil, invalid("manifest %s has more than %d bytes", ref, manifest.MaxSize)
@@ -209,7 +210,7 @@ func (r *remote) manifest(ctx context.Context, ref string, want ocispec.Descript
 		return nil, invalid("manifest verification failed for digest %s: the registry sent %s", want.Digest, f.desc.Digest)
 	}
 	if said := resp.Header.Get("Docker-Content-Digest"); said != "" && want.Digest == "" && strings.HasPrefix(said, "sha256:") && said != f.desc.Digest.String() {
-		return nil, invalid("manifest verification failed for digest %s: the registry sent %s", clean(said), f.desc.Digest)
+		return nil, invalid("manifest verification failed for digest %s: the registry sent %s", failure.Clean(said), f.desc.Digest)
 	}
 	kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
 	if kind = strings.TrimSpace(kind); want.MediaType != "" {
@@ -242,7 +243,7 @@ func (r *remote) has(ctx context.Context, kind, ref string) (bool, error) {
 		drain(resp)
 		return false, nil
 	}
-	return false, refused(resp)
+	return false, failure.Read(resp)
 }
 
 // small gets a whole blob of at most limit bytes and checks it.
@@ -255,12 +256,12 @@ func (r *remote) small(ctx context.Context, d ocispec.Descriptor, limit int64) (
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, refused(resp)
+		return nil, failure.Read(resp)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
-		return nil, &failure{kind: errdefs.ErrInternal, cause: fmt.Errorf("blob %s: %w", d.Digest, err), temporary: true}
+		return nil, &failure.Error{Kind: errdefs.ErrInternal, Cause: fmt.Errorf("blob %s: %w", d.Digest, err), Temporary: true}
 	}
 	if int64(len(b)) > limit || digest.FromBytes(b) != d.Digest {
 		return nil, invalid("content does not match its digest: expected %s, got %s", d.Digest, digest.FromBytes(b))
@@ -287,7 +288,7 @@ func (c *Client) firstOf(ctx context.Context, ref string, list []*remote, ask fu
 			return i, err
 		case r.mirror:
 			c.skipped(r.endpoint, ref, err)
-		case r.fallback && temporary(err) && !answered(err):
+		case r.fallback && failure.Temporary(err) && !failure.Answered(err):
 		default:
 			return i, err
 		}
@@ -300,9 +301,3 @@ func (c *Client) firstOf(ctx context.Context, ref string, list []*remote, ask fu
 const mirrorPatience = 10 * time.Second
 
 var errSlow = errors.New("too slow")
-
-// answered tells whether the error is something that a registry said.
-func answered(err error) bool {
-	var a *answer
-	return errors.As(err, &a)
-}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/wherry-engine/wherry/internal/transfer/failure"
 )
 
 // Blobs of up to whole bytes are sent in one request, others in chunks: what a
@@ -57,7 +58,7 @@ func (p *push) upload(ctx context.Context, d ocispec.Descriptor, report func(int
 			return "", err
 		}
 		if resp.StatusCode != http.StatusAccepted {
-			return "", refused(resp)
+			return "", failure.Read(resp)
 		}
 		drain(resp)
 		if location, err = p.location(resp); err != nil {
@@ -87,7 +88,7 @@ func (p *push) location(resp *http.Response) (*url.URL, error) {
 	text := resp.Header.Get("Location")
 	u, err := resp.Request.URL.Parse(text)
 	if err != nil || text == "" {
-		return nil, invalid("registry %s: upload without a valid Location: %q", p.to.base.Host, clean(text))
+		return nil, invalid("registry %s: upload without a valid Location: %q", p.to.base.Host, failure.Clean(text))
 	}
 	if u.Scheme != "https" && u.Scheme != p.to.base.Scheme {
 		return nil, invalid("registry %s wants the upload at %s, which is not https", p.to.base.Host, origin(u))
@@ -128,7 +129,7 @@ func (p *push) send(ctx context.Context, d ocispec.Descriptor, location *url.URL
 			continue
 		}
 		if err == nil {
-			err = refused(resp)
+			err = failure.Read(resp)
 		}
 		if fails++; ctx.Err() != nil || fails > p.to.tries {
 			return err
@@ -163,7 +164,7 @@ func (p *push) reached(resp *http.Response, otherwise int64) (int64, error) {
 	_, last, ok := strings.Cut(strings.TrimPrefix(text, "bytes="), "-")
 	n, err := strconv.ParseInt(last, 10, 64)
 	if !ok || err != nil || n < 0 {
-		return 0, invalid("registry %s: invalid Range %q", p.to.base.Host, clean(text))
+		return 0, invalid("registry %s: invalid Range %q", p.to.base.Host, failure.Clean(text))
 	}
 	if n == 0 {
 		return 0, nil // how an empty upload is written, as is one of one byte, which is sent again
@@ -189,7 +190,7 @@ func (p *push) finish(ctx context.Context, d ocispec.Descriptor, ra io.ReaderAt,
 		return err
 	}
 	if resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusOK {
-		return refused(resp)
+		return failure.Read(resp)
 	}
 	drain(resp)
 	report(d.Size)

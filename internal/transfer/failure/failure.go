@@ -1,4 +1,7 @@
-package transfer
+// Package failure owns what goes wrong between the engine and registries: the
+// kinds of their answers, whether another try may help, and dockerd's words for
+// them. Text that a server sent is made fit for a terminal here.
+package failure
 
 import (
 	"context"
@@ -17,40 +20,48 @@ import (
 	"github.com/wherry-engine/wherry/internal/transfer/challenge"
 )
 
-// failure is an error with a kind, whose words are only its cause's.
-type failure struct {
-	kind, cause error
-	// unreachable: nobody answered at all. temporary: it may go better soon.
-	unreachable, temporary bool
+// Error is an error with a kind, whose words are only its cause's.
+type Error struct {
+	Kind, Cause error
+	// Unreachable: nobody answered at all. Temporary: it may go better soon.
+	Unreachable, Temporary bool
 }
 
-func (f *failure) Error() string   { return f.cause.Error() }
-func (f *failure) Unwrap() []error { return []error{f.kind, f.cause} }
+func (f *Error) Error() string   { return f.Cause.Error() }
+func (f *Error) Unwrap() []error { return []error{f.Kind, f.Cause} }
 
-func unreachable(err error) bool {
-	var f *failure
-	return errors.As(err, &f) && f.unreachable
+// Unreachable tells whether nobody answered.
+func Unreachable(err error) bool {
+	var f *Error
+	return errors.As(err, &f) && f.Unreachable
 }
 
-func temporary(err error) bool {
-	var f *failure
-	return errors.As(err, &f) && (f.temporary || f.unreachable)
+// Temporary tells whether the same request may go better soon.
+func Temporary(err error) bool {
+	var f *Error
+	return errors.As(err, &f) && (f.Temporary || f.Unreachable)
 }
 
-// noAnswer words a request that got no response as dockerd does, which asks
-// /v2/ first.
-func noAnswer(e *endpoint, err error) error {
+// Answered tells whether err is what a registry said.
+func Answered(err error) bool {
+	var a *answer
+	return errors.As(err, &a)
+}
+
+// NoAnswer words a request to base that got no response as dockerd does, which
+// asks /v2/ first.
+func NoAnswer(base *url.URL, err error) error {
 	var u *url.Error
 	if !errors.As(err, &u) {
-		return &failure{kind: errdefs.ErrInternal, cause: err, unreachable: true}
+		return &Error{Kind: errdefs.ErrInternal, Cause: err, Unreachable: true}
 	}
 	if errors.Is(u.Err, context.Canceled) {
 		return err
 	}
 	var op *net.OpError
 	dial := errors.As(u.Err, &op) && op.Op == "dial"
-	return &failure{kind: errdefs.ErrInternal, unreachable: dial, temporary: true,
-		cause: &url.Error{Op: u.Op, URL: e.base.JoinPath("v2").String() + "/", Err: u.Err}}
+	return &Error{Kind: errdefs.ErrInternal, Unreachable: dial, Temporary: true,
+		Cause: &url.Error{Op: u.Op, URL: base.JoinPath("v2").String() + "/", Err: u.Err}}
 }
 
 // answer is an error that a registry answered with.
@@ -67,12 +78,12 @@ func (a *answer) Error() string {
 	return strings.ToLower(strings.ReplaceAll(a.code, "_", " ")) + ": " + a.message
 }
 
-// maxErrorBody is how much of an error is read.
-const maxErrorBody = 64 << 10
+// MaxBody is how much of an error is read.
+const MaxBody = 64 << 10
 
-// refused reads a response that is no success, and closes it.
-func refused(resp *http.Response) error {
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+// Read reads a response that is no success, and closes it.
+func Read(resp *http.Response) error {
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, MaxBody))
 	resp.Body.Close()
 	a := &answer{status: resp.StatusCode}
 	var doc struct {
@@ -84,16 +95,16 @@ func refused(resp *http.Response) error {
 	if json.Unmarshal(body, &doc) == nil {
 		switch {
 		case len(doc.Errors) > 0:
-			a.code, a.message = clean(doc.Errors[0].Code), clean(doc.Errors[0].Message)
+			a.code, a.message = Clean(doc.Errors[0].Code), Clean(doc.Errors[0].Message)
 			if a.message == "" {
 				a.message = strings.ToLower(strings.ReplaceAll(a.code, "_", " "))
 			}
 		case doc.Details != "":
-			a.message = clean(doc.Details)
+			a.message = Clean(doc.Details)
 		case doc.Description != "":
-			a.message = clean(doc.Description)
+			a.message = Clean(doc.Description)
 		case doc.Message != "":
-			a.message = clean(doc.Message)
+			a.message = Clean(doc.Message)
 		}
 	}
 	for _, c := range challenge.Parse(resp.Header) {
@@ -115,23 +126,23 @@ func refused(resp *http.Response) error {
 	} else if a.code == "" && resp.StatusCode == http.StatusUnauthorized {
 		a.code = "UNAUTHORIZED"
 	}
-	f := &failure{cause: a, kind: errdefs.ErrInternal}
+	f := &Error{Cause: a, Kind: errdefs.ErrInternal}
 	switch {
 	case resp.StatusCode == http.StatusUnauthorized:
-		f.kind = errdefs.ErrUnauthenticated
+		f.Kind = errdefs.ErrUnauthenticated
 	case resp.StatusCode == http.StatusForbidden:
-		f.kind = errdefs.ErrPermissionDenied
+		f.Kind = errdefs.ErrPermissionDenied
 	case resp.StatusCode == http.StatusNotFound:
-		f.kind = errdefs.ErrNotFound
+		f.Kind = errdefs.ErrNotFound
 	case resp.StatusCode == http.StatusTooManyRequests:
-		f.kind, f.temporary = errdefs.ErrResourceExhausted, true
+		f.Kind, f.Temporary = errdefs.ErrResourceExhausted, true
 		if after := resp.Header.Get("Retry-After"); after != "" {
-			a.message += " (try again after " + clean(after) + suffixSeconds(after) + ")"
+			a.message += " (try again after " + Clean(after) + suffixSeconds(after) + ")"
 		}
 	case resp.StatusCode >= 500:
-		f.temporary = true
+		f.Temporary = true
 	case resp.StatusCode >= 400:
-		f.kind = errdefs.ErrInvalidArgument
+		f.Kind = errdefs.ErrInvalidArgument
 	}
 	return f
 }
@@ -143,8 +154,8 @@ func suffixSeconds(after string) string {
 	return ""
 }
 
-// clean makes a text from the network fit for a terminal.
-func clean(text string) string {
+// Clean makes a text from the network fit for a terminal.
+func Clean(text string) string {
 	text = strings.Map(func(r rune) rune {
 		if r < ' ' && r != '\n' || r == 0x7f {
 			return -1
@@ -157,11 +168,11 @@ func clean(text string) string {
 	return strings.TrimSpace(text)
 }
 
-// pullError puts a registry's refusal into dockerd's words about a pull.
-func pullError(err error, ref reference.Named) error {
+// OfPull puts a registry's refusal into dockerd's words about a pull.
+func OfPull(err error, ref reference.Named) error {
 	var a *answer
 	if !errors.As(err, &a) {
-		return about(notAsking(err), ref)
+		return About(NotAsking(err), ref)
 	}
 	switch {
 	case a.code == "DENIED" || a.status == http.StatusForbidden:
@@ -171,14 +182,14 @@ func pullError(err error, ref reference.Named) error {
 	case a.code == "NAME_UNKNOWN":
 		return notFound("repository %s not found: %v", reference.FamiliarName(ref), a)
 	}
-	return about(notAsking(err), ref)
+	return About(NotAsking(err), ref)
 }
 
-// about names the image in an error that does not, unless nobody was reached:
+// About names the image in an error that does not, unless nobody was reached:
 // that error names the address, in dockerd's words.
-func about(err error, ref reference.Named) error {
+func About(err error, ref reference.Named) error {
 	name := reference.FamiliarString(ref)
-	if err == nil || unreachable(err) || errors.Is(err, context.Canceled) || strings.Contains(err.Error(), name) || strings.Contains(err.Error(), reference.FamiliarName(ref)+" ") {
+	if err == nil || Unreachable(err) || errors.Is(err, context.Canceled) || strings.Contains(err.Error(), name) || strings.Contains(err.Error(), reference.FamiliarName(ref)+" ") {
 		return err
 	}
 	return &aboutError{name, err}
@@ -193,9 +204,9 @@ type aboutError struct {
 func (n *aboutError) Error() string { return n.image + ": " + n.cause.Error() }
 func (n *aboutError) Unwrap() error { return n.cause }
 
-// notAsking takes the kind from a registry's 401: as a status of the engine's
+// NotAsking takes the kind from a registry's 401: as a status of the engine's
 // own it would make docker's client ask for a password, for the wrong server.
-func notAsking(err error) error {
+func NotAsking(err error) error {
 	if errdefs.IsUnauthorized(err) {
 		return errdefs.ErrInternal.WithMessage(err.Error())
 	}
