@@ -135,8 +135,8 @@ func (m *Manager) removable(n *segment.Segment) error {
 }
 
 // Prune removes the user-defined networks that nobody uses and that match
-// (label, label!, until).
-func (m *Manager) Prune(ctx context.Context, f filter.Args) (network.PruneReport, error) {
+// (label, label!, until). tell is called with each that went.
+func (m *Manager) Prune(ctx context.Context, f filter.Args, tell func(gone *network.Network)) (network.PruneReport, error) {
 	report := network.PruneReport{NetworksDeleted: []string{}}
 	if err := f.Validate("label", "label!", "until"); err != nil {
 		return report, err
@@ -157,7 +157,11 @@ func (m *Manager) Prune(ctx context.Context, f filter.Args) (network.PruneReport
 	m.mu.Unlock()
 	var failed []error
 	for _, name := range names {
-		if _, err := m.Remove(ctx, name); err != nil {
+		gone, err := m.Remove(ctx, name)
+		if gone != nil {
+			tell(gone)
+		}
+		if err != nil {
 			failed = append(failed, err)
 			continue
 		}

@@ -242,7 +242,7 @@ func networks(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	report, err := m.Prune(ctx, filter.Args{})
+	report, err := m.Prune(ctx, filter.Args{}, func(*network.Network) {})
 	if err != nil || !slices.Equal(report.NetworksDeleted, []string{"one", "secret", "two"}) {
 		t.Errorf("%v %v", report, err)
 	}

@@ -95,14 +95,18 @@ func (n *Networks) Create(ctx context.Context, r apinetwork.CreateRequest) (*api
 func (n *Networks) Remove(ctx context.Context, ref string) error {
 	gone, err := n.manager.Remove(ctx, ref)
 	if gone != nil {
-		n.event(gone.ID, events.ActionDestroy, map[string]string{"name": gone.Name, "type": gone.Driver})
+		n.destroyed(gone)
 	}
 	return err
 }
 
+func (n *Networks) destroyed(gone *apinetwork.Network) {
+	n.event(gone.ID, events.ActionDestroy, map[string]string{"name": gone.Name, "type": gone.Driver})
+}
+
 // Prune deletes the networks that no running container is on.
 func (n *Networks) Prune(ctx context.Context, f filter.Args) (apinetwork.PruneReport, error) {
-	report, err := n.manager.Prune(ctx, f)
+	report, err := n.manager.Prune(ctx, f, n.destroyed)
 	if err != nil {
 		return report, err
 	}
