@@ -82,6 +82,7 @@ var conditions = map[string]func() bool{
 	"cgroup2":  func() bool { return exists("/sys/fs/cgroup/cgroup.controllers") },
 	"cgroup1":  func() bool { return !exists("/sys/fs/cgroup/cgroup.controllers") && len(cgroupRoots()) > 0 },
 	"busybox":  func() bool { return exists("/bin/busybox") },
+	"journal":  func() bool { return exists("/run/systemd/journal/socket") && exists("/usr/bin/journalctl") },
 	"dockerd":  func() bool { return exists("/usr/sbin/dockerd") },
 	"docker20": func() bool { return dockerVersion(oldDocker, "20.") },
 	"docker28": func() bool { return dockerVersion(newDocker, "28.") || dockerVersion(newDocker, "29.") },

@@ -139,17 +139,21 @@ const scripts = "TestScript/wherry/(apparmor|userns|exec|options|namespaces|buil
 func TestSystemd(t *testing.T) {
 	needs(t)
 	out := guest(t, Options{
-		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope", "./internal/linux/apparmor", "./internal/runtime/foreign", "./test/script=" + scripts, "./test/acceptance=TestStats$"}, Systemd: true,
+		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope", "./internal/linux/apparmor", "./internal/runtime/foreign", "./test/script=" + scripts, "./test/acceptance=(TestStats|TestJournal)$", "./test/crash=TestBothKilled$"}, Systemd: true,
 		Programs: []string{"./cmd/wherryd", "./cmd/wherry", "./cmd/wherry-build", "./cmd/wherry-init", "./cmd/wherry-keeper"},
 		Files:    emulator(t),
-		Require:  []string{"root", "engine", "busybox", "cgroup", "cgroup2", "systemd-init", "apparmor", "emulator", "runc", "crun", "apparmor_parser"},
+		Require:  []string{"root", "engine", "busybox", "cgroup", "cgroup2", "systemd-init", "apparmor", "emulator", "runc", "crun", "apparmor_parser", "journal"},
 	})
 	for _, s := range []string{"apparmor", "buildstep", "emulator"} {
 		if !t.Failed() && !t.Skipped() && !strings.Contains(out, "--- PASS: TestScript/wherry/"+s) {
 			t.Errorf("the guest did not run the script %s", s)
 		}
 	}
-	if !t.Failed() && !t.Skipped() && !strings.Contains(out, "--- PASS: TestStats") {
-		t.Error("the guest did not compare the figures of stats")
+	for test, what := range map[string]string{
+		"TestStats": "compare the figures of stats", "TestJournal": "write to the journal", "TestBothKilled": "kill engine and keeper",
+	} {
+		if !t.Failed() && !t.Skipped() && !strings.Contains(out, "--- PASS: "+test+" ") {
+			t.Error("the guest did not " + what)
+		}
 	}
 }
