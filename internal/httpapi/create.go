@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"net/http"
+	"regexp"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
@@ -9,6 +10,10 @@ import (
 	"github.com/wherry-engine/wherry/internal/httpapi/older"
 	"github.com/wherry-engine/wherry/internal/lifecycle"
 )
+
+// namesRuntime finds a runtime that is not in HostConfig: docker-py names it
+// beside that.
+var namesRuntime = regexp.MustCompile(`"Runtime":\s*"[^"]`)
 
 func (h containerHandlers) create(c *call) error {
 	if err := c.checkJSON(); err != nil {
@@ -18,10 +23,7 @@ func (h containerHandlers) create(c *call) error {
 	if err != nil {
 		return err
 	}
-	var req struct {
-		container.CreateRequest
-		Runtime string // docker-py's place for it
-	}
+	var req container.CreateRequest
 	if err := decode(data, &req); err != nil {
 		return err
 	}
@@ -31,13 +33,17 @@ func (h containerHandlers) create(c *call) error {
 	if req.HostConfig == nil {
 		req.HostConfig = &container.HostConfig{}
 	}
-	if req.HostConfig.Runtime == "" {
-		req.HostConfig.Runtime = req.Runtime
+	if req.HostConfig.Runtime == "" && namesRuntime.Match(data) {
+		var beside struct{ Runtime string }
+		if err := decode(data, &beside); err != nil {
+			return err
+		}
+		req.HostConfig.Runtime = beside.Runtime
 	}
 	if req.NetworkingConfig == nil {
 		req.NetworkingConfig = &network.NetworkingConfig{}
 	}
-	warnings, err := older.Create(&req.CreateRequest, data, int(c.version), h.Cgroup2)
+	warnings, err := older.Create(&req, data, int(c.version), h.Cgroup2)
 	if err != nil {
 		return err
 	}
