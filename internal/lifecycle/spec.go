@@ -145,14 +145,23 @@ func (l *launcher) specInput(c *container.Record, dir string, n *networking) (*s
 	if l.remapped(c.HostConfig) {
 		in.UIDMaps, in.GIDMaps = l.cfg.UIDMaps, l.cfg.GIDMaps
 	}
-	if l.cfg.AppArmor != "" && c.AppArmorProfile == l.cfg.AppArmor {
-		// A reload of the host's profiles may have unloaded it.
-		if err := l.cfg.LoadAppArmor(); err != nil {
-			return nil, fmt.Errorf("load AppArmor profile %s: %w", l.cfg.AppArmor, err)
-		}
+	if err := l.loadProfile(c); err != nil {
+		return nil, err
 	}
 	in.Seccomp, err = l.seccompProfile(c)
 	return in, err
+}
+
+// loadProfile loads the default AppArmor profile, if it is the container's, again
+// when a reload of the host's profiles has unloaded it.
+func (l *launcher) loadProfile(c *container.Record) error {
+	if l.cfg.AppArmor == "" || c.AppArmorProfile != l.cfg.AppArmor {
+		return nil
+	}
+	if err := l.cfg.LoadAppArmor(); err != nil {
+		return fmt.Errorf("load AppArmor profile %s: %w", l.cfg.AppArmor, err)
+	}
+	return nil
 }
 
 // seccompProfile picks the profile and resolves it for the capabilities.

@@ -223,6 +223,9 @@ func (e *Engine) StartExec(ctx context.Context, c *container.Container, r *apico
 
 func (l *launcher) startExec(ctx context.Context, c *container.Container, r *apicontainer.ExecCreateRequest, rows, cols uint16, req *supervise.StartRequest) (*supervise.Started, error) {
 	rec := c.Snapshot()
+	if err := l.loadProfile(&rec); err != nil {
+		return nil, err
+	}
 	plan, done, err := l.compileExec(&rec, c.Dir(), r)
 	if err != nil {
 		return nil, err
