@@ -54,7 +54,7 @@ func (s *System) steps() (executor.Config, error) {
 	}
 	c := executor.Config{
 		Init: init, Networks: s.networks, Cgroups: s.cgroups, CgroupParent: lc.CgroupParent, CgroupHostNS: s.config.CgroupnsMode == "host",
-		Seccomp: lc.SeccompProfile, Unconfined: lc.SeccompUnconfined, AppArmor: lc.AppArmor, Ulimits: lc.Ulimits, NoNewPrivs: lc.NoNewPrivileges,
+		Seccomp: lc.SeccompProfile, Unconfined: lc.SeccompUnconfined, AppArmor: lc.AppArmor, LoadAppArmor: lc.LoadAppArmor, Ulimits: lc.Ulimits, NoNewPrivs: lc.NoNewPrivileges,
 		DNS: lc.DNS, DNSSearch: lc.DNSSearch, DNSOptions: lc.DNSOptions, HostGateway: lc.HostGatewayIPs,
 		MayUseHostNet: s.config.Builder.HostNetwork, MayBeInsecure: s.config.Builder.Insecure, UIDs: lc.UIDMaps, GIDs: lc.GIDMaps, CDI: cdiDirectories(s.config),
 	}

@@ -42,10 +42,11 @@ type Config struct {
 	Networks      *network.Manager
 	Cgroups       *cgroup.Hierarchy
 	CgroupParent  string
-	CgroupHostNS  bool   // steps see the host's control groups
-	Seccomp       []byte // profile; nil is the default
-	Unconfined    bool   // no seccomp at all
-	AppArmor      string
+	CgroupHostNS  bool         // steps see the host's control groups
+	Seccomp       []byte       // profile; nil is the default
+	Unconfined    bool         // no seccomp at all
+	AppArmor      string       // profile of steps
+	LoadAppArmor  func() error // loads it again if somebody unloaded it; needed with a profile only
 	Ulimits       map[string]*apicontainer.Ulimit
 	NoNewPrivs    bool
 	DNS           []netip.Addr

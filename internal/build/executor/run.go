@@ -97,6 +97,11 @@ func (e *Executor) run(ctx context.Context, s *step, src *sources, n *networking
 // input is the step in the words of the runtime.
 func (e *Executor) input(s *step, src *sources, n *networking, p *executor.ProcessInfo, root string) (*spec.Input, error) {
 	m := &p.Meta
+	if e.cfg.AppArmor != "" {
+		if err := e.cfg.LoadAppArmor(); err != nil {
+			return nil, fmt.Errorf("load AppArmor profile %s: %w", e.cfg.AppArmor, err)
+		}
+	}
 	h := &apicontainer.HostConfig{
 		ReadonlyRootfs: m.ReadonlyRootFS || src.root.Readonly,
 		Privileged:     m.SecurityMode == pb.SecurityMode_INSECURE,
