@@ -3,9 +3,9 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	cfs "github.com/containerd/continuity/fs"
+
+	"github.com/wherry-engine/wherry/internal/linux/mount"
 )
 
 // filled is a layer that was unpacked into a directory.
@@ -33,10 +35,13 @@ func (s *Store) inherit(ctx context.Context, f filled, parent digest.Digest) err
 	if err != nil {
 		return err
 	}
+	root, err := unix.Open(f.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", f.dir, err)
+	}
+	defer unix.Close(root)
 	for _, name := range f.implicit {
 		for _, below := range lower.Dirs {
-			// Each part of name was made here as a directory, so only the lower
-			// side can have links on the way, and those hide nothing to copy.
 			from, err := cfs.RootPath(below, name)
 			if err != nil {
 				return err
@@ -49,7 +54,7 @@ func (s *Store) inherit(ctx context.Context, f filled, parent digest.Digest) err
 				return err
 			}
 			if info.IsDir() {
-				if err := copyMeta(from, filepath.Join(f.dir, name), info); err != nil {
+				if err := inheritOne(root, name, from, info); err != nil {
 					return err
 				}
 			}
@@ -59,8 +64,22 @@ func (s *Store) inherit(ctx context.Context, f filled, parent digest.Digest) err
 	return nil
 }
 
-// copyMeta gives a directory the owner, mode, attributes and times of another.
-func copyMeta(from, to string, info os.FileInfo) error {
+// inheritOne opens the layer's directory without following links: the layer may
+// have put one, to anywhere on the host, where it needed a directory before.
+func inheritOne(root int, name, from string, info os.FileInfo) error {
+	fd, err := mount.OpenBelow(root, strings.TrimPrefix(name, "/"), unix.O_RDONLY|unix.O_DIRECTORY)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENOENT) {
+		return nil // it is no directory any more
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return copyMeta(from, fd, info)
+}
+
+// copyMeta gives an open directory the owner, mode, attributes and times of another.
+func copyMeta(from string, to int, info os.FileInfo) error {
 	names, err := sysx.LListxattr(from)
 	if err != nil && !errors.Is(err, unix.ENOTSUP) {
 		return err
@@ -69,7 +88,7 @@ func copyMeta(from, to string, info os.FileInfo) error {
 	if !ok {
 		return nil // there is no other kind on Linux
 	}
-	if err := os.Lchown(to, int(st.Uid), int(st.Gid)); err != nil {
+	if err := unix.Fchown(to, int(st.Uid), int(st.Gid)); err != nil {
 		return err
 	}
 	for _, name := range names {
@@ -78,14 +97,14 @@ func copyMeta(from, to string, info os.FileInfo) error {
 		}
 		value, err := sysx.LGetxattr(from, name)
 		if err == nil {
-			err = sysx.LSetxattr(to, name, value, 0)
+			err = unix.Fsetxattr(to, name, value, 0)
 		}
 		if err != nil && !errors.Is(err, unix.ENOTSUP) {
 			return err
 		}
 	}
-	if err := syscall.Chmod(to, st.Mode&0o7777); err != nil {
+	if err := unix.Fchmod(to, st.Mode&0o7777); err != nil {
 		return err
 	}
-	return os.Chtimes(to, info.ModTime(), info.ModTime())
+	return os.Chtimes(fmt.Sprintf("/proc/self/fd/%d", to), info.ModTime(), info.ModTime())
 }

@@ -85,6 +85,11 @@ func hard(name, to string) member {
 }
 func dir(name string) member { return member{tar.Header{Name: name, Typeflag: tar.TypeDir}, ""} }
 
+// open is a directory that everybody may write to, somebody's own.
+func open(name string) member {
+	return member{tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o777, Uid: 1234, Gid: 1234, ModTime: time.Unix(1600000000, 0)}, ""}
+}
+
 // Layers that reach out of their root: nothing outside is made, changed, linked
 // to or removed, whether the layer is refused or tamed.
 func TestHostileLayers(t *testing.T) {
@@ -93,6 +98,10 @@ func TestHostileLayers(t *testing.T) {
 			outside := t.TempDir()
 			victim := filepath.Join(outside, "victim")
 			if err := os.WriteFile(victim, []byte("safe"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var before, after syscall.Stat_t
+			if err := syscall.Stat(outside, &before); err != nil {
 				t.Fatal(err)
 			}
 			up := strings.Repeat("../", 30)
@@ -118,6 +127,8 @@ func TestHostileLayers(t *testing.T) {
 				"deep path":          {layer(reg(strings.Repeat("d/", 32<<10)+"f", "x"))},
 				"overlay attributes": {layer(member{tar.Header{Name: "d/", Typeflag: tar.TypeDir, PAXRecords: map[string]string{"SCHILY.xattr.trusted.overlay.redirect": outside}}, ""})},
 				"chmod by link":      {layer(sym("out", victim), member{tar.Header{Name: "out", Typeflag: tar.TypeReg, Mode: 0o777}, "x"})},
+				"inherit by link":    {layer(open("out/")), layer(sym("out", outside), reg("out/x", "x"))},
+				"inherit below link": {layer(open("out/"), open("out/"+filepath.Base(outside)+"/")), layer(reg("out/"+filepath.Base(outside)+"/x", "x"), sym("out", filepath.Dir(outside)))},
 				"no tar":             {raw([]byte(strings.Repeat("this is no tar ", 100)))},
 			}
 			for name, layers := range cases {
@@ -150,6 +161,9 @@ func TestHostileLayers(t *testing.T) {
 					var st syscall.Stat_t
 					if err := syscall.Stat(victim, &st); err != nil || st.Nlink != 1 || st.Mode&0o777 != 0o600 {
 						t.Fatalf("victim: %d links, mode %o, %v", st.Nlink, st.Mode, err)
+					}
+					if err := syscall.Stat(outside, &after); err != nil || before.Mode != after.Mode || before.Uid != after.Uid || before.Mtim != after.Mtim {
+						t.Fatalf("outside: %v, owner %d, mode %o, changed at %v", err, after.Uid, after.Mode, after.Mtim)
 					}
 					if e, err := os.ReadDir(outside); err != nil || len(e) != 1 {
 						t.Fatalf("outside: %v %v", e, err)
