@@ -13,6 +13,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/network/segment"
 	"github.com/wherry-engine/wherry/internal/network/spec"
+	"github.com/wherry-engine/wherry/internal/network/wiring"
 	"github.com/wherry-engine/wherry/internal/undo"
 )
 
@@ -38,16 +39,16 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	}
 	box := &box{identity: identity{r.ContainerID, r.ContainerName, r.Hostname}, id: id.New(), endpoints: map[string]*network.EndpointSettings{}, veths: map[string]string{}}
 	sb := &Sandbox{ID: box.id, Endpoints: map[string]*network.EndpointSettings{}}
-	wires, ns, err := m.pool.wires(r, wanted, &u)
+	wires, ns, err := m.pool.Wires(r.NS, wanted, &u)
 	if err != nil {
 		return nil, err
 	}
 	sb.NS = ns
 	u.Add(func() { ns.Close() })
 	for _, w := range wires {
-		box.endpoints[w.seg.ID], box.veths[w.seg.ID] = w.settings(), w.veth
-		if !spec.IsPredefined(w.seg.Name) && box.resolver == nil {
-			if box.resolver = wires[0].names; box.resolver != nil {
+		box.endpoints[w.Seg.ID], box.veths[w.Seg.ID] = w.Settings(), w.Veth
+		if !spec.IsPredefined(w.Seg.Name) && box.resolver == nil {
+			if box.resolver = wires[0].Names; box.resolver != nil {
 				box.resolver.Ask(r.DNS)
 			} else if box.resolver, err = m.dns.Open(ns, nameServer, r.DNS); err != nil {
 				return nil, err
@@ -69,23 +70,17 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	}
 	m.boxes[r.ContainerID] = box
 	for _, w := range wires {
-		ep := box.endpoints[w.seg.ID]
-		join(w.seg, box, ep)
-		sb.Endpoints[w.seg.Name] = ep.Copy()
+		ep := box.endpoints[w.Seg.ID]
+		join(w.Seg, box, ep)
+		sb.Endpoints[w.Seg.Name] = ep.Copy()
 	}
 	u.Keep()
 	return sb, nil
 }
 
-// wish is one network that a container is to be connected to.
-type wish struct {
-	seg  *segment.Segment
-	want *network.EndpointSettings // never nil
-}
-
 // wanted resolves the networks of a request, the main one first. None means a
 // namespace with a loopback alone. m.mu is held.
-func (g register) wanted(r Request, bridge string) ([]wish, error) {
+func (g register) wanted(r Request, bridge string) ([]wiring.Wish, error) {
 	mode := r.Network
 	if mode == "" || mode == network.NetworkDefault {
 		mode = network.NetworkBridge
@@ -103,7 +98,7 @@ func (g register) wanted(r Request, bridge string) ([]wish, error) {
 	if main.Driver == spec.Host {
 		return nil, errors.New("network: the host's own namespace needs no sandbox")
 	}
-	var out []wish
+	var out []wiring.Wish
 	for ref, ep := range r.Endpoints {
 		n, err := g.Find(ref)
 		if err != nil {
@@ -113,19 +108,19 @@ func (g register) wanted(r Request, bridge string) ([]wish, error) {
 		if err := accepts(n, ep); err != nil {
 			return nil, err
 		}
-		out = append(out, wish{n, ep})
+		out = append(out, wiring.Wish{Seg: n, Want: ep})
 	}
 	sort.SliceStable(out, func(i, j int) bool {
-		if a, b := out[i].seg == main, out[j].seg == main; a != b {
+		if a, b := out[i].Seg == main, out[j].Seg == main; a != b {
 			return a
 		}
-		return out[i].seg.Name < out[j].seg.Name
+		return out[i].Seg.Name < out[j].Seg.Name
 	})
-	if len(out) == 0 || out[0].seg != main {
-		out = append([]wish{{main, &network.EndpointSettings{}}}, out...)
+	if len(out) == 0 || out[0].Seg != main {
+		out = append([]wiring.Wish{{Seg: main, Want: &network.EndpointSettings{}}}, out...)
 	}
-	if len(r.MAC) > 0 && len(out[0].want.MacAddress) == 0 {
-		out[0].want.MacAddress = r.MAC
+	if len(r.MAC) > 0 && len(out[0].Want.MacAddress) == 0 {
+		out[0].Want.MacAddress = r.MAC
 	}
 	if main.Driver == spec.Null {
 		if len(out) > 1 {
@@ -134,8 +129,8 @@ func (g register) wanted(r Request, bridge string) ([]wish, error) {
 		return out, nil
 	}
 	for _, w := range out {
-		if w.seg.Link == 0 {
-			return nil, errdefs.ErrUnavailable.WithMessage("network " + w.seg.Name + " is not available")
+		if w.Seg.Link == 0 {
+			return nil, errdefs.ErrUnavailable.WithMessage("network " + w.Seg.Name + " is not available")
 		}
 	}
 	return out, nil
@@ -148,7 +143,7 @@ func wishes(ep *network.EndpointSettings) *network.EndpointSettings {
 		return &network.EndpointSettings{}
 	}
 	out := ep.Copy()
-	if len(ep.MacAddress) > 0 && (ep.IPAddress.IsValid() || ep.GlobalIPv6Address.IsValid()) && slices.Equal(ep.MacAddress, macOf(segment.AddressesOf(ep))) {
+	if len(ep.MacAddress) > 0 && (ep.IPAddress.IsValid() || ep.GlobalIPv6Address.IsValid()) && slices.Equal(ep.MacAddress, wiring.MACOf(segment.AddressesOf(ep))) {
 		out.MacAddress = nil // made here from the addresses of that time
 	}
 	out.NetworkID, out.EndpointID = "", ""

@@ -10,10 +10,12 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
+
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
 	"github.com/wherry-engine/wherry/internal/network/plumb"
 	"github.com/wherry-engine/wherry/internal/network/segment"
 	"github.com/wherry-engine/wherry/internal/network/spec"
+	"github.com/wherry-engine/wherry/internal/network/wiring"
 	"github.com/wherry-engine/wherry/internal/undo"
 )
 
@@ -44,20 +46,20 @@ func (m *Manager) Connect(_ context.Context, c Connection) (*Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	ns, err := namespaceOf(c.PID)
+	ns, err := wiring.NamespaceOf(c.PID)
 	if err != nil {
 		return nil, err
 	}
 	defer ns.Close()
-	wire, err := m.pool.plug(w, 0)
+	link, err := m.pool.Plug(w, 0)
 	if err != nil {
 		return nil, err
 	}
-	u.Add(func() { w.seg.Free(wire.addr) })
-	if err := m.extend(ns, b, wire); err != nil {
-		return nil, fmt.Errorf("connect container %s to network %s: %w", c.ContainerID, w.seg.Name, err)
+	u.Add(func() { w.Seg.Free(link.Addrs) })
+	if err := m.extend(ns, b, link); err != nil {
+		return nil, fmt.Errorf("connect container %s to network %s: %w", c.ContainerID, w.Seg.Name, err)
 	}
-	if !spec.IsPredefined(w.seg.Name) && b.resolver == nil {
+	if !spec.IsPredefined(w.Seg.Name) && b.resolver == nil {
 		r, err := m.dns.Open(ns, nameServer, c.DNS)
 		if err != nil {
 			return nil, err
@@ -70,45 +72,45 @@ func (m *Manager) Connect(_ context.Context, c Connection) (*Change, error) {
 		}
 		m.mu.Unlock()
 	}
-	ep := wire.settings()
+	ep := link.Settings()
 	m.mu.Lock()
 	if m.boxes[c.ContainerID] != b {
 		m.mu.Unlock()
 		return nil, errors.New("container " + c.ContainerID + " has ended")
 	}
-	b.endpoints[w.seg.ID] = ep
+	b.endpoints[w.Seg.ID] = ep
 	if b.veths == nil {
 		b.veths = map[string]string{}
 	}
-	b.veths[w.seg.ID] = wire.veth
-	join(w.seg, b, ep)
+	b.veths[w.Seg.ID] = link.Veth
+	join(w.Seg, b, ep)
 	m.mu.Unlock()
 	u.Keep()
 	ports, err := m.follow(b)
-	return &Change{Network: w.seg.Name, Endpoint: ep.Copy(), Ports: ports}, err
+	return &Change{Network: w.Seg.Name, Endpoint: ep.Copy(), Ports: ports}, err
 }
 
 // wish checks whether a connection can be made. m.mu is held.
-func (m *Manager) wish(c Connection) (wish, *box, error) {
+func (m *Manager) wish(c Connection) (wiring.Wish, *box, error) {
 	n, err := m.reg.Find(c.Network)
 	if err != nil {
-		return wish{}, nil, err
+		return wiring.Wish{}, nil, err
 	}
 	b := m.boxes[c.ContainerID]
 	switch {
 	case n.Driver == spec.Host:
-		return wish{}, nil, forbidden("container cannot be disconnected from host network or connected to host network")
+		return wiring.Wish{}, nil, forbidden("container cannot be disconnected from host network or connected to host network")
 	case n.Driver == spec.Null || b != nil && b.secluded(m):
-		return wish{}, nil, forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+		return wiring.Wish{}, nil, forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
 	case b == nil:
-		return wish{}, nil, forbidden("container %s has no network namespace of its own", c.ContainerID)
+		return wiring.Wish{}, nil, forbidden("container %s has no network namespace of its own", c.ContainerID)
 	case b.endpoints[n.ID] != nil:
-		return wish{}, nil, forbidden("endpoint with name %s already exists in network %s", b.name, n.Name)
+		return wiring.Wish{}, nil, forbidden("endpoint with name %s already exists in network %s", b.name, n.Name)
 	case n.Link == 0:
-		return wish{}, nil, fmt.Errorf("network %s is not available", n.Name)
+		return wiring.Wish{}, nil, fmt.Errorf("network %s is not available", n.Name)
 	}
 	want := wishes(c.Settings)
-	return wish{n, want}, b, accepts(n, want)
+	return wiring.Wish{Seg: n, Want: want}, b, accepts(n, want)
 }
 
 // secluded reports whether the container is on the network none.
@@ -121,15 +123,8 @@ func (b *box) secluded(m *Manager) bool {
 	return false
 }
 
-func namespaceOf(pid int) (*os.File, error) {
-	if pid <= 0 {
-		return nil, errors.New("network: no process to find a namespace by")
-	}
-	return os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-}
-
 // extend adds a link to a namespace that is in use.
-func (m *Manager) extend(ns *os.File, b *box, w *wire) error {
+func (m *Manager) extend(ns *os.File, b *box, w *wiring.Wire) error {
 	return rtnl.Enter(m.home, ns, func(in *rtnl.Conn) error {
 		links, err := in.Links()
 		if err != nil {
@@ -138,24 +133,24 @@ func (m *Manager) extend(ns *os.File, b *box, w *wire) error {
 		taken := func(name string) bool {
 			return slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Name == name })
 		}
-		if name := w.want.DriverOpts[spec.OptIfName]; name != "" && taken(name) {
+		if name := w.Want.DriverOpts[spec.OptIfName]; name != "" && taken(name) {
 			return errdefs.ErrConflict.WithMessage("interface name " + name + " is already in use in the container")
 		}
-		for w.want.DriverOpts[spec.OptIfName] == "" && taken(w.device()) {
-			w.slot++
+		for w.Want.DriverOpts[spec.OptIfName] == "" && taken(w.Device()) {
+			w.Slot++
 		}
 		for _, f := range segment.Families {
 			m.mu.Lock()
 			best := m.reg.exit(b.endpoints, f)
-			w.gateway[f] = w.seg.Exits(f) && (best == nil || ahead(w.seg, w.want, best, b.endpoints[best.ID]))
+			w.Gateway[f] = w.Seg.Exits(f) && (best == nil || wiring.Ahead(w.Seg, w.Want, best, b.endpoints[best.ID]))
 			m.mu.Unlock()
-			if w.gateway[f] {
+			if w.Gateway[f] {
 				if err := plumb.NoDefaultRoute(in, f.Six()); err != nil {
 					return err
 				}
 			}
 		}
-		return connect([]*wire{w}, func(l []*plumb.Link) error { return m.pool.fit.Furnish(ns, in, l, false) })
+		return wiring.Connect([]*wiring.Wire{w}, func(l []*plumb.Link) error { return m.pool.Fit.Furnish(ns, in, l, false) })
 	})
 }
 
@@ -168,18 +163,11 @@ func (g register) exit(endpoints map[string]*network.EndpointSettings, f segment
 		if n == nil || n.Link == 0 || !n.Exits(f) || !segment.AddressesOf(ep)[f].IsValid() {
 			continue
 		}
-		if best == nil || ahead(n, ep, best, endpoints[best.ID]) {
+		if best == nil || wiring.Ahead(n, ep, best, endpoints[best.ID]) {
 			best = n
 		}
 	}
 	return best
-}
-
-func ahead(a *segment.Segment, epA *network.EndpointSettings, b *segment.Segment, epB *network.EndpointSettings) bool {
-	if epA.GwPriority != epB.GwPriority {
-		return epA.GwPriority > epB.GwPriority
-	}
-	return a.Name < b.Name
 }
 
 // Disconnect takes a running container off a network. With force a container that is not known is no error.
@@ -215,7 +203,7 @@ func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int
 		return nil, forbidden("container cannot be disconnected from host network or connected to host network")
 	}
 	if addrs := segment.AddressesOf(ep); addrs != [2]netip.Addr{} {
-		err = m.pool.unplug(pid, addrs, exits)
+		err = m.pool.Unplug(pid, addrs, exits)
 		if err != nil && !force {
 			return nil, fmt.Errorf("disconnect container %s from network %s: %w", containerID, n.Name, err)
 		}

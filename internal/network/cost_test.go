@@ -41,7 +41,7 @@ func attachMany(b *testing.B) {
 	took := make([][]float64, len(kinds))
 	for b.Loop() {
 		for i, k := range kinds {
-			for !m.pool.spared() {
+			for !spared(m) {
 				m.Refill()
 				time.Sleep(time.Millisecond)
 			}

@@ -7,6 +7,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/wherry-engine/wherry/internal/network/segment"
+	"github.com/wherry-engine/wherry/internal/network/wiring"
 )
 
 // door is where published ports lead: for each family the network and the
@@ -19,14 +20,14 @@ type door struct {
 }
 
 // doorOf is the door of a container with these links: where its default routes go.
-func doorOf(wires []*wire) door {
+func doorOf(wires []*wiring.Wire) door {
 	var d door
 	for _, f := range segment.Families {
 		for _, w := range wires {
-			if w.addr[f].IsValid() && w.gateway[f] && w.seg.Bridged() {
-				d.seg[f], d.addr[f] = w.seg, w.addr[f]
+			if w.Addrs[f].IsValid() && w.Gateway[f] && w.Seg.Bridged() {
+				d.seg[f], d.addr[f] = w.Seg, w.Addrs[f]
 				if d.endpoint == "" {
-					d.endpoint, d.veth = w.endpoint, w.veth
+					d.endpoint, d.veth = w.Endpoint, w.Veth
 				}
 			}
 		}

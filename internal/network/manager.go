@@ -23,6 +23,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/network/plumb"
 	"github.com/wherry-engine/wherry/internal/network/segment"
 	"github.com/wherry-engine/wherry/internal/network/spec"
+	"github.com/wherry-engine/wherry/internal/network/wiring"
 )
 
 // Manager owns the networks of one engine. All methods are safe for concurrent
@@ -32,7 +33,7 @@ type Manager struct {
 	home *os.File // the namespace the engine was started in
 	rt   *rtnl.Conn
 	nf   *nft.Conn // nil with the firewall off
-	pool *pool
+	pool *wiring.Pool
 
 	dns    *dns.Service
 	watch  *nft.Watch
@@ -140,7 +141,7 @@ func (m *Manager) open() error {
 			}
 		})
 	}
-	m.pool = newPool(&plumb.Fitter{Home: m.home, RT: m.rt}, m.cfg.PoolSize, func() *segment.Segment {
+	m.pool = wiring.NewPool(&plumb.Fitter{Home: m.home, RT: m.rt}, m.cfg.PoolSize, func() *segment.Segment {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		return m.reg.ByName(network.NetworkBridge)
@@ -229,7 +230,7 @@ func (m *Manager) SetNames(name func(containerID string) string) {
 
 // Refill lets the pool fill up in the background now: the caller has answered
 // its client. Without this call it fills once no Attach has come for a while.
-func (m *Manager) Refill() { m.pool.refill() }
+func (m *Manager) Refill() { m.pool.Refill() }
 
 // Adopt takes over a container that was started by an earlier engine: its
 // addresses are its own again. eps is by network name, as Sandbox.Endpoints was;
@@ -253,7 +254,7 @@ func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSett
 			failed = append(failed, fmt.Errorf("adopt container %s: %w", containerID, err))
 			continue
 		}
-		if err := m.pool.retake(n, ep); err != nil {
+		if err := m.pool.Retake(n, ep); err != nil {
 			failed = append(failed, fmt.Errorf("adopt container %s: %w", containerID, err))
 			continue
 		}
@@ -266,7 +267,7 @@ func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSett
 	}
 	m.boxes[containerID] = b
 	if named {
-		ns, err := namespaceOf(pid)
+		ns, err := wiring.NamespaceOf(pid)
 		if err == nil {
 			b.resolver, err = m.dns.Open(ns, nameServer, own)
 			ns.Close()
@@ -340,7 +341,7 @@ func (m *Manager) Close(removeHostState bool) error {
 		resolvers = append(resolvers, b.resolver)
 	}
 	m.mu.Unlock()
-	m.pool.close()
+	m.pool.Close()
 	if m.watch != nil {
 		m.watch.Close()
 	}

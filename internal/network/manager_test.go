@@ -154,7 +154,7 @@ func closeLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "pool", func() bool { m.pool.mu.Lock(); defer m.pool.mu.Unlock(); return len(m.pool.ready) == 4 })
+	waitFor(t, "pool", func() bool { wired, _ := m.pool.Waiting(); return wired == 4 })
 	sb, err := m.Attach(context.Background(), Request{ContainerID: id.New()})
 	if err != nil {
 		t.Fatal(err)

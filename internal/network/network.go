@@ -29,9 +29,6 @@ import (
 	"github.com/wherry-engine/wherry/internal/network/settings"
 )
 
-// DefaultPoolSize is how many wired namespaces wait for containers.
-const DefaultPoolSize = 8
-
 // Config is what Open needs.
 type Config = settings.Config
 

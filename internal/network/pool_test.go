@@ -25,10 +25,8 @@ import (
 
 func full(m *Manager, n int) func() bool {
 	return func() bool {
-		m.pool.mu.Lock()
-		defer m.pool.mu.Unlock()
-		_, lacks := m.pool.lacking()
-		return len(m.pool.ready) == n && len(m.pool.bare) == m.pool.spares && !lacks
+		wired, spared := m.pool.Waiting()
+		return wired == n && spared
 	}
 }
 
@@ -110,7 +108,7 @@ func testPool(t *testing.T) {
 		m.Refill()
 	}
 	waitFor(t, "pool", full(m, 3))
-	waitFor(t, "links to go", func() bool { return len(veths(t)) == 3+m.pool.spares })
+	waitFor(t, "links to go", func() bool { return len(veths(t)) == 3+2 })
 	if n := openFiles(t); n != files {
 		t.Errorf("%d open files, %d before", n, files)
 	}
@@ -317,7 +315,7 @@ func BenchmarkAttachPool(b *testing.B) {
 		m := open(b, cfg)
 		for b.Loop() {
 			b.StopTimer()
-			for !full(m, 64)() && m.pool.count() == 0 {
+			for !full(m, 64)() && !anyWired(m) {
 				m.Refill()
 				time.Sleep(time.Millisecond)
 			}
@@ -351,10 +349,14 @@ func BenchmarkAttachCold(b *testing.B) {
 	})
 }
 
+// anyWired reports whether a namespace with a network waits.
+func anyWired(m *Manager) bool {
+	wired, _ := m.pool.Waiting()
+	return wired > 0
+}
+
 // spared reports whether all namespaces without a network wait.
-func (p *pool) spared() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	_, lacks := p.lacking()
-	return len(p.bare) == p.spares && !lacks
+func spared(m *Manager) bool {
+	_, spared := m.pool.Waiting()
+	return spared
 }

@@ -73,7 +73,7 @@ func (m *Manager) Inspect(ref string, verbose bool) (*network.Inspect, error) {
 			out.Status = &network.Status{IPAM: network.IPAMStatus{Subnets: map[netip.Prefix]network.SubnetStatus{}}}
 		}
 		// What waits in the pool is nobody's yet.
-		waiting := m.pool.held(n, st.Subnet)
+		waiting := m.pool.Held(n, st.Subnet)
 		out.Status.IPAM.Subnets[st.Subnet] = network.SubnetStatus{
 			IPsInUse:            uint64(st.Addrs.Used() - waiting + st.Addrs.Reserved()),
 			DynamicIPsAvailable: saturating(st.Addrs.Available(), uint64(waiting)),

@@ -1,7 +1,8 @@
-package network
+package wiring
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"slices"
@@ -19,15 +20,18 @@ import (
 	"github.com/wherry-engine/wherry/internal/undo"
 )
 
+// DefaultSize is how many wired namespaces wait for containers.
+const DefaultSize = 8
+
 // quiet is how long after an Attach the pool fills without being told to.
 const quiet = 10 * time.Millisecond
 
-// pool keeps namespaces ready for containers of the default network and for
+// Pool keeps namespaces ready for containers of the default network and for
 // containers without one. It only hides latency: empty or of size 0,
 // everything works the same. The namespaces are descriptors of this process
 // and go with it, their links and addresses too.
-type pool struct {
-	fit    *plumb.Fitter
+type Pool struct {
+	Fit    *plumb.Fitter
 	main   func() *segment.Segment // the default network, nil without
 	size   int                     // wired
 	spares int                     // with a loopback alone, and as many with a name service and one pair
@@ -36,7 +40,7 @@ type pool struct {
 	making sync.Mutex // held while a wired one is made: it has its address before it is ready
 
 	mu     sync.Mutex
-	ready  []*wire
+	ready  []*Wire
 	bare   []*os.File
 	served []spare
 	wide   int // pairs of one more of these: as many networks as a container had lately
@@ -60,10 +64,12 @@ type spare struct {
 // maxWide bounds how many pairs wait in one spare.
 const maxWide = 8
 
-func newPool(fit *plumb.Fitter, size int, main func() *segment.Segment, serve func(ns *os.File) (*dns.Client, error)) *pool {
-	p := &pool{fit: fit, main: main, serve: serve, size: size, wake: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{})}
+// NewPool makes a pool of size wired namespaces, 0 for the usual number, and fills
+// it. main tells the default network, serve gives a namespace its name service.
+func NewPool(fit *plumb.Fitter, size int, main func() *segment.Segment, serve func(ns *os.File) (*dns.Client, error)) *Pool {
+	p := &Pool{Fit: fit, main: main, serve: serve, size: size, wake: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{})}
 	if p.size == 0 {
-		p.size = DefaultPoolSize
+		p.size = DefaultSize
 	}
 	p.size = max(p.size, 0)
 	p.spares = min(p.size, 2)
@@ -74,7 +80,7 @@ func newPool(fit *plumb.Fitter, size int, main func() *segment.Segment, serve fu
 		p.mu.Lock()
 		p.armed = false
 		p.mu.Unlock()
-		p.refill()
+		p.Refill()
 	})
 	go p.work()
 	return p
@@ -82,7 +88,7 @@ func newPool(fit *plumb.Fitter, size int, main func() *segment.Segment, serve fu
 
 // take hands out a wired namespace of the default network, nil when none is
 // ready. The caller now owns its descriptor and its address.
-func (p *pool) take() *wire {
+func (p *Pool) take() *Wire {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.taken()
@@ -95,7 +101,7 @@ func (p *pool) take() *wire {
 }
 
 // takeBare hands out a namespace with a loopback alone, nil when none is ready.
-func (p *pool) takeBare() *os.File {
+func (p *Pool) takeBare() *os.File {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.taken()
@@ -108,78 +114,79 @@ func (p *pool) takeBare() *os.File {
 }
 
 // taken puts the filling off: the start that this is for comes first.
-func (p *pool) taken() {
+func (p *Pool) taken() {
 	p.takes++
 	p.arm()
 }
 
 // arm sees to it that the worker looks again. p.mu is held.
-func (p *pool) arm() {
+func (p *Pool) arm() {
 	if !p.closed && p.size > 0 && !p.armed {
 		p.armed = true
 		p.idle.Reset(quiet)
 	}
 }
 
-func (p *pool) refill() {
+// Refill lets it fill up in the background now.
+func (p *Pool) Refill() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
 }
 
-// plug takes the addresses and chooses the names of a link.
-func (p *pool) plug(x wish, slot int) (_ *wire, err error) {
-	w := &wire{seg: x.seg, want: x.want, slot: slot, mac: x.want.MacAddress}
+// Plug takes the addresses and chooses the names of a link.
+func (p *Pool) Plug(x Wish, slot int) (_ *Wire, err error) {
+	w := &Wire{Seg: x.Seg, Want: x.Want, Slot: slot, mac: x.Want.MacAddress}
 	defer func() {
 		if err != nil {
-			x.seg.Free(w.addr)
+			x.Seg.Free(w.Addrs)
 		}
 	}()
 	for _, f := range segment.Families {
 		var given netip.Addr
-		if c := x.want.IPAMConfig; c != nil {
+		if c := x.Want.IPAMConfig; c != nil {
 			given = []netip.Addr{c.IPv4Address, c.IPv6Address}[f]
 		}
-		st := x.seg.At(given)
+		st := x.Seg.At(given)
 		switch {
 		case given.IsValid() && st.Addrs == nil:
 			return nil, invalid("invalid endpoint settings:\nno configured subnet contains IP address %s", given)
 		case given.IsValid():
 			err := st.Addrs.Take(given)
-			if err != nil && p.evict(x.seg, given) {
+			if err != nil && p.evict(x.Seg, given) {
 				err = st.Addrs.Take(given)
 			}
 			if err != nil {
 				return nil, err
 			}
-			w.addr[f] = given
+			w.Addrs[f] = given
 		default:
-			if w.addr[f], err = x.seg.Get(f); err != nil {
+			if w.Addrs[f], err = x.Seg.Get(f); err != nil {
 				return nil, err
 			}
 		}
 	}
 	if len(w.mac) == 0 {
-		w.mac = macOf(w.addr)
+		w.mac = MACOf(w.Addrs)
 	}
-	w.endpoint = id.New()
+	w.Endpoint = id.New()
 	return w, nil
 }
 
 // namespace gives a namespace with a loopback alone; given is one that must be used.
-func (p *pool) namespace(given *os.File) (*os.File, error) {
+func (p *Pool) namespace(given *os.File) (*os.File, error) {
 	if given == nil {
 		if ns := p.takeBare(); ns != nil {
 			return ns, nil
 		}
-		return p.fit.Spawn(nil)
+		return p.Fit.Spawn(nil)
 	}
-	ns, err := dupFile(given)
+	ns, err := Duplicate(given)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.fit.Enter(ns, nil, true); err != nil {
+	if err := p.Fit.Enter(ns, nil, true); err != nil {
 		ns.Close()
 		return nil, err
 	}
@@ -187,9 +194,9 @@ func (p *pool) namespace(given *os.File) (*os.File, error) {
 }
 
 // spawn makes a namespace with these links.
-func (p *pool) spawn(wires []*wire) (ns *os.File, err error) {
-	err = connect(wires, func(l []*plumb.Link) error {
-		ns, err = p.fit.Spawn(l)
+func (p *Pool) spawn(wires []*Wire) (ns *os.File, err error) {
+	err = Connect(wires, func(l []*plumb.Link) error {
+		ns, err = p.Fit.Spawn(l)
 		return err
 	})
 	return ns, err
@@ -197,7 +204,7 @@ func (p *pool) spawn(wires []*wire) (ns *os.File, err error) {
 
 // takeServed hands out the spare of a container with so many links of bridges:
 // the one with the most pairs of those that leave none over; empty when there is none.
-func (p *pool) takeServed(links int) (s spare) {
+func (p *Pool) takeServed(links int) (s spare) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.taken()
@@ -218,7 +225,7 @@ func (p *pool) takeServed(links int) (s spare) {
 }
 
 // lacking tells which spare is to be made, by its pairs; p.mu is held.
-func (p *pool) lacking() (pairs int, lacks bool) {
+func (p *Pool) lacking() (pairs int, lacks bool) {
 	narrow, wide := 0, false
 	for _, s := range p.served {
 		if len(s.pairs) == 1 {
@@ -237,11 +244,11 @@ func (p *pool) lacking() (pairs int, lacks bool) {
 
 // obtain gives these links to a namespace that waits, or to a new one. Where
 // names are asked for it may have a name service, which is the first wire's then.
-func (p *pool) obtain(wires []*wire, u *undo.Stack) (ns *os.File, err error) {
-	err = connect(wires, func(links []*plumb.Link) error {
-		if slices.ContainsFunc(wires, func(w *wire) bool { return !spec.IsPredefined(w.seg.Name) }) {
+func (p *Pool) obtain(wires []*Wire, u *undo.Stack) (ns *os.File, err error) {
+	err = Connect(wires, func(links []*plumb.Link) error {
+		if slices.ContainsFunc(wires, func(w *Wire) bool { return !spec.IsPredefined(w.Seg.Name) }) {
 			s := p.takeServed(plumb.CanUse(links))
-			ns, wires[0].names = s.ns, s.names
+			ns, wires[0].Names = s.ns, s.names
 			u.Add(s.names.Close)
 			plumb.Use(links, s.pairs)
 		}
@@ -249,10 +256,10 @@ func (p *pool) obtain(wires []*wire, u *undo.Stack) (ns *os.File, err error) {
 			ns = p.takeBare()
 		}
 		if ns == nil {
-			ns, err = p.fit.Spawn(links)
+			ns, err = p.Fit.Spawn(links)
 			return err
 		}
-		if err := p.fit.Enter(ns, links, false); err != nil {
+		if err := p.Fit.Enter(ns, links, false); err != nil {
 			ns.Close()
 			return err
 		}
@@ -263,7 +270,7 @@ func (p *pool) obtain(wires []*wire, u *undo.Stack) (ns *os.File, err error) {
 
 // evict drops a waiting namespace that has the address; it reports whether
 // there was one.
-func (p *pool) evict(n *segment.Segment, a netip.Addr) bool {
+func (p *Pool) evict(n *segment.Segment, a netip.Addr) bool {
 	if p.drop(n, a) {
 		return true
 	}
@@ -272,22 +279,22 @@ func (p *pool) evict(n *segment.Segment, a netip.Addr) bool {
 	return p.drop(n, a)
 }
 
-func (p *pool) drop(n *segment.Segment, a netip.Addr) bool {
+func (p *Pool) drop(n *segment.Segment, a netip.Addr) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, w := range p.ready {
-		if w.seg == n && slices.Contains(w.addr[:], a) {
+		if w.Seg == n && slices.Contains(w.Addrs[:], a) {
 			p.ready = slices.Delete(p.ready, i, i+1)
 			w.ns.Close()
-			n.Free(w.addr)
+			n.Free(w.Addrs)
 			return true
 		}
 	}
 	return false
 }
 
-// retake makes the addresses of an adopted endpoint its own again.
-func (p *pool) retake(n *segment.Segment, ep *network.EndpointSettings) error {
+// Retake makes the addresses of an adopted endpoint its own again.
+func (p *Pool) Retake(n *segment.Segment, ep *network.EndpointSettings) error {
 	for _, a := range segment.AddressesOf(ep) {
 		addrs := n.At(a).Addrs
 		if addrs == nil {
@@ -304,27 +311,29 @@ func (p *pool) retake(n *segment.Segment, ep *network.EndpointSettings) error {
 	return nil
 }
 
-// held returns how many addresses of a network's subnet wait in the pool.
-func (p *pool) held(n *segment.Segment, subnet netip.Prefix) int {
+// Held returns how many addresses of a network's subnet wait in the pool.
+func (p *Pool) Held(n *segment.Segment, subnet netip.Prefix) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	count := 0
 	for _, w := range p.ready {
-		if w.seg == n && slices.ContainsFunc(w.addr[:], subnet.Contains) {
+		if w.Seg == n && slices.ContainsFunc(w.Addrs[:], subnet.Contains) {
 			count++
 		}
 	}
 	return count
 }
 
-// count returns how many wired namespaces wait.
-func (p *pool) count() int {
+// Waiting tells how many wired namespaces wait, and whether all those without a
+// network do.
+func (p *Pool) Waiting() (wired int, spared bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.ready)
+	_, lacks := p.lacking()
+	return len(p.ready), len(p.bare) == p.spares && !lacks
 }
 
-func (p *pool) work() {
+func (p *Pool) work() {
 	defer close(p.ended)
 	for {
 		select {
@@ -339,7 +348,7 @@ func (p *pool) work() {
 // fill makes one namespace after the other until the pool is full. When an
 // Attach comes in between it leaves the processors to that start and goes on
 // later.
-func (p *pool) fill() {
+func (p *Pool) fill() {
 	p.mu.Lock()
 	start := p.takes
 	p.mu.Unlock()
@@ -373,34 +382,34 @@ func (p *pool) fill() {
 	}
 }
 
-func (p *pool) addWired(n *segment.Segment) error {
+func (p *Pool) addWired(n *segment.Segment) error {
 	p.making.Lock()
 	defer p.making.Unlock()
-	w, err := p.plug(wish{n, &network.EndpointSettings{}}, 0)
+	w, err := p.Plug(Wish{n, &network.EndpointSettings{}}, 0)
 	if err != nil {
 		return err
 	}
 	for _, f := range segment.Families {
-		w.gateway[f] = n.Exits(f)
+		w.Gateway[f] = n.Exits(f)
 	}
-	w.ns, err = p.spawn([]*wire{w})
+	w.ns, err = p.spawn([]*Wire{w})
 	if err != nil {
-		n.Free(w.addr)
+		n.Free(w.Addrs)
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		w.ns.Close()
-		n.Free(w.addr)
+		n.Free(w.Addrs)
 		return nil
 	}
 	p.ready = append(p.ready, w)
 	return nil
 }
 
-func (p *pool) addServed(pairs int) error {
-	ns, made, err := p.fit.SpawnAhead(pairs)
+func (p *Pool) addServed(pairs int) error {
+	ns, made, err := p.Fit.SpawnAhead(pairs)
 	if err != nil {
 		return err
 	}
@@ -420,8 +429,8 @@ func (p *pool) addServed(pairs int) error {
 	return nil
 }
 
-func (p *pool) addBare() error {
-	ns, err := p.fit.Spawn(nil)
+func (p *Pool) addBare() error {
+	ns, err := p.Fit.Spawn(nil)
 	if err != nil {
 		return err
 	}
@@ -435,8 +444,8 @@ func (p *pool) addBare() error {
 	return nil
 }
 
-// close lets everything that waits go and returns when the worker has ended.
-func (p *pool) close() {
+// Close lets everything that waits go and returns when the worker has ended.
+func (p *Pool) Close() {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -446,7 +455,7 @@ func (p *pool) close() {
 	p.idle.Stop()
 	for _, w := range p.ready {
 		w.ns.Close()
-		w.seg.Free(w.addr)
+		w.Seg.Free(w.Addrs)
 	}
 	for _, ns := range p.bare {
 		ns.Close()
@@ -461,68 +470,75 @@ func (p *pool) close() {
 	<-p.ended
 }
 
-// wires makes the namespace and its links. What it takes is given back by u.
-func (p *pool) wires(r Request, wanted []wish, u *undo.Stack) ([]*wire, *os.File, error) {
+// Wires makes the namespace of a container and its links; given is one that must
+// be used. What it takes is given back by u.
+func (p *Pool) Wires(given *os.File, wanted []Wish, u *undo.Stack) ([]*Wire, *os.File, error) {
 	main := wanted[0]
-	if main.seg.Driver == spec.Null {
-		ns, err := p.namespace(r.NS)
-		return []*wire{{seg: main.seg, want: main.want, endpoint: id.New()}}, ns, err
+	if main.Seg.Driver == spec.Null {
+		ns, err := p.namespace(given)
+		return []*Wire{{Seg: main.Seg, Want: main.Want, Endpoint: id.New()}}, ns, err
 	}
-	plain := len(wanted) == 1 && r.NS == nil && len(main.want.MacAddress) == 0 && main.want.IPAMConfig == nil && len(main.want.DriverOpts) == 0
-	if plain && main.seg.Name == network.NetworkBridge {
+	plain := len(wanted) == 1 && given == nil && len(main.Want.MacAddress) == 0 && main.Want.IPAMConfig == nil && len(main.Want.DriverOpts) == 0
+	if plain && main.Seg.Name == network.NetworkBridge {
 		if w := p.take(); w != nil {
-			w.want, w.endpoint = main.want, id.New()
-			u.Add(func() { w.seg.Free(w.addr) })
-			return []*wire{w}, w.ns, nil
+			w.Want, w.Endpoint = main.Want, id.New()
+			u.Add(func() { w.Seg.Free(w.Addrs) })
+			return []*Wire{w}, w.ns, nil
 		}
 	}
-	var wires []*wire
+	var wires []*Wire
 	slots := map[string]int{}
 	for _, x := range wanted {
-		slot := slots[x.seg.Prefix()]
-		w, err := p.plug(x, slot)
+		slot := slots[x.Seg.Prefix()]
+		w, err := p.Plug(x, slot)
 		if err != nil {
 			return nil, nil, err
 		}
-		if x.want.DriverOpts[spec.OptIfName] == "" {
-			slots[x.seg.Prefix()]++
+		if x.Want.DriverOpts[spec.OptIfName] == "" {
+			slots[x.Seg.Prefix()]++
 		}
-		u.Add(func() { w.seg.Free(w.addr) })
+		u.Add(func() { w.Seg.Free(w.Addrs) })
 		wires = append(wires, w)
 	}
 	for _, f := range segment.Families {
-		var best *wire
+		var best *Wire
 		for _, w := range wires {
-			if w.seg.Exits(f) && (best == nil || ahead(w.seg, w.want, best.seg, best.want)) {
+			if w.Seg.Exits(f) && (best == nil || Ahead(w.Seg, w.Want, best.Seg, best.Want)) {
 				best = w
 			}
 		}
 		if best != nil {
-			best.gateway[f] = true
+			best.Gateway[f] = true
 		}
 	}
-	if r.NS == nil {
+	if given == nil {
 		ns, err := p.obtain(wires, u)
 		return wires, ns, err
 	}
-	ns, err := dupFile(r.NS)
+	ns, err := Duplicate(given)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := connect(wires, func(l []*plumb.Link) error { return p.fit.Enter(ns, l, true) }); err != nil {
+	if err := Connect(wires, func(l []*plumb.Link) error { return p.Fit.Enter(ns, l, true) }); err != nil {
 		ns.Close()
 		return nil, nil, fmt.Errorf("wire network namespace: %w", err)
 	}
 	return wires, ns, nil
 }
 
-// unplug removes the link with these addresses.
-func (p *pool) unplug(pid int, addrs [2]netip.Addr, exits [2]plumb.Exit) error {
-	ns, err := namespaceOf(pid)
+// Unplug removes the link with these addresses.
+func (p *Pool) Unplug(pid int, addrs [2]netip.Addr, exits [2]plumb.Exit) error {
+	ns, err := NamespaceOf(pid)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
 	gone := slices.DeleteFunc(addrs[:], func(a netip.Addr) bool { return !a.IsValid() })
-	return p.fit.Unplug(ns, gone, exits)
+	return p.Fit.Unplug(ns, gone, exits)
 }
+
+func invalid(format string, a ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, a...))
+}
+
+func logger() *slog.Logger { return slog.With("part", "network") }
