@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/wherry-engine/wherry/internal/build/request"
+	"github.com/wherry-engine/wherry/internal/httpapi/older"
 	"github.com/wherry-engine/wherry/internal/transfer/fetch"
 )
 
@@ -25,11 +26,16 @@ type transferHandlers struct{ *Backends }
 type progress struct{ c *call }
 
 func (p progress) send(m jsonstream.Message) {
-	var v any = m
+	more := fields{}
 	if m.Error != nil {
-		v = extended{m, fields{"error": m.Error.Message}} // where clients before 1.48 look
+		more["error"] = m.Error.Message // where clients before 1.48 look
 	}
-	data, err := marshal(v)
+	if p.c.version.before(older.HadProgress) {
+		if bar := older.Progress(m.Progress); bar != "" {
+			more["progress"] = bar
+		}
+	}
+	data, err := marshal(extended{m, more})
 	if err != nil {
 		return // a type of ours that cannot be written: there is none
 	}

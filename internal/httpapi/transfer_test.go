@@ -62,6 +62,10 @@ func TestLoad(t *testing.T) {
 		if string(data) == "bad" {
 			return errors.New("not a tar")
 		}
+		if string(data) == "half" {
+			p(jsonstream.Message{Status: "Loading layer", Progress: &jsonstream.Progress{Current: 1, Total: 2}})
+			return err
+		}
 		p(jsonstream.Message{Stream: fmt.Sprint("Loaded image: a:latest ", quiet)})
 		if string(data) == "torn" {
 			return errors.New("torn")
@@ -72,6 +76,7 @@ func TestLoad(t *testing.T) {
 	for body, want := range map[string]string{
 		"good": `{"stream":"Loaded image: a:latest true"}` + "\r\n",
 		"torn": `{"stream":"Loaded image: a:latest true"}` + "\r\n" + `{"error":"torn","errorDetail":{"message":"torn"}}` + "\r\n",
+		"half": `{"status":"Loading layer","progressDetail":{"current":1,"total":2}}` + "\r\n",
 		"bad":  `{"error":"not a tar","errorDetail":{"message":"not a tar"}}` + "\r\n",
 	} {
 		if w := do(s, "POST", "/images/load", body); w.Code != 200 || w.Body.String() != want || w.Header().Get("Content-Type") != "application/json" {
@@ -80,6 +85,9 @@ func TestLoad(t *testing.T) {
 	}
 	if w := do(s, "POST", "/images/load?quiet=0", "good"); !strings.Contains(w.Body.String(), "false") {
 		t.Errorf("%s", w.Body)
+	}
+	if w := do(s, "POST", "/v1.51/images/load", "half"); !strings.Contains(w.Body.String(), `"progress":"[=========================>                         ]       1B/2B"`) {
+		t.Errorf("a client of 1.51 sees no bar: %s", w.Body)
 	}
 }
 

@@ -63,7 +63,11 @@ func (c *Client) Pull(ctx context.Context, ref, platform, auth string, progress 
 	p := &pull{Client: c, named: named, platform: platform, from: from, report: newReporter(progress)}
 	defer p.report.close()
 	if !reference.IsNameOnly(named) {
-		return failure.OfPull(p.one(ctx), named)
+		fresh, err := p.one(ctx)
+		if err == nil {
+			p.status(fresh)
+		}
+		return failure.OfPull(err, named)
 	}
 	return p.allTags(ctx)
 }
@@ -78,6 +82,7 @@ func (p *pull) allTags(ctx context.Context) error {
 		return failure.OfPull(err, p.named)
 	}
 	p.from = p.from[used:]
+	any := false
 	for _, tag := range tags {
 		t, err := reference.WithTag(p.named, tag)
 		if err != nil {
@@ -85,18 +90,30 @@ func (p *pull) allTags(ctx context.Context) error {
 		}
 		one := *p
 		one.named = t
-		if err := one.one(ctx); err != nil {
+		fresh, err := one.one(ctx)
+		if err != nil {
 			return failure.OfPull(err, t)
 		}
+		any = any || fresh
 	}
+	p.status(any)
 	return nil
 }
 
-// one pulls what p.named refers to.
-func (p *pull) one(ctx context.Context) error {
+// status is the last line of a pull.
+func (p *pull) status(fresh bool) {
+	text := "Status: Image is up to date for "
+	if fresh {
+		text = "Status: Downloaded newer image for "
+	}
+	p.report.line("", text+reference.FamiliarString(p.named))
+}
+
+// one pulls what p.named refers to, and tells whether that is new here.
+func (p *pull) one(ctx context.Context) (fresh bool, err error) {
 	top, err := p.find(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	tag := ""
 	if t, ok := p.named.(reference.Tagged); ok {
@@ -108,7 +125,7 @@ func (p *pull) one(ctx context.Context) error {
 	p.report.line(tag, "Pulling from "+reference.Path(p.named))
 	ctx, end, err := p.blobs.Resume(ctx, "pull-"+top.desc.Digest.Encoded())
 	if err != nil {
-		return err
+		return false, err
 	}
 	img, fresh, err := p.bring(ctx, top)
 	if err != nil {
@@ -116,17 +133,12 @@ func (p *pull) one(ctx context.Context) error {
 		// go in any case, and now: a later engine would not know of them.
 		end(ctx.Err() != nil || failure.Temporary(err))
 		p.images.Abandon(ctx, err)
-		return err
+		return false, err
 	}
 	end(false)
 	p.report.line("", "Digest: "+top.desc.Digest.String())
-	status := "Status: Image is up to date for "
-	if fresh {
-		status = "Status: Downloaded newer image for "
-	}
-	p.report.line("", status+reference.FamiliarString(p.named))
 	p.images.Announce(events.ActionPull, img, p.named)
-	return nil
+	return fresh, nil
 }
 
 // find gets the top manifest or index from the first remote that has it.

@@ -53,12 +53,6 @@ func (c *Client) Push(ctx context.Context, ref, platform, auth string, progress 
 	if err != nil {
 		return err
 	}
-	tags := []reference.Named{named}
-	if reference.IsNameOnly(named) {
-		if tags = c.images.Tags(named); len(tags) == 0 {
-			return notFound("An image does not exist locally with the tag: %s", reference.FamiliarName(named))
-		}
-	}
 	list, err := c.remotes(reference.Domain(named), reference.Path(named), "pull,push", creds)
 	if err != nil {
 		return err
@@ -71,15 +65,11 @@ func (c *Client) Push(ctx context.Context, ref, platform, auth string, progress 
 	defer release()
 	p := &push{Client: c, named: named, report: newReporter(progress), done: map[digest.Digest]bool{}}
 	defer p.report.close()
-	images := make([]*image.Image, len(tags))
-	for i, tag := range tags {
-		if images[i], err = c.images.Resolve(ctx, tag.String()); errdefs.IsNotFound(err) {
-			return notFound("An image does not exist locally with the tag: %s", reference.FamiliarName(named))
-		} else if err != nil {
-			return err
-		}
-	}
 	p.report.line("", "The push refers to repository ["+reference.TrimNamed(named).Name()+"]")
+	tags, images, err := p.meant(ctx)
+	if err != nil {
+		return err
+	}
 	if err := p.connect(ctx, list); err != nil {
 		return failure.About(failure.NotAsking(err), named)
 	}
@@ -89,6 +79,27 @@ func (c *Client) Push(ctx context.Context, ref, platform, auth string, progress 
 		}
 	}
 	return nil
+}
+
+// meant are the names that are pushed and their images.
+func (p *push) meant(ctx context.Context) ([]reference.Named, []*image.Image, error) {
+	known, tags := p.images.Tags(reference.TrimNamed(p.named)), []reference.Named{p.named}
+	if reference.IsNameOnly(p.named) {
+		tags = known
+	}
+	if len(known) == 0 {
+		return nil, nil, notFound("An image does not exist locally with the tag: %s", reference.FamiliarName(p.named))
+	}
+	images := make([]*image.Image, len(tags))
+	for i, tag := range tags {
+		var err error
+		if images[i], err = p.images.Resolve(ctx, tag.String()); errdefs.IsNotFound(err) {
+			return nil, nil, notFound("tag does not exist: %s", reference.FamiliarString(tag))
+		} else if err != nil {
+			return nil, nil, err
+		}
+	}
+	return tags, images, nil
 }
 
 // connect finds out which of the endpoints answers.
@@ -206,7 +217,8 @@ func (p *push) blobsOf(ctx context.Context, pieces []image.Piece) error {
 			continue
 		}
 		names := p.layerNames(ctx, piece)
-		for i, d := range append(slices.Clone(piece.Doc.Image.Layers), piece.Doc.Image.Config) {
+		// The last layer first, as docker lists them.
+		for i, d := range slices.Backward(append(slices.Clone(piece.Doc.Image.Layers), piece.Doc.Image.Config)) {
 			name := ""
 			if i < len(names) {
 				name = names[i]

@@ -118,8 +118,11 @@ func TestPush(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	out, err := b.push(to.host()+"/app:v1", "")
-	if err != nil {
+	out, err := b.push(to.host()+"/app:v3", "")
+	if err == nil || err.Error() != "tag does not exist: "+to.host()+"/app:v3" || out != "The push refers to repository ["+to.host()+"/app]\n" {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err = b.push(to.host()+"/app:v1", ""); err != nil {
 		t.Fatal(err, out)
 	}
 	if !strings.Contains(out, "The push refers to repository ["+to.host()+"/app]\n") || !strings.Contains(out, fmt.Sprintf("v1: digest: %s size: %d\n", want.Digest, want.Size)) || strings.Count(out, " Pushed\n") != 3 {
