@@ -16,8 +16,8 @@ import (
 )
 
 // Stat describes the file at p; a link at its end is not followed.
-func (f *Files) Stat(_ context.Context, ref, p string) (*apicontainer.PathStat, error) {
-	v, fd, err := f.find(ref, p)
+func (f *Files) Stat(ctx context.Context, ref, p string) (*apicontainer.PathStat, error) {
+	v, fd, err := f.find(ctx, ref, p)
 	if err != nil {
 		return nil, err
 	}
@@ -28,12 +28,12 @@ func (f *Files) Stat(_ context.Context, ref, p string) (*apicontainer.PathStat, 
 }
 
 // find opens a view and what p names in it.
-func (f *Files) find(ref, p string) (*view, int, error) {
+func (f *Files) find(ctx context.Context, ref, p string) (*view, int, error) {
 	c, err := f.store.Get(ref)
 	if err != nil {
 		return nil, -1, err
 	}
-	v, err := f.open(c, look)
+	v, err := f.open(ctx, c, look)
 	if err != nil {
 		return nil, -1, err
 	}
@@ -63,7 +63,7 @@ func (v *view) stat(fd int, abs string) (*apicontainer.PathStat, error) {
 // Get sends the file or directory at p as a tar stream. open is called once,
 // when all checks have passed, with what Stat would say.
 func (f *Files) Get(ctx context.Context, ref, p string, open func(*apicontainer.PathStat) io.Writer) error {
-	v, fd, err := f.find(ref, p)
+	v, fd, err := f.find(ctx, ref, p)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (f *Files) Put(ctx context.Context, ref, p string, o PutOptions, body io.Re
 	if err != nil {
 		return err
 	}
-	v, err := f.open(c, alter)
+	v, err := f.open(ctx, c, alter)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ func (f *Files) Changes(ctx context.Context, ref string) ([]apicontainer.Filesys
 	if err != nil {
 		return nil, err
 	}
-	v, err := f.open(c, bare)
+	v, err := f.open(ctx, c, bare)
 	if err != nil {
 		return nil, err
 	}

@@ -59,7 +59,7 @@ func (f *Files) Commit(ctx context.Context, ref string, o CommitOptions) (digest
 			return "", err
 		} // else it ended before it could be paused, which is as good
 	}
-	v, err := f.open(c, bare)
+	v, err := f.open(ctx, c, bare)
 	if err != nil {
 		return "", err
 	}

@@ -32,6 +32,14 @@ type Pauser interface {
 	Unpause(ctx context.Context, ref string) error
 }
 
+// Mounts opens what is mounted into a container that does not run; lifecycle
+// does it.
+type Mounts interface {
+	// Trees gives detached trees of the caller's own by their destinations; leave
+	// is called when nothing of them is in use any more. c.Op is held.
+	Trees(ctx context.Context, c *container.Container) (trees map[string]int, leave func(), err error)
+}
+
 // Files serves the files of all containers. Its methods may be called
 // concurrently.
 type Files struct {
@@ -39,12 +47,13 @@ type Files struct {
 	images    *image.Store
 	snapshots *snapshot.Store
 	pauser    Pauser
+	mounts    Mounts
 	events    *event.Bus
 }
 
 // New joins the stores.
-func New(store *container.Store, images *image.Store, pauser Pauser, bus *event.Bus) *Files {
-	return &Files{store, images, images.Snapshots(), pauser, bus}
+func New(store *container.Store, images *image.Store, pauser Pauser, mounts Mounts, bus *event.Bus) *Files {
+	return &Files{store, images, images.Snapshots(), pauser, mounts, bus}
 }
 
 func (f *Files) publish(c *container.Container, action events.Action, extra map[string]string) {

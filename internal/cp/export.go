@@ -22,7 +22,7 @@ func (f *Files) Export(ctx context.Context, ref string, open func() io.Writer) e
 	case r.State.Removing:
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("You cannot export container %s which is being removed", r.ID))
 	}
-	v, err := f.open(c, bare)
+	v, err := f.open(ctx, c, bare)
 	if err != nil {
 		return err
 	}

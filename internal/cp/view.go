@@ -1,6 +1,7 @@
 package cp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,7 +9,6 @@ import (
 	"strconv"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/types/mount"
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/container"
@@ -45,7 +45,7 @@ const (
 // it sees itself; the layers of another one are put together in a mount
 // namespace that is gone when open returns. Either way the host's mount table
 // never shows it.
-func (f *Files) open(c *container.Container, p purpose) (*view, error) {
+func (f *Files) open(ctx context.Context, c *container.Container, p purpose) (*view, error) {
 	for {
 		if r := c.Snapshot(); r.State.Running && r.State.Pid != 0 {
 			v, err := f.enter(c, &r, p)
@@ -62,17 +62,19 @@ func (f *Files) open(c *container.Container, p purpose) (*view, error) {
 			c.Op.Unlock()
 			return nil, errdefs.ErrNotFound.WithMessage("No such container: " + r.ID)
 		case r.State.Running && r.State.Pid != 0:
-			c.Op.Unlock()
 			if !alive(r.State.Pid) {
 				// Its end is about to be recorded; what it left is complete.
-				return f.assembled(c, &r, p, func() {})
+				v, err := f.assembled(ctx, c, &r, p, func() {})
+				c.Op.Unlock()
+				return v, err
 			}
+			c.Op.Unlock()
 			continue
 		}
 		if p == alter {
-			return f.assembled(c, &r, p, c.Op.Unlock)
+			return f.assembled(ctx, c, &r, p, c.Op.Unlock)
 		}
-		v, err := f.assembled(c, &r, p, func() {})
+		v, err := f.assembled(ctx, c, &r, p, func() {})
 		c.Op.Unlock()
 		return v, err
 	}
@@ -134,23 +136,24 @@ func (f *Files) enter(c *container.Container, r *container.Record, p purpose) (*
 	return v, nil
 }
 
-// assembled is a view of a container that does not run. done is called by
-// close, or now if it fails.
-func (f *Files) assembled(c *container.Container, r *container.Record, p purpose, done func()) (*view, error) {
-	root, err := f.assemble(c, r, p)
+// assembled is a view of a container that does not run; c.Op is held. done is
+// called by close, or now if it fails.
+func (f *Files) assembled(ctx context.Context, c *container.Container, r *container.Record, p purpose, done func()) (*view, error) {
+	root, leave, err := f.assemble(ctx, c, r, p)
 	if p == look && errors.Is(err, unix.ENOENT) {
 		// A place to mount on is not there yet. A start would make it, and so
 		// does docker here.
-		if root, err = f.assemble(c, r, alter); err == nil {
+		if root, leave, err = f.assemble(ctx, c, r, alter); err == nil {
 			unix.Close(root)
-			root, err = f.assemble(c, r, look)
+			leave()
+			root, leave, err = f.assemble(ctx, c, r, look)
 		}
 	}
 	if err != nil {
 		done()
 		return nil, err
 	}
-	return &view{root: root, mounts: destinations(r), done: []func(){done}}, nil
+	return &view{root: root, mounts: destinations(r), done: []func(){leave, done}}, nil
 }
 
 // tree is something that is mounted into a container.
@@ -160,27 +163,35 @@ type tree struct {
 	file bool
 }
 
-func (f *Files) assemble(c *container.Container, r *container.Record, p purpose) (root int, err error) {
+func (f *Files) assemble(ctx context.Context, c *container.Container, r *container.Record, p purpose) (root int, leave func(), err error) {
 	w, err := f.snapshots.OpenWritable(r.ID, snapshot.Lower{})
 	if err != nil {
-		return -1, err
+		return -1, nil, err
+	}
+	var trees []tree
+	leave = func() {}
+	defer func() {
+		for _, t := range trees {
+			unix.Close(t.fd)
+		}
+		if err != nil {
+			leave()
+			root, leave, err = -1, nil, fmt.Errorf("open the files of container %s: %w", r.ID, err)
+		}
+	}()
+	if p != bare {
+		var mounted map[string]int
+		if mounted, leave, err = f.mounts.Trees(ctx, c); err != nil {
+			return -1, leave, err
+		}
+		if trees, err = sources(r, mounted, c.Dir()); err != nil {
+			return -1, leave, err
+		}
 	}
 	root = -1
 	err = ns.Aside(func() (err error) {
 		if err = private(); err != nil {
 			return err
-		}
-		// Before the layers are mounted, for that may hide them.
-		var trees []tree
-		defer func() {
-			for _, t := range trees {
-				unix.Close(t.fd)
-			}
-		}()
-		if p != bare {
-			if trees, err = sources(r, c.Dir()); err != nil {
-				return err
-			}
 		}
 		fd, err := stack(w, p == alter)
 		if err != nil {
@@ -200,10 +211,7 @@ func (f *Files) assemble(c *container.Container, r *container.Record, p purpose)
 		root, err = kmount.Clone(fd, "", p != bare)
 		return err
 	})
-	if err != nil {
-		return -1, fmt.Errorf("open the files of container %s: %w", r.ID, err)
-	}
-	return root, nil
+	return root, leave, err
 }
 
 // private gives the thread a mount namespace of its own, from which nothing
@@ -242,53 +250,47 @@ func stack(w *snapshot.Writable, write bool) (int, error) {
 	return o.Mount()
 }
 
-// sources opens what the container's record says is mounted into it, and the
-// files that the engine writes for it. Temporary file systems are empty while
-// it does not run.
-func sources(r *container.Record, dir string) (trees []tree, err error) {
-	add := func(source, dest string, recursive, readOnly bool) error {
-		fd, err := kmount.Clone(unix.AT_FDCWD, source, recursive)
-		if errors.Is(err, unix.ENOENT) {
-			return nil // a start makes it, or fails
-		}
-		if err != nil {
-			return err
-		}
+// sources puts what is mounted into a container in order, and with it the files
+// that the engine writes for it. Also when it fails, all that is open is in trees.
+func sources(r *container.Record, mounted map[string]int, dir string) (trees []tree, err error) {
+	add := func(fd int, dest string) error {
+		trees = append(trees, tree{fd: fd, dest: dest})
 		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			unix.Close(fd)
-			return err
-		}
-		trees = append(trees, tree{fd, dest, st.Mode&unix.S_IFMT != unix.S_IFDIR})
-		if !readOnly {
-			return nil
-		}
-		return kmount.Change(fd, unix.MOUNT_ATTR_RDONLY, 0, 0, recursive)
+		err := unix.Fstat(fd, &st)
+		trees[len(trees)-1].file = st.Mode&unix.S_IFMT != unix.S_IFDIR
+		return err
 	}
-	mounted := map[string]bool{}
+	taken := map[string]bool{}
 	for _, m := range r.Mounts {
-		mounted[m.Destination] = true
-		if m.Type == mount.TypeTmpfs {
-			continue
-		}
-		if err := add(m.Source, m.Destination, !m.NonRecursive, !m.RW); err != nil {
-			return trees, err
+		taken[m.Destination] = true
+		if fd, ok := mounted[m.Destination]; ok {
+			err = errors.Join(err, add(fd, m.Destination))
 		}
 	}
 	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
 		dest := "/etc/" + name
-		if mounted[dest] {
+		if taken[dest] || err != nil {
 			continue
 		}
 		path := filepath.Join(dir, name)
 		if _, err := os.Lstat(path); err != nil {
 			continue // it never ran
 		}
-		if err := add(path, dest, false, r.HostConfig.ReadonlyRootfs); err != nil {
+		fd, err := kmount.Clone(unix.AT_FDCWD, path, false)
+		if err == nil {
+			err = add(fd, dest)
+		}
+		if err == nil {
+			err = kmount.Change(fd, 0, 0, unix.MS_PRIVATE, false)
+		}
+		if err == nil && r.HostConfig.ReadonlyRootfs {
+			err = kmount.Change(fd, unix.MOUNT_ATTR_RDONLY, 0, 0, false)
+		}
+		if err != nil {
 			return trees, err
 		}
 	}
-	return trees, nil
+	return trees, err
 }
 
 // attach puts the tree in its place below root; with create it makes the place.

@@ -226,6 +226,6 @@ func (s *System) backends() httpapi.Backends {
 	return httpapi.Backends{
 		Lifecycle: s.engine, Changes: s.engine, Sessions: s.sessions, Views: s.view, Images: s.images, ImagePruner: pruner{s.images},
 		Puller: puller{s.registries, s.images}, Registries: s.registries, Networks: membership.New(s.networks, s.store, s.engine.Files(), s.events, s.plugins), Reach: network.Sight{Manager: s.networks}, Volumes: s.volumes, Usage: s.usage(), Secrets: s.secrets, Builder: buildapi.Server{Builder: s.builder}, Bootstrapper: bootstrapper{s.server.Serve},
-		Files: cp.New(s.store, s.images, s.engine, s.events), Events: s.events, Cgroup2: s.cgroups.Version() == 2,
+		Files: cp.New(s.store, s.images, s.engine, lifecycle.MountsOf(s.engine), s.events), Events: s.events, Cgroup2: s.cgroups.Version() == 2,
 	}
 }

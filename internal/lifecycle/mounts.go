@@ -12,11 +12,13 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/mount"
+	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/api"
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/lifecycle/mountspec"
+	kmount "github.com/wherry-engine/wherry/internal/linux/mount"
 	"github.com/wherry-engine/wherry/internal/snapshot"
 	"github.com/wherry-engine/wherry/internal/undo"
 	"github.com/wherry-engine/wherry/internal/volume"
@@ -246,33 +248,16 @@ func (l *launcher) mountVolumes(ctx context.Context, c *container.Container, u *
 	var places []volume.Place
 	done = func() { l.volumes.Started(places...) }
 	for i, m := range c.Mounts {
-		var p volume.Place
-		switch m.Type {
-		case mount.TypeVolume:
-			p, err = l.volumes.Mount(ctx, volume.Run{Volume: m.Name, Container: c.ID, Destination: m.Destination, Subpath: m.Subpath, ReadOnly: !m.RW})
-			if err == nil {
-				u.Add(func() { l.volumes.Unmount(m.Name, c.ID) })
-			}
-		case mount.TypeImage:
-			var w *snapshot.Writable
-			if w, err = l.snapshots.OpenWritable(m.Layer, snapshot.Lower{}); err == nil {
-				p, err = l.volumes.Layers(w.Lower, w.Dir, m.Subpath)
-			}
-		default:
-			if m.IDMap == "" {
-				continue
-			}
-			p.Source = m.Source
+		if m.Type == mount.TypeBind && m.IDMap == "" {
+			continue
 		}
-		places = append(places, p)
-		if err == nil && m.IDMap != "" {
-			p, err = l.volumes.Mapped(p, !m.NonRecursive, l.ownersFor(c, m.IDMap))
-			places = append(places, p)
-		}
+		list, err := l.place(ctx, c, m, "", u)
+		places = append(places, list...)
 		if err != nil {
 			done()
 			return nil, func() {}, err
 		}
+		p := list[len(list)-1]
 		sources[m.Destination] = p.Source
 		if p.Device != m.Device || p.Mountpoint != "" && p.Mountpoint != m.Source {
 			c.Lock()
@@ -285,6 +270,88 @@ func (l *launcher) mountVolumes(ctx context.Context, c *container.Container, u *
 		}
 	}
 	return sources, done, nil
+}
+
+// place makes one mount of a container available; the last of the places is the
+// one to take. All are given back with volumes.Started, and the undo stack ends
+// the use of a volume. A visit (see volume.Run) is none of the container's runs.
+func (l *launcher) place(ctx context.Context, c *container.Container, m container.Mount, visit string, u *undo.Stack) ([]volume.Place, error) {
+	at := volume.Place{Source: m.Source}
+	var err error
+	switch m.Type {
+	case mount.TypeVolume:
+		at, err = l.volumes.Mount(ctx, volume.Run{Volume: m.Name, Container: c.ID, Destination: m.Destination, Subpath: m.Subpath, ReadOnly: !m.RW, Visit: visit})
+		if err == nil && visit != "" {
+			u.Add(func() { volume.EndVisit(l.volumes, m.Name, visit) })
+		} else if err == nil {
+			u.Add(func() { l.volumes.Unmount(m.Name, c.ID) })
+		}
+	case mount.TypeImage:
+		var w *snapshot.Writable
+		if w, err = l.snapshots.OpenWritable(m.Layer, snapshot.Lower{}); err == nil {
+			at, err = l.volumes.Layers(w.Lower, w.Dir, m.Subpath)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	places := []volume.Place{at}
+	if m.IDMap != "" {
+		if at, err = l.volumes.Mapped(at, !m.NonRecursive, l.ownersFor(c, m.IDMap)); err == nil {
+			places = append(places, at)
+		}
+	}
+	return places, err
+}
+
+// Mounts are what containers that do not run would have mounted.
+type Mounts struct{ *launcher }
+
+// MountsOf gives them.
+func MountsOf(e *Engine) Mounts { return Mounts{&e.launch} }
+
+// Trees opens, by their destinations, what a start of a container that does not
+// run would mount into it, but for temporary file systems, which are empty then.
+// They are detached and the caller's own; leave is called when nothing of them
+// is in use any more. What is not there is left out: a start makes it, or fails.
+// c.Op is held.
+func (l Mounts) Trees(ctx context.Context, c *container.Container) (trees map[string]int, leave func(), err error) {
+	visit := "visit-" + id.New()
+	var u undo.Stack
+	trees = map[string]int{}
+	u.Add(func() {
+		if err != nil {
+			for _, fd := range trees {
+				unix.Close(fd)
+			}
+		}
+	})
+	leave = u.Run
+	for _, m := range c.Mounts {
+		if m.Type == mount.TypeTmpfs {
+			continue
+		}
+		places, perr := l.place(ctx, c, m, visit, &u)
+		u.Add(func() { l.volumes.Started(places...) })
+		tree := -1
+		if perr == nil {
+			tree, perr = volume.Tree(l.volumes, places[len(places)-1], !m.NonRecursive)
+		}
+		if errors.Is(perr, unix.ENOENT) {
+			continue
+		}
+		if perr == nil {
+			trees[m.Destination] = tree
+			if !m.RW {
+				perr = kmount.Change(tree, unix.MOUNT_ATTR_RDONLY, 0, 0, !m.NonRecursive)
+			}
+		}
+		if err = perr; err != nil {
+			leave()
+			return nil, func() {}, err
+		}
+	}
+	return trees, leave, nil
 }
 
 // unmountVolumes ends a run with its volumes.

@@ -20,13 +20,7 @@ type Owners func(uid, gid uint32) (idmap.Map, error)
 // gave, available to one start with other owners. Nothing on the file system
 // changes: what the container makes has the owner there that it shows here.
 func (s *Store) Mapped(p Place, recursive bool, owners Owners) (Place, error) {
-	var tree int
-	var err error
-	if p.at != "" {
-		tree, err = s.chamber.take(p.at)
-	} else {
-		tree, err = mount.Clone(unix.AT_FDCWD, p.Source, recursive)
-	}
+	tree, err := Tree(s, p, recursive)
 	if err != nil {
 		return Place{}, err
 	}
@@ -44,11 +38,7 @@ func (s *Store) Mapped(p Place, recursive bool, owners Owners) (Place, error) {
 		return Place{}, err
 	}
 	defer userns.Close()
-	err = mount.Change(tree, 0, 0, unix.MS_PRIVATE, true)
-	if err == nil {
-		err = mount.Map(tree, int(userns.Fd()), recursive)
-	}
-	switch {
+	switch err = mount.Map(tree, int(userns.Fd()), recursive); {
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
 		return Place{}, fmt.Errorf("idmap: %s, or something mounted below it, is on a file system that cannot show other owners (Linux 5.12 with ext4 and FAT, 5.15 btrfs, 5.19 xfs and overlays' layers, 6.3 tmpfs); with bind-recursive=disabled what is mounted below is left out: %w", p.Source, err)
 	case errors.Is(err, unix.EPERM):

@@ -19,6 +19,17 @@ type Run struct {
 	Volume, Container, Destination string
 	Subpath                        string // of the volume; "" is all of it
 	ReadOnly                       bool
+	// Visit is the id of who only looks at a container's files, which is told
+	// to nobody; "" for the container itself.
+	Visit string
+}
+
+// holder is who has the volume mounted.
+func (r *Run) holder() string {
+	if r.Visit != "" {
+		return r.Visit
+	}
+	return r.Container
 }
 
 // Place is where the runtime finds what to bind.
@@ -42,7 +53,7 @@ func (s *Store) Mount(ctx context.Context, r Run) (Place, error) {
 	defer v.mounting.Unlock()
 	p := Place{Source: v.Path()}
 	if v.remote() {
-		if p, err = plugged(s).mount(ctx, v, r.Container); err != nil {
+		if p, err = plugged(s).mount(ctx, v, r.holder()); err != nil {
 			return Place{}, err
 		}
 	}
@@ -60,15 +71,18 @@ func (s *Store) Mount(ctx context.Context, r Run) (Place, error) {
 	}
 	if err != nil {
 		s.unmountUnused(v)
-		if _, ok := v.runs[r.Container]; v.remote() && !ok {
-			plugged(s).unmount(v, r.Container)
+		if _, ok := v.runs[r.holder()]; v.remote() && !ok {
+			plugged(s).unmount(v, r.holder())
 		}
 		return Place{}, err
 	}
 	if v.runs == nil {
 		v.runs = map[string]struct{}{}
 	}
-	v.runs[r.Container] = struct{}{}
+	v.runs[r.holder()] = struct{}{}
+	if r.Visit != "" {
+		return p, nil
+	}
 	s.event(events.ActionMount, v.Name, map[string]string{
 		"driver": v.Driver, "container": r.Container, "destination": r.Destination, "read/write": strconv.FormatBool(!r.ReadOnly), "propagation": "",
 	})
@@ -99,7 +113,26 @@ func (s *Store) Layers(dirs []string, dir, subpath string) (Place, error) {
 	if err != nil {
 		return Place{}, err
 	}
-	return Place{Source: s.chamber.source(place), once: place}, nil
+	return Place{Source: s.chamber.source(place), at: place, once: place}, nil
+}
+
+// Tree gives what Mount, Layers or Mapped have made available, or a directory
+// or file of the host, as a detached tree of the caller's own, from which no
+// mount spreads.
+func Tree(s *Store, p Place, recursive bool) (tree int, err error) {
+	if p.at != "" {
+		tree, err = s.chamber.take(p.at)
+	} else {
+		tree, err = mount.Clone(unix.AT_FDCWD, p.Source, recursive)
+	}
+	if err != nil {
+		return -1, err
+	}
+	if err := mount.Change(tree, 0, 0, unix.MS_PRIVATE, true); err != nil {
+		unix.Close(tree)
+		return -1, err
+	}
+	return tree, nil
 }
 
 // Started takes away what was attached for one start: the container, if it
@@ -112,21 +145,31 @@ func (s *Store) Started(places ...Place) {
 
 // Unmount ends a container's run with a volume.
 func (s *Store) Unmount(name, container string) {
+	if v := end(s, name, container); v != nil {
+		s.event(events.ActionUnmount, v.Name, map[string]string{"driver": v.Driver, "container": container})
+	}
+}
+
+// EndVisit is Unmount for a Run with that Visit.
+func EndVisit(s *Store, name, visit string) { end(s, name, visit) }
+
+// end gives the volume if holder had it.
+func end(s *Store, name, holder string) *Volume {
 	v, err := s.Get(name)
 	if err != nil {
-		return
+		return nil
 	}
 	v.mounting.Lock()
 	defer v.mounting.Unlock()
-	if _, ok := v.runs[container]; !ok {
-		return
+	if _, ok := v.runs[holder]; !ok {
+		return nil
 	}
-	delete(v.runs, container)
+	delete(v.runs, holder)
 	s.unmountUnused(v)
 	if v.remote() {
-		plugged(s).unmount(v, container)
+		plugged(s).unmount(v, holder)
 	}
-	s.event(events.ActionUnmount, v.Name, map[string]string{"driver": v.Driver, "container": container})
+	return v
 }
 
 // mount mounts the volume's own file system unless it is; v.mounting is held.
