@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/util/imageutil"
 	apibuild "github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/events"
 	"golang.org/x/sync/errgroup"
@@ -31,6 +32,8 @@ func (b *Builder) Reduce(ctx context.Context, p request.Prune) (*apibuild.CacheP
 	if err != nil {
 		return nil, err
 	}
+	// BuildKit holds base images for some minutes after a build, for the next.
+	e.room.Idle(imageutil.CancelCacheLeases)
 	if !info.All && len(info.Filter) == 0 {
 		// What an image has, too, does not go with the record: nothing is won.
 		list, err := e.records(ctx)
@@ -49,6 +52,9 @@ func (b *Builder) Reduce(ctx context.Context, p request.Prune) (*apibuild.CacheP
 		}
 	}
 	report, err := e.prune(ctx, info)
+	if err == nil {
+		err = b.cfg.Images.Collect(ctx)
+	}
 	if err == nil {
 		b.pruned(report)
 	}

@@ -97,6 +97,13 @@ func (l *light) get(name string) *lease {
 	return l.m[name]
 }
 
+// any tells whether there are temporary leases.
+func (l *light) any() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.m) > 0
+}
+
 // Delete ends a lease.
 func (l *light) Delete(ctx context.Context, one leases.Lease, opts ...leases.DeleteOpt) error {
 	n := l.get(one.ID)

@@ -144,10 +144,11 @@ func dropTorn(dir string) error {
 	return err
 }
 
-// Close waits for a running collection and closes the database.
+// Close waits for a running collection and closes the database. What is still
+// held then, by a lease that ends by time, is for the next process to collect.
 func (s *Store) Close() error {
 	err := s.db.Close()
-	if err == nil {
+	if err == nil && !s.leases.any() {
 		err = os.Remove(s.mark)
 	}
 	return err
@@ -167,9 +168,9 @@ func (s *Store) Snapshotter(name string) snapshots.Snapshotter {
 	return leasedLayers{s.db.Snapshotter(name), s.leases}
 }
 
-// Recover drops what an earlier process left half-made. It may run beside
-// everything else.
-func (s *Store) Recover(ctx context.Context) error {
+// Recover drops what an earlier process left half-made; collect is Collect, or
+// does more. It may run beside everything else.
+func (s *Store) Recover(ctx context.Context, collect func(context.Context) error) error {
 	ctx = With(ctx)
 	for _, l := range s.stale {
 		if err := s.leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
@@ -203,7 +204,7 @@ func (s *Store) Recover(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.Collect(ctx)
+	return collect(ctx)
 }
 
 // Collect removes every blob, ingest and snapshot that no root reaches.

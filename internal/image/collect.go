@@ -18,7 +18,7 @@ const holdPrefix = "container-"
 
 // recover finishes what an earlier process began.
 func (s *Store) recover(ctx context.Context) error {
-	if err := s.content.Recover(ctx); err != nil {
+	if err := s.content.Recover(ctx, s.Collect); err != nil {
 		return err
 	}
 	held, err := s.content.Leases().List(content.With(ctx))
@@ -37,6 +37,17 @@ func (s *Store) recover(ctx context.Context) error {
 func (s *Store) Collect(ctx context.Context) error {
 	ctx = content.With(ctx)
 	return s.snapshots.Collect(func(inUse map[digest.Digest]bool) error {
+		// An image that is here now may be removed before the roots are looked at.
+		ctx, done, err := s.content.Lease(ctx)
+		if err != nil {
+			return err
+		}
+		defer done()
+		for chain := range inUse {
+			if err := s.content.Hold(ctx, leases.Resource{ID: chain.String(), Type: "snapshots/" + s.snapshots.Driver()}); err != nil {
+				return err
+			}
+		}
 		m := s.content.Leases()
 		held, err := m.List(ctx)
 		if err != nil {

@@ -5,7 +5,6 @@ import (
 	"io"
 	"slices"
 
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/distribution/reference"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	apicontainer "github.com/moby/moby/api/types/container"
@@ -65,6 +64,9 @@ func (s *Store) commitLeased(ctx context.Context, c *Commit, named reference.Nam
 	if err != nil {
 		return nil, err
 	}
+	if err := hold(ctx, s, parent); err != nil { // it may be removed meanwhile
+		return nil, err
+	}
 	from, err := s.tree.Pick(ctx, parent.Manifest)
 	if err != nil {
 		return nil, err
@@ -74,11 +76,6 @@ func (s *Store) commitLeased(ctx context.Context, c *Commit, named reference.Nam
 	config.Config = c.Config
 	config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: slices.Clone(from.Config.RootFS.DiffIDs)}
 	layers := slices.Clone(from.Manifest.Layers)
-	for _, l := range layers { // the parent may be removed meanwhile
-		if err := s.content.Hold(ctx, leases.Resource{ID: l.Digest.String(), Type: "content"}); err != nil {
-			return nil, err
-		}
-	}
 	step := c.History
 	step.EmptyLayer = c.Layer == nil
 	config.History = append(slices.Clone(from.Config.History), step)

@@ -44,6 +44,9 @@ func (s *Store) List(ctx context.Context, o ListOptions) ([]*imageapi.Summary, e
 	imgs := make([]*Image, 0, len(entries))
 	for _, e := range entries {
 		img, err := s.image(ctx, e)
+		if s.gone(e, err) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -76,16 +76,17 @@ func (x Exchange) Receive(ctx context.Context, a Arrival) (img *Image, fresh boo
 	return img, len(puts) > 0, err
 }
 
-// Pushed records the digest that a registry now knows an image by.
+// Pushed records the digest that a registry now knows an image by, if it was not
+// removed meanwhile.
 func (x Exchange) Pushed(ctx context.Context, img *Image, ref reference.Canonical) error {
 	s := x.s
 	s.change.Lock()
 	defer s.change.Unlock()
 	r := named(img, ref)
 	s.mu.RLock()
-	known := s.index.names[r.name] != nil
+	known, gone := s.index.names[r.name] != nil, s.index.ids[img.ID] == nil
 	s.mu.RUnlock()
-	if known || r.target.Digest != ref.Digest() {
+	if known || gone || r.target.Digest != ref.Digest() {
 		return nil
 	}
 	_, err := s.commit(content.With(ctx), nil, []*record{r})
@@ -137,7 +138,12 @@ func (x Exchange) Pieces(ctx context.Context, img *Image) (list []Piece, missing
 	return list, missing, err
 }
 
-// Resolve finds an image by reference, as Store.Resolve.
+// Resolve finds an image by reference, as Store.Resolve, and keeps it for the
+// lease in ctx.
 func (x Exchange) Resolve(ctx context.Context, ref string) (*Image, error) {
-	return x.s.Resolve(ctx, ref)
+	img, err := x.s.Resolve(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	return img, hold(ctx, x.s, img)
 }

@@ -315,6 +315,9 @@ func (s *Store) Prune(ctx context.Context, all bool, keep func(*Image) bool) ([]
 	out := []imageapi.DeleteResponse{}
 	for _, e := range s.entries() {
 		img, err := s.image(ctx, e)
+		if s.gone(e, err) {
+			continue
+		}
 		if err != nil {
 			return out, 0, err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -44,6 +45,33 @@ func (s *Store) image(ctx context.Context, e *entry) (*Image, error) {
 	}
 	e.img.Store(img)
 	return img, nil
+}
+
+// gone tells whether err means that the entry's image was removed after it was
+// listed.
+func (s *table) gone(e *entry, err error) bool {
+	if !errdefs.IsNotFound(err) {
+		return false
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.index.ids[e.id] != e
+}
+
+// hold keeps all that is here of an image for the lease in ctx. The error is
+// errdefs.ErrNotFound if it was removed since it was resolved.
+func hold(ctx context.Context, s *Store, img *Image) error {
+	// Hold first, look then: a collection in between cannot take it away. What
+	// the target refers to stays with it.
+	if err := s.content.Hold(ctx, leases.Resource{ID: img.Target.Digest.String(), Type: "content"}); err != nil {
+		return err
+	}
+	if _, err := s.content.Size(ctx, img.Target.Digest); errdefs.IsNotFound(err) {
+		return errdefs.ErrNotFound.WithMessage("No such image: " + img.ID.String())
+	} else if err != nil {
+		return err
+	}
+	return nil
 }
 
 // find looks a reference text up and remembers the answer.

@@ -46,6 +46,11 @@ func (s *Store) Save(ctx context.Context, names []string, want []ocispec.Platfor
 	if err != nil {
 		return err
 	}
+	for _, sv := range list {
+		if err := hold(ctx, s, sv.img); err != nil {
+			return err
+		}
+	}
 	if len(want) > 0 {
 		for _, sv := range list {
 			if err := sv.part(ctx, s, want); err != nil {

@@ -27,6 +27,9 @@ func parseTag(target string) (reference.Named, error) {
 // Tag gives the image src the further name target. A name that stood for
 // another image changes over.
 func (s *Store) Tag(ctx context.Context, src, target string) error {
+	// Nobody removes the image between the look and the new name.
+	s.change.Lock()
+	defer s.change.Unlock()
 	img, err := s.Resolve(ctx, src)
 	if err != nil {
 		return err
@@ -35,8 +38,6 @@ func (s *Store) Tag(ctx context.Context, src, target string) error {
 	if err != nil {
 		return err
 	}
-	s.change.Lock()
-	defer s.change.Unlock()
 	r := named(img, ref)
 	if _, err := s.commit(ctx, nil, []*record{r}); err != nil {
 		return err

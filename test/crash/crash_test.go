@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
@@ -165,6 +164,7 @@ func TestKill9Exec(t *testing.T) {
 // remove, and wants what is left to be of one piece.
 func TestKill9Busy(t *testing.T) {
 	e := start(t)
+	chance := harness.Chance(t)
 	rounds := 12
 	if testing.Short() {
 		rounds = 3
@@ -184,7 +184,7 @@ func TestKill9Busy(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(time.Duration(50+rand.IntN(400)) * time.Millisecond)
+		time.Sleep(time.Duration(50+chance.IntN(400)) * time.Millisecond)
 		e.Kill()
 		close(stop)
 		wg.Wait()

@@ -105,6 +105,15 @@ func (r *Room) Enter(ctx context.Context) func(error) {
 	}
 }
 
+// Idle calls f if no build runs; none begins meanwhile.
+func (r *Room) Idle(f func()) {
+	r.counts.Lock()
+	defer r.counts.Unlock()
+	if r.builds == 0 {
+		f()
+	}
+}
+
 // lacked tells whether a build failed for want of space; not all of them keep
 // the kernel's error on their way through the frontend.
 func lacked(err error) bool {
