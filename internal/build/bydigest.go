@@ -42,7 +42,13 @@ func (w *ownWorker) ResolveOp(v solver.Vertex, b frontend.FrontendLLBBridge, sm 
 
 // ResolveSourceMetadata tells a frontend what an image is.
 func (w *ownWorker) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt, sm *session.Manager, job solver.JobContext) (*sourceresolver.MetaResponse, error) {
-	out, err := w.Worker.ResolveSourceMetadata(ctx, w.engine.byDigest(ctx, op), opt, sm, job)
+	ask := func(opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+		return w.Worker.ResolveSourceMetadata(ctx, w.engine.byDigest(ctx, op), opt, sm, job)
+	}
+	out, err := ask(opt)
+	if err == nil {
+		out, err = suits(op, opt, out, ask)
+	}
 	if out != nil && out.Op != nil {
 		out.Op = op
 	}

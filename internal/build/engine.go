@@ -18,10 +18,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/cache/metadata"
-	"github.com/moby/buildkit/cache/remotecache"
-	inlinecache "github.com/moby/buildkit/cache/remotecache/inline"
-	localcache "github.com/moby/buildkit/cache/remotecache/local"
-	registrycache "github.com/moby/buildkit/cache/remotecache/registry"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/control"
 	"github.com/moby/buildkit/frontend"
@@ -33,6 +29,7 @@ import (
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
 	"github.com/moby/buildkit/util/leaseutil"
+	"github.com/moby/buildkit/version"
 	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
 	"github.com/moby/buildkit/worker/label"
@@ -63,8 +60,10 @@ type engine struct {
 	stop     func()
 	active   sync.WaitGroup // builds
 
+	caches   caches
 	history  *history
 	classics classic.Outputs
+	refusals refusals
 	room     *space.Room
 
 	serving sync.Once
@@ -140,19 +139,12 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 	e.results = solver.NewCacheManager(ctx, "local", e.cache, worker.NewCacheResultStorage(workers))
 	running, stop := context.WithCancelCause(ctx)
 	e.running, e.stop = running, func() { stop(errClosed) }
-	hosts := b.cfg.Registries.Hosts
+	e.caches = e.newCaches()
+	version.Version = Version // what clients are told
 	e.control, err = control.NewController(control.Opt{
 		SessionManager: e.sessions, WorkerController: workers, Frontends: frontends,
 		CacheManager: e.results, CacheStore: e.cache,
-		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{
-			"registry": registrycache.ResolveCacheExporterFunc(e.sessions, hosts),
-			"local":    localcache.ResolveCacheExporterFunc(e.sessions),
-			"inline":   inlinecache.ResolveCacheExporterFunc(),
-		},
-		ResolveCacheImporterFuncs: map[string]remotecache.ResolveCacheImporterFunc{
-			"registry": registrycache.ResolveCacheImporterFunc(e.sessions, e.worker.ContentStore(), hosts),
-			"local":    localcache.ResolveCacheImporterFunc(e.sessions),
-		},
+		ResolveCacheExporterFuncs: e.caches.exporters, ResolveCacheImporterFuncs: e.caches.importers,
 		Entitlements: b.cfg.Entitlements, HistoryDB: records,
 		LeaseManager: leaseutil.WithNamespace(leasesOf{holds{store.Leases()}, e.history.mgr}, content.Namespace),
 		ContentStore: ctdsnapshot.NewContentStore(blobsOf{store.Blobs(), e.history.store.ContentStore()}, content.Namespace),
@@ -224,7 +216,10 @@ func (e *engine) frontends(workers *worker.Controller) (map[string]frontend.Fron
 	if err != nil {
 		return nil, err
 	}
-	return map[string]frontend.Frontend{"dockerfile.v0": builtin, "gateway.v0": &syntax{Frontend: remote, builtin: builtin}, frontendClassic: forwarder.NewGatewayForwarder(workers.Infos(), e.classics.Frontend)}, nil
+	return map[string]frontend.Frontend{
+		"dockerfile.v0": builtin, "gateway.v0": &syntax{Frontend: remote, builtin: builtin}, frontendRefused: &e.refusals,
+		frontendClassic: forwarder.NewGatewayForwarder(workers.Infos(), e.classics.Frontend),
+	}, nil
 }
 
 // track notes a build; its context ends with the engine.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	controlapi "github.com/moby/buildkit/api/services/control"
+	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"google.golang.org/grpc"
@@ -38,11 +39,14 @@ func (e *engine) direct() *grpc.Server {
 func (e *engine) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (out any, err error) {
 	if r, ok := req.(*controlapi.SolveRequest); ok {
 		if err := e.amend(r); err != nil {
-			return nil, err
+			e.refusals.refuse(r, err)
 		}
 		var done func(error)
 		ctx, done = e.track(ctx)
 		defer func() { done(err) }()
+	}
+	if _, ok := req.(*gatewayapi.PingRequest); ok {
+		return e.refusals.ping(ctx, func(ctx context.Context) (any, error) { return next(ctx, req) })
 	}
 	return next(ctx, req)
 }
@@ -51,6 +55,9 @@ func (e *engine) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo
 // taken as it is, as docker does, unless the client asks for a pull. Devices are
 // those that specifications describe now, and networks are the engine's.
 func (e *engine) amend(r *controlapi.SolveRequest) error {
+	if err := e.caches.check(r); err != nil {
+		return err
+	}
 	if devices := e.exec.Devices(); devices != nil {
 		devices.Refresh() //nolint:errcheck // a step that wants a device tells
 	}

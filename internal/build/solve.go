@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -89,9 +88,6 @@ func (b *Builder) Solve(ctx context.Context, r *request.Build, trace func(any) e
 	req := &controlapi.SolveRequest{Ref: identity.NewID(), Session: r.Session, Frontend: "dockerfile.v0", FrontendAttrs: attrs, Cache: cacheOptions(r)}
 	if r.NetworkMode == "host" {
 		req.Entitlements = append(req.Entitlements, string(entitlements.EntitlementNetworkHost))
-	}
-	if slices.Contains(r.SecurityOpt, "insecure") {
-		req.Entitlements = append(req.Entitlements, string(entitlements.EntitlementSecurityInsecure))
 	}
 	if req.Exporters, err = exporters(r); err != nil {
 		return "", err
@@ -215,11 +211,6 @@ func cacheOptions(r *request.Build) *controlapi.CacheOptions {
 // frontendAttrs are the options of the Dockerfile frontend.
 func frontendAttrs(r *request.Build, gateway []netip.Addr) (map[string]string, error) {
 	a := map[string]string{}
-	for _, o := range r.SecurityOpt {
-		if o != "insecure" {
-			return nil, errdefs.ErrNotImplemented.WithMessage("security options of builds are not served by this version of wherryd: " + o)
-		}
-	}
 	set := func(key, value string) {
 		if value != "" {
 			a[key] = value
@@ -267,7 +258,7 @@ func frontendAttrs(r *request.Build, gateway []netip.Addr) (map[string]string, e
 		if err != nil {
 			return nil, err
 		}
-		a["cache-imports"] = string(text)
+		a[attrImports] = string(text)
 	}
 	if r.ShmSize > 0 {
 		a["shm-size"] = strconv.FormatInt(r.ShmSize, 10)

@@ -20,6 +20,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 	"github.com/wherry-engine/wherry/internal/linux/mount"
 	"github.com/wherry-engine/wherry/internal/runtime/compile"
+	"github.com/wherry-engine/wherry/internal/runtime/limits"
 	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
 	"github.com/wherry-engine/wherry/internal/runtime/spec"
 )
@@ -105,7 +106,10 @@ func (e *Executor) input(s *step, src *sources, n *networking, p *executor.Proce
 	h := &apicontainer.HostConfig{
 		ReadonlyRootfs: m.ReadonlyRootFS || src.root.Readonly,
 		Privileged:     m.SecurityMode == pb.SecurityMode_INSECURE,
-		Resources:      limits(m),
+		Resources:      resources(m),
+	}
+	if _, err := limits.Check(&h.Resources, e.cfg.Cgroups.Features()); err != nil {
+		return nil, err
 	}
 	if e.cfg.NoNewPrivs && !h.Privileged {
 		h.SecurityOpt = append(h.SecurityOpt, "no-new-privileges")
@@ -160,8 +164,8 @@ func (e *Executor) input(s *step, src *sources, n *networking, p *executor.Proce
 	return in, err
 }
 
-// limits are the step's own.
-func limits(m *executor.Meta) apicontainer.Resources {
+// resources are the step's own limits.
+func resources(m *executor.Meta) apicontainer.Resources {
 	var r apicontainer.Resources
 	for _, u := range m.Ulimit {
 		r.Ulimits = append(r.Ulimits, &apicontainer.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})

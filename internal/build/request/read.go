@@ -37,7 +37,7 @@ func Read(q url.Values, registries string, minor int) (*Build, error) {
 		Tags: q["t"], Dockerfile: q.Get("dockerfile"), Remote: q.Get("remote"), NetworkMode: q.Get("networkmode"), Target: q.Get("target"),
 		Quiet: flag(q, "q"), NoCache: flag(q, "nocache"), Pull: flag(q, "pull"), Squash: flag(q, "squash"), ForceRemove: flag(q, "forcerm"),
 		Remove: !q.Has("rm") || flag(q, "rm"), CPUSetCPUs: q.Get("cpusetcpus"), CPUSetMems: q.Get("cpusetmems"), CgroupParent: q.Get("cgroupparent"),
-		BuildID: q.Get("buildid"), Session: q.Get("session"), ExtraHosts: q["extrahosts"], SecurityOpt: q["securityopt"], Isolation: q.Get("isolation"),
+		BuildID: q.Get("buildid"), Session: q.Get("session"), ExtraHosts: q["extrahosts"], Isolation: q.Get("isolation"),
 	}
 	if minor >= 32 {
 		r.Platform = q.Get("platform")
@@ -71,6 +71,9 @@ func Read(q url.Values, registries string, minor int) (*Build, error) {
 	}
 	if r.Isolation != "" && r.Isolation != "default" {
 		return nil, invalid("unsupported isolation: %s", r.Isolation)
+	}
+	if len(q["securityopt"]) > 0 {
+		return nil, invalid("The daemon on this platform does not support setting security options on build")
 	}
 	var err error
 	r.Auth, err = auths(registries)

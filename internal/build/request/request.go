@@ -35,7 +35,6 @@ type Build struct {
 	ShmSize                        int64
 	CgroupParent                   string
 	Ulimits                        []*container.Ulimit
-	SecurityOpt                    []string
 	Isolation                      string
 
 	// Of version 2.
