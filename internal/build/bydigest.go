@@ -37,7 +37,7 @@ func (w *ownWorker) ResolveOp(v solver.Vertex, b frontend.FrontendLLBBridge, sm 
 	if err != nil {
 		return nil, err
 	}
-	return w.engine.room.Wrap(foreign.Wrap(v, op)), nil
+	return w.engine.room.Wrap(foreign.Wrap(v, w.engine.copies(v, op))), nil
 }
 
 // ResolveSourceMetadata tells a frontend what an image is.
