@@ -212,7 +212,7 @@ func (s *System) openHost(ctx context.Context) error {
 		}
 	}
 	s.cgroups = h
-	nc, err := networkConfig(s.config)
+	nc, err := networkConfig(s.config, s.plugins)
 	if err != nil {
 		return err
 	}

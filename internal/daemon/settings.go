@@ -25,6 +25,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/lifecycle/membership"
 	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/network/ipam"
+	"github.com/wherry-engine/wherry/internal/plugin"
 	"github.com/wherry-engine/wherry/internal/query"
 	"github.com/wherry-engine/wherry/internal/runtime/cdi"
 	"github.com/wherry-engine/wherry/internal/runtime/foreign"
@@ -107,10 +108,10 @@ func idMaps(list []idmap.Range) []specs.LinuxIDMapping {
 	return out
 }
 
-func networkConfig(c *config.Config) (network.Config, error) {
+func networkConfig(c *config.Config, plugins *plugin.Set) (network.Config, error) {
 	b := c.Bridge
 	nc := network.Config{
-		Root: c.DataRoot, ExecRoot: c.ExecRoot, BridgeName: b.Name, DefaultGateway: b.Gateway, MTU: b.MTU, DefaultBindIP: b.DefaultIP,
+		Root: c.DataRoot, ExecRoot: c.ExecRoot, Plugins: plugins, BridgeName: b.Name, DefaultGateway: b.Gateway, MTU: b.MTU, DefaultBindIP: b.DefaultIP,
 		DNS: c.DNS.Servers, DNSSearch: c.DNS.Search, DNSOptions: c.DNS.Options, HostGatewayIPs: c.DNS.HostGateway,
 		IPForward: b.Forward, IPForwardOpen: b.ForwardOpen, UserlandProxy: b.UserlandProxy, Firewall: b.Firewall, IPMasq: b.Masquerade, ICC: b.ICC,
 		IPv6: b.IPv6, DefaultGateway6: b.Gateway6, DirectRouting: b.DirectRouting, HostPolicy: b.FirewallMode == "host-policy", NetworkOptions: b.NetworkOptions,
@@ -152,7 +153,7 @@ func (s *System) host() (query.Host, error) {
 		CDI:            cdiDirectories(c),
 		EventListeners: s.events.Listeners, DefaultRuntime: c.DefaultRuntime,
 		Runtimes: map[string]system.RuntimeWithStatus{config.DefaultRuntime: {Runtime: system.Runtime{Path: "wherry-init"}}}, NetworkWarnings: s.networks.Warnings,
-		VolumeDrivers: s.volumes.Drivers,
+		VolumeDrivers: s.volumes.Drivers, NetworkDrivers: network.Plugged{Manager: s.networks}.Drivers,
 	}
 	h.RegistryMirrors = map[string][]string{}
 	for name, r := range c.Registry.Hosts {
@@ -225,7 +226,7 @@ func engineID(root string) (string, error) {
 func (s *System) backends() httpapi.Backends {
 	return httpapi.Backends{
 		Lifecycle: s.engine, Changes: s.engine, Sessions: s.sessions, Views: s.view, Images: s.images, ImagePruner: pruner{s.images},
-		Puller: puller{s.registries, s.images}, Registries: s.registries, Networks: membership.New(s.networks, s.store, s.engine.Files(), s.events, s.plugins), Reach: network.Sight{Manager: s.networks}, Volumes: s.volumes, Usage: s.usage(), Secrets: s.secrets, Builder: buildapi.Server{Builder: s.builder}, Bootstrapper: bootstrapper{s.server.Serve},
+		Puller: puller{s.registries, s.images}, Registries: s.registries, Networks: membership.New(s.networks, s.store, s.engine.Files(), s.events), Reach: network.Sight{Manager: s.networks}, Volumes: s.volumes, Usage: s.usage(), Secrets: s.secrets, Builder: buildapi.Server{Builder: s.builder}, Bootstrapper: bootstrapper{s.server.Serve},
 		Files: cp.New(s.store, s.images, s.engine, lifecycle.MountsOf(s.engine), s.events), Events: s.events, Cgroup2: s.cgroups.Version() == 2,
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
+	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/supervise"
 )
 
@@ -82,6 +83,7 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 			c.Op.Unlock()
 		}
 	}
+	network.Plugged{Manager: e.networks}.Adopted()
 	warn("remove control groups of an earlier engine", "", r.sweepGroups())
 	warn("sweep secrets", "", e.secrets.Sweep(func(id string) bool {
 		c, err := e.store.Get(id)

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/network/remote"
 	"github.com/wherry-engine/wherry/internal/network/segment"
 	"github.com/wherry-engine/wherry/internal/network/spec"
 	"github.com/wherry-engine/wherry/internal/network/wiring"
@@ -39,12 +40,13 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	}
 	box := &box{identity: identity{r.ContainerID, r.ContainerName, r.Hostname}, id: id.New(), endpoints: map[string]*network.EndpointSettings{}, veths: map[string]string{}}
 	sb := &Sandbox{ID: box.id, Endpoints: map[string]*network.EndpointSettings{}}
-	wires, ns, err := m.pool.Wires(r.NS, wanted, &u)
+	wires, ns, err := m.pool.Wires(ctx, r.NS, wanted, &u)
 	if err != nil {
 		return nil, err
 	}
 	sb.NS = ns
 	u.Add(func() { ns.Close() })
+	u.Add(func() { Plugged{m}.giveBack(ns, wires) })
 	for _, w := range wires {
 		box.endpoints[w.Seg.ID], box.veths[w.Seg.ID] = w.Settings(), w.Veth
 		if !spec.IsPredefined(w.Seg.Name) && box.resolver == nil {
@@ -62,6 +64,10 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Sandbox, error) {
 	if sb.Ports, err = m.ports.publish(r, box.door); err != nil {
 		return nil, err
 	}
+	if box.plugged, err = (Plugged{m}).finish(ctx, ns, wires); err != nil {
+		return nil, err
+	}
+	u.Add(box.plugged.close)
 	box.ports, box.asked = sb.Ports, askedOf(r, sb.Ports)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -98,17 +104,18 @@ func (g register) wanted(r Request, bridge string) ([]wiring.Wish, error) {
 	if main.Driver == spec.Host {
 		return nil, errors.New("network: the host's own namespace needs no sandbox")
 	}
+	ports := remote.Ports{Exposed: r.Exposed, Published: r.Ports}
 	var out []wiring.Wish
 	for ref, ep := range r.Endpoints {
 		n, err := g.Find(ref)
 		if err != nil {
 			return nil, err
 		}
-		ep = wishes(ep)
+		ep = wishes(n, ep)
 		if err := accepts(n, ep); err != nil {
 			return nil, err
 		}
-		out = append(out, wiring.Wish{Seg: n, Want: ep})
+		out = append(out, wiring.Wish{Seg: n, Want: ep, Ports: ports})
 	}
 	sort.SliceStable(out, func(i, j int) bool {
 		if a, b := out[i].Seg == main, out[j].Seg == main; a != b {
@@ -117,7 +124,7 @@ func (g register) wanted(r Request, bridge string) ([]wiring.Wish, error) {
 		return out[i].Seg.Name < out[j].Seg.Name
 	})
 	if len(out) == 0 || out[0].Seg != main {
-		out = append([]wiring.Wish{{Seg: main, Want: &network.EndpointSettings{}}}, out...)
+		out = append([]wiring.Wish{{Seg: main, Want: &network.EndpointSettings{}, Ports: ports}}, out...)
 	}
 	if len(r.MAC) > 0 && len(out[0].Want.MacAddress) == 0 {
 		out[0].Want.MacAddress = r.MAC
@@ -129,7 +136,7 @@ func (g register) wanted(r Request, bridge string) ([]wiring.Wish, error) {
 		return out, nil
 	}
 	for _, w := range out {
-		if w.Seg.Link == 0 {
+		if !w.Seg.Up() {
 			return nil, errdefs.ErrUnavailable.WithMessage("network " + w.Seg.Name + " is not available")
 		}
 	}
@@ -138,13 +145,16 @@ func (g register) wanted(r Request, bridge string) ([]wiring.Wish, error) {
 
 // wishes are the parts of endpoint settings that a user sets. The caller may
 // hand in what an earlier Attach returned.
-func wishes(ep *network.EndpointSettings) *network.EndpointSettings {
+func wishes(n *segment.Segment, ep *network.EndpointSettings) *network.EndpointSettings {
 	if ep == nil {
 		return &network.EndpointSettings{}
 	}
 	out := ep.Copy()
 	if len(ep.MacAddress) > 0 && (ep.IPAddress.IsValid() || ep.GlobalIPv6Address.IsValid()) && slices.Equal(ep.MacAddress, wiring.MACOf(segment.AddressesOf(ep))) {
 		out.MacAddress = nil // made here from the addresses of that time
+	}
+	if n.Plugged() && ep.EndpointID != "" {
+		out.MacAddress = givenMAC(ep) // what a driver chose once is no wish
 	}
 	out.NetworkID, out.EndpointID = "", ""
 	out.IPAddress, out.IPPrefixLen, out.Gateway = netip.Addr{}, 0, netip.Addr{}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
 	"github.com/wherry-engine/wherry/internal/network/plumb"
+	"github.com/wherry-engine/wherry/internal/network/remote"
 	"github.com/wherry-engine/wherry/internal/network/segment"
 	"github.com/wherry-engine/wherry/internal/network/spec"
 	"github.com/wherry-engine/wherry/internal/network/wiring"
@@ -37,7 +38,7 @@ type Change struct {
 
 // Connect gives a running container a link to a network. Its published ports
 // follow its default route.
-func (m *Manager) Connect(_ context.Context, c Connection) (*Change, error) {
+func (m *Manager) Connect(ctx context.Context, c Connection) (*Change, error) {
 	var u undo.Stack
 	defer u.Run()
 	m.mu.Lock()
@@ -51,14 +52,24 @@ func (m *Manager) Connect(_ context.Context, c Connection) (*Change, error) {
 		return nil, err
 	}
 	defer ns.Close()
-	link, err := m.pool.Plug(w, 0)
+	link, err := m.pool.Plug(ctx, w)
 	if err != nil {
 		return nil, err
 	}
-	u.Add(func() { w.Seg.Free(link.Addrs) })
+	wires := []*wiring.Wire{link}
+	u.Add(func() { m.pool.Undo(link) })
+	if err := m.pool.Join(ctx, ns, wires); err != nil {
+		return nil, err
+	}
 	if err := m.extend(ns, b, link); err != nil {
 		return nil, fmt.Errorf("connect container %s to network %s: %w", c.ContainerID, w.Seg.Name, err)
 	}
+	u.Add(func() { Plugged{m}.giveBack(ns, wires) })
+	more, err := Plugged{m}.finish(ctx, ns, wires)
+	if err != nil {
+		return nil, err
+	}
+	u.Add(more.close)
 	if !spec.IsPredefined(w.Seg.Name) && b.resolver == nil {
 		r, err := m.dns.Open(ns, nameServer, c.DNS)
 		if err != nil {
@@ -83,6 +94,7 @@ func (m *Manager) Connect(_ context.Context, c Connection) (*Change, error) {
 		b.veths = map[string]string{}
 	}
 	b.veths[w.Seg.ID] = link.Veth
+	b.plugged.add(more)
 	join(w.Seg, b, ep)
 	m.mu.Unlock()
 	u.Keep()
@@ -106,11 +118,12 @@ func (m *Manager) wish(c Connection) (wiring.Wish, *box, error) {
 		return wiring.Wish{}, nil, forbidden("container %s has no network namespace of its own", c.ContainerID)
 	case b.endpoints[n.ID] != nil:
 		return wiring.Wish{}, nil, forbidden("endpoint with name %s already exists in network %s", b.name, n.Name)
-	case n.Link == 0:
+	case !n.Up():
 		return wiring.Wish{}, nil, fmt.Errorf("network %s is not available", n.Name)
 	}
-	want := wishes(c.Settings)
-	return wiring.Wish{Seg: n, Want: want}, b, accepts(n, want)
+	want := wishes(n, c.Settings)
+	ports := remote.Ports{Published: b.asked}
+	return wiring.Wish{Seg: n, Want: want, Ports: ports}, b, accepts(n, want)
 }
 
 // secluded reports whether the container is on the network none.
@@ -142,7 +155,7 @@ func (m *Manager) extend(ns *os.File, b *box, w *wiring.Wire) error {
 		for _, f := range segment.Families {
 			m.mu.Lock()
 			best := m.reg.exit(b.endpoints, f)
-			w.Gateway[f] = w.Seg.Exits(f) && (best == nil || wiring.Ahead(w.Seg, w.Want, best, b.endpoints[best.ID]))
+			w.Gateway[f] = w.Exits(f) && (best == nil || wiring.Ahead(w.Seg, w.Want, best, b.endpoints[best.ID]))
 			m.mu.Unlock()
 			if w.Gateway[f] {
 				if err := plumb.NoDefaultRoute(in, f.Six()); err != nil {
@@ -160,7 +173,7 @@ func (g register) exit(endpoints map[string]*network.EndpointSettings, f segment
 	var best *segment.Segment
 	for nid, ep := range endpoints {
 		n := g.Nets[nid]
-		if n == nil || n.Link == 0 || !n.Exits(f) || !segment.AddressesOf(ep)[f].IsValid() {
+		if n == nil || !n.Up() || !exits(n, ep, f) || !segment.AddressesOf(ep)[f].IsValid() {
 			continue
 		}
 		if best == nil || wiring.Ahead(n, ep, best, endpoints[best.ID]) {
@@ -171,7 +184,7 @@ func (g register) exit(endpoints map[string]*network.EndpointSettings, f segment
 }
 
 // Disconnect takes a running container off a network. With force a container that is not known is no error.
-func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int, force bool) (*Change, error) {
+func (m *Manager) Disconnect(ctx context.Context, containerID, ref string, pid int, force bool) (*Change, error) {
 	m.mu.Lock()
 	n, err := m.reg.Find(ref)
 	if err != nil {
@@ -202,11 +215,12 @@ func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int
 	case n.Driver == spec.Host:
 		return nil, forbidden("container cannot be disconnected from host network or connected to host network")
 	}
-	if addrs := segment.AddressesOf(ep); addrs != [2]netip.Addr{} {
+	taken, err := Plugged{m}.takeOut(b, n, exits)
+	if addrs := segment.AddressesOf(ep); !taken && addrs != [2]netip.Addr{} {
 		err = m.pool.Unplug(pid, addrs, exits)
-		if err != nil && !force {
-			return nil, fmt.Errorf("disconnect container %s from network %s: %w", containerID, n.Name, err)
-		}
+	}
+	if err != nil && !force {
+		return nil, fmt.Errorf("disconnect container %s from network %s: %w", containerID, n.Name, err)
 	}
 	m.mu.Lock()
 	mine := b.endpoints[n.ID] == ep
@@ -219,6 +233,7 @@ func (m *Manager) Disconnect(_ context.Context, containerID, ref string, pid int
 	ports, err := m.follow(b)
 	if mine {
 		n.Free(segment.AddressesOf(ep))
+		Plugged{m}.leave(b, n)
 	}
 	return &Change{Network: n.Name, Ports: ports}, err
 }
@@ -229,7 +244,7 @@ func (g register) exitsOf(endpoints map[string]*network.EndpointSettings) [2]plu
 	var out [2]plumb.Exit
 	for _, f := range segment.Families {
 		if n := g.exit(endpoints, f); n != nil {
-			out[f] = plumb.Exit{Addr: segment.AddressesOf(endpoints[n.ID])[f], Gateway: n.At(segment.AddressesOf(endpoints[n.ID])[f]).Gateway}
+			out[f] = plumb.Exit{Addr: segment.AddressesOf(endpoints[n.ID])[f], Gateway: gatewaysOf(endpoints[n.ID])[f]}
 			if n.Driver == spec.Ipvlan && n.IpvlanMode() != "l2" {
 				out[f].Gateway = netip.Addr{}
 			}

@@ -14,55 +14,85 @@ import (
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+	"github.com/wherry-engine/wherry/internal/network/plugged"
 	"github.com/wherry-engine/wherry/internal/network/segment"
 	"github.com/wherry-engine/wherry/internal/network/spec"
 	"github.com/wherry-engine/wherry/internal/undo"
 )
+
+func taken(name string) error {
+	return errdefs.ErrConflict.WithMessage("network with name " + name + " already exists")
+}
 
 func forbidden(format string, a ...any) error {
 	return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf(format, a...))
 }
 
 // Create makes a network. It is durable when it returns.
-func (m *Manager) Create(_ context.Context, r network.CreateRequest) (*network.CreateResponse, error) {
+func (m *Manager) Create(ctx context.Context, r network.CreateRequest) (*network.CreateResponse, error) {
 	rec, err := spec.Describe(r, m.cfg.NetworkOptions)
 	if err != nil {
 		return nil, err
 	}
 	var u undo.Stack
 	defer u.Run()
+	n := &segment.Segment{Network: rec}
+	m.mu.Lock()
+	err = m.reg.inherit(n)
+	m.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if n.Pending = plugged.Has(n); n.Pending {
+		if err := m.plugs.Pools(ctx, n, &u); err != nil {
+			return nil, err
+		}
+	}
 	unlock, err := rtnl.Lock(m.home) // another engine may be choosing a subnet too
 	if err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
-	err = m.add(&segment.Segment{Network: rec}, &u)
+	err = m.add(n, &u)
 	m.mu.Unlock()
 	unlock()
 	if err != nil {
 		return nil, err
 	}
-	if err := m.route(rec.EnableIPv6); err != nil {
+	if err := m.plugs.Create(ctx, n, &u); err != nil {
 		return nil, err
 	}
+	if err := m.route(n.EnableIPv6); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	n.Pending = false
+	m.mu.Unlock()
 	u.Keep()
 	return &network.CreateResponse{ID: rec.ID}, nil
+}
+
+// inherit refuses a network whose name is taken, and completes one from its
+// configuration network. m.mu is held.
+func (g register) inherit(n *segment.Segment) error {
+	if g.ByName(n.Name) != nil {
+		return taken(n.Name)
+	}
+	if n.ConfigFrom == "" {
+		return nil
+	}
+	from, err := g.Find(n.ConfigFrom)
+	if err != nil {
+		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("configuration network %q does not exist", n.ConfigFrom))
+	}
+	return n.Inherit(&from.Network)
 }
 
 // add brings a new network up and writes it down. m.mu is held; the steps of u
 // take it again.
 func (m *Manager) add(n *segment.Segment, u *undo.Stack) error {
 	if m.reg.ByName(n.Name) != nil {
-		return errdefs.ErrConflict.WithMessage("network with name " + n.Name + " already exists")
-	}
-	if n.ConfigFrom != "" {
-		from, err := m.reg.Find(n.ConfigFrom)
-		if err != nil {
-			return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("configuration network %q does not exist", n.ConfigFrom))
-		}
-		if err := n.Inherit(&from.Network); err != nil {
-			return err
-		}
+		return taken(n.Name)
 	}
 	b := m.bridges()
 	if n.ConfigOnly {
@@ -95,7 +125,7 @@ func (m *Manager) drop(n *segment.Segment) {
 }
 
 // Remove deletes a user-defined network that nobody uses.
-func (m *Manager) Remove(_ context.Context, ref string) (*network.Network, error) {
+func (m *Manager) Remove(ctx context.Context, ref string) (*network.Network, error) {
 	m.mu.Lock()
 	n, err := m.reg.Find(ref)
 	if err == nil {
@@ -105,6 +135,17 @@ func (m *Manager) Remove(_ context.Context, ref string) (*network.Network, error
 		m.mu.Unlock()
 		return nil, err
 	}
+	if plugged.Has(n) {
+		n.Pending = true
+		m.mu.Unlock()
+		err = m.plugs.Remove(ctx, n)
+		m.mu.Lock()
+		if err != nil {
+			n.Pending = false
+			m.mu.Unlock()
+			return nil, err
+		}
+	}
 	m.drop(n)
 	m.mu.Unlock()
 	gone := n.API()
@@ -113,6 +154,9 @@ func (m *Manager) Remove(_ context.Context, ref string) (*network.Network, error
 
 // removable says why a network has to stay. m.mu is held.
 func (m *Manager) removable(n *segment.Segment) error {
+	if n.Pending {
+		return errdefs.ErrConflict.WithMessage("network " + n.Name + " is being created or removed")
+	}
 	if spec.IsPredefined(n.Name) {
 		return forbidden("%s is a pre-defined network and cannot be removed", n.Name)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/network/dns"
 	"github.com/wherry-engine/wherry/internal/network/firewall"
 	"github.com/wherry-engine/wherry/internal/network/forwarding"
+	"github.com/wherry-engine/wherry/internal/network/plugged"
 	"github.com/wherry-engine/wherry/internal/network/plumb"
 	"github.com/wherry-engine/wherry/internal/network/segment"
 	"github.com/wherry-engine/wherry/internal/network/spec"
@@ -38,7 +39,8 @@ type Manager struct {
 	dns    *dns.Service
 	watch  *nft.Watch
 	ports  *published // its lock comes before mu
-	settle sync.Once  // the first Attach: adoption is over
+	plugs  *plugged.Drivers
+	settle sync.Once // the first Attach: adoption is over
 
 	mu     sync.Mutex
 	closed bool
@@ -58,6 +60,7 @@ type box struct {
 	door      door                                 // where its published ports lead now
 	ports     network.PortMap                      // what is published now
 	asked     network.PortMap                      // what is to be, with what was chosen
+	plugged   places                               // on networks of plugins
 	leaving   bool                                 // its addresses are about to be somebody else's
 }
 
@@ -96,6 +99,9 @@ func (m *Manager) open() error {
 		if err := os.MkdirAll(filepath.Join(dir, "network"), 0o700); err != nil {
 			return err
 		}
+	}
+	if err := (Plugged{m}).open(); err != nil {
+		return err
 	}
 	if m.host, err = forwarding.Load(m.cfg.ExecRoot); err != nil {
 		return err
@@ -141,11 +147,11 @@ func (m *Manager) open() error {
 			}
 		})
 	}
-	m.pool = wiring.NewPool(&plumb.Fitter{Home: m.home, RT: m.rt}, m.cfg.PoolSize, func() *segment.Segment {
+	m.pool = wiring.NewPool(&plumb.Fitter{Home: m.home, RT: m.rt, Owns: Plugged{m}.owns}, m.cfg.PoolSize, func() *segment.Segment {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		return m.reg.ByName(network.NetworkBridge)
-	}, func(ns *os.File) (*dns.Client, error) { return m.dns.Open(ns, nameServer, nil) })
+	}, func(ns *os.File) (*dns.Client, error) { return m.dns.Open(ns, nameServer, nil) }, m.plugs)
 	return nil
 }
 
@@ -260,6 +266,9 @@ func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSett
 		}
 		ep = ep.Copy()
 		b.endpoints[n.ID] = ep
+		if plugged.Has(n) {
+			failed = append(failed, Plugged{m}.adopt(b, n, ep, pid))
+		}
 		if !spec.IsPredefined(n.Name) {
 			named = true
 			publishNames(n, ep)
@@ -310,9 +319,9 @@ func (m *Manager) Release(_ context.Context, containerID string) error {
 	m.mu.Unlock()
 	err := m.ports.unpublish(containerID)
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	b := m.boxes[containerID]
 	if b == nil {
+		m.mu.Unlock()
 		return err
 	}
 	delete(m.boxes, containerID)
@@ -322,8 +331,9 @@ func (m *Manager) Release(_ context.Context, containerID string) error {
 			n.Free(segment.AddressesOf(ep))
 		}
 	}
+	m.mu.Unlock()
 	go b.resolver.Close() // waits for what is being forwarded
-	return err
+	return errors.Join(err, Plugged{m}.vacate(b))
 }
 
 // Close stops the background work. With removeHostState it also takes the
@@ -341,6 +351,7 @@ func (m *Manager) Close(removeHostState bool) error {
 		resolvers = append(resolvers, b.resolver)
 	}
 	m.mu.Unlock()
+	m.plugs.Stop()
 	m.pool.Close()
 	if m.watch != nil {
 		m.watch.Close()

@@ -8,6 +8,7 @@
 //	networks.json  version 1: {"Version":1,"Networks":[{"ID","Name","Driver","Created",…}]}
 //	               ids and creation times of the predefined networks and
 //	               everything about user-defined ones; replaced atomically
+//	endpoints/     what plugins hold for containers, see package remote
 //
 // and, gone with a reboot like what it describes, under Config.ExecRoot/network:
 //

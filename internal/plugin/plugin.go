@@ -9,6 +9,7 @@ package plugin
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -198,12 +199,12 @@ func (p *Plugin) Call(ctx context.Context, method string, in, out any) error {
 		}
 		return fmt.Errorf("plugin %s: %s: %w", p.Name, method, err)
 	}
-	var failed struct{ Err string }
+	var failed failure
 	if err := json.Unmarshal(answer, &failed); err != nil {
 		return fmt.Errorf("plugin %s: %s: its answer is no JSON: %w", p.Name, method, err)
 	}
-	if failed.Err != "" {
-		return &Error{p.Name, method, failed.Err}
+	if text := failed.text(); text != "" {
+		return &Error{p.Name, method, text}
 	}
 	if out == nil {
 		return nil
@@ -263,8 +264,8 @@ func (p *Plugin) once(ctx context.Context, method string, body []byte) ([]byte, 
 		return answer, nil
 	}
 	// Some say it in JSON, some in plain words.
-	var failed struct{ Err string }
-	if json.Unmarshal(answer, &failed) == nil && failed.Err != "" {
+	var failed failure
+	if json.Unmarshal(answer, &failed) == nil && failed.text() != "" {
 		return answer, nil
 	}
 	if resp.StatusCode == http.StatusNotFound {
@@ -272,6 +273,12 @@ func (p *Plugin) once(ctx context.Context, method string, body []byte) ([]byte, 
 	}
 	return nil, fmt.Errorf("%s: %s", resp.Status, strings.TrimSpace(string(answer[:min(len(answer), 1024)])))
 }
+
+// failure is how an answer says that something has failed: drivers of addresses
+// call it Error, all others Err.
+type failure struct{ Err, Error string }
+
+func (f failure) text() string { return cmp.Or(f.Err, f.Error) }
 
 // Error is what a plugin says of a failure.
 type Error struct{ Plugin, Method, Text string }

@@ -37,7 +37,7 @@ type Host struct {
 	AddressPools                   []system.NetworkAddressPool
 	EventListeners                 func() int
 	NetworkWarnings                func() []string
-	VolumeDrivers                  func() []string
+	VolumeDrivers, NetworkDrivers  func() []string
 	Warnings                       []string
 	Runtimes                       map[string]system.RuntimeWithStatus
 	DefaultRuntime                 string
@@ -50,7 +50,7 @@ func (v *View) Info(ctx context.Context) (*system.Info, error) {
 	f, h := v.cgroups.Features(), v.host.Load()
 	i := &system.Info{
 		ID: h.ID, Driver: h.StorageDriver, DriverStatus: h.StorageStatus, DockerRootDir: h.DataRoot, Labels: h.Labels,
-		Plugins:     system.PluginsInfo{Volume: h.VolumeDrivers(), Network: []string{"bridge", "host", "null"}, Log: driver.Names()},
+		Plugins:     system.PluginsInfo{Volume: h.VolumeDrivers(), Network: h.NetworkDrivers(), Log: driver.Names()},
 		MemoryLimit: f.Memory, SwapLimit: f.MemorySwap, CPUCfsPeriod: f.CPUQuota, CPUCfsQuota: f.CPUQuota, CPUShares: f.CPUShares, CPUSet: f.Cpuset,
 		PidsLimit: f.Pids, OomKillDisable: f.OOMKillDisable, IPv4Forwarding: sysctlOn("/proc/sys/net/ipv4/ip_forward"), Debug: h.Debug,
 		NFd: openDescriptors(), NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano), LoggingDriver: h.LogDriver,

@@ -30,7 +30,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"ptyrun": ptyrun, "volumedriver": volumeDriver})
+	testscript.Main(m, map[string]func(){"ptyrun": ptyrun, "volumedriver": volumeDriver, "networkdriver": networkDriver})
 }
 
 func TestScript(t *testing.T) {

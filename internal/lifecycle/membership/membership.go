@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -20,7 +19,6 @@ import (
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/lifecycle/netfiles"
 	"github.com/wherry-engine/wherry/internal/network"
-	"github.com/wherry-engine/wherry/internal/plugin"
 )
 
 // Networks changes networks and who is on them.
@@ -29,28 +27,11 @@ type Networks struct {
 	containers *container.Store
 	files      *netfiles.Files
 	events     *event.Bus
-	plugins    *plugin.Set
 }
 
 // New joins the parts.
-func New(m *network.Manager, c *container.Store, f *netfiles.Files, e *event.Bus, p *plugin.Set) *Networks {
-	return &Networks{m, c, f, e, p}
-}
-
-// refusePlugins says of drivers that are there as plugins that they are not
-// served, rather than that they are not there.
-func (n *Networks) refusePlugins(ctx context.Context, r apinetwork.CreateRequest, otherwise error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Second, errors.New("within 5s"))
-	defer cancel()
-	if p, err := n.plugins.Get(ctx, r.Driver, "NetworkDriver"); err == nil {
-		return errdefs.ErrNotImplemented.WithMessage("network drivers by plugins (" + p.Name + ") are not served by this version of wherryd")
-	}
-	if r.IPAM != nil {
-		if p, err := n.plugins.Get(ctx, r.IPAM.Driver, "IpamDriver"); err == nil {
-			return errdefs.ErrNotImplemented.WithMessage("address management by plugins (" + p.Name + ") is not served by this version of wherryd")
-		}
-	}
-	return otherwise
+func New(m *network.Manager, c *container.Store, f *netfiles.Files, e *event.Bus) *Networks {
+	return &Networks{m, c, f, e}
 }
 
 // List gives the networks that match, each with all that Inspect says.
@@ -81,9 +62,6 @@ func (n *Networks) Inspect(_ context.Context, ref string) (*apinetwork.Inspect, 
 // Create makes a network.
 func (n *Networks) Create(ctx context.Context, r apinetwork.CreateRequest) (*apinetwork.CreateResponse, error) {
 	made, err := n.manager.Create(ctx, r)
-	if errdefs.IsNotFound(err) {
-		err = n.refusePlugins(ctx, r, err)
-	}
 	if err != nil {
 		return nil, err
 	}

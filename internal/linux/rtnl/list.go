@@ -19,6 +19,8 @@ type Link struct {
 	MTU    int
 	Up     bool
 	Master int // index of the bridge it is a port of, 0 for none
+	Under  int // index of the link of this namespace that it stands on, 0 for none
+	Peer   int // index of the other end of a pair, if that is in this namespace, too
 	Alias  string
 }
 
@@ -49,8 +51,13 @@ func (c *Conn) Links() ([]Link, error) {
 			Index: int(int32(binary.NativeEndian.Uint32(d[4:]))),
 			Up:    binary.NativeEndian.Uint32(d[8:])&unix.IFF_UP != 0,
 		}
+		elsewhere := false // what it stands on, or is paired with, is in another namespace
 		attributes(d[unix.SizeofIfInfomsg:], func(kind uint16, v []byte) {
 			switch kind {
+			case unix.IFLA_LINK:
+				l.Under = int(u32of(v))
+			case unix.IFLA_LINK_NETNSID:
+				elsewhere = true
 			case unix.IFLA_IFNAME:
 				l.Name = text(v)
 			case unix.IFLA_ADDRESS:
@@ -69,6 +76,12 @@ func (c *Conn) Links() ([]Link, error) {
 				})
 			}
 		})
+		switch {
+		case elsewhere:
+			l.Under = 0
+		case l.Kind == "veth":
+			l.Under, l.Peer = 0, l.Under
+		}
 		out = append(out, l)
 	})
 	if err != nil {

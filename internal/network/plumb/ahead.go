@@ -53,18 +53,10 @@ func (f *Fitter) SpawnAhead(n int) (ns *os.File, pairs []Pair, err error) {
 	return ns, pairs, err
 }
 
-// CanUse counts the links that pairs can be used for.
-func CanUse(links []*Link) int {
-	n := 0
-	for _, l := range links {
-		if l.Kind == spec.Bridge {
-			n++
-		}
-	}
-	return n
-}
+// Owns reports whether the end on the host is a link of that name.
+func (p Pair) Owns(name string) bool { return p.veth == name }
 
-// Use gives each pair to one of the links, of which at least as many can use one:
+// Use gives each pair to one of the links, of which at least as many are bridges':
 // those of the same name first, which need no renaming.
 func Use(links []*Link, pairs []Pair) {
 	left := slices.Clone(pairs)

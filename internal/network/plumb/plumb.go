@@ -24,23 +24,26 @@ import (
 // Link is one link of a namespace: the far end of a pair whose near end is a
 // port of a bridge, or a sublink of a parent.
 type Link struct {
-	Kind     string // spec.Bridge, spec.Macvlan, spec.Ipvlan
+	Kind     string // spec.Bridge, spec.Macvlan, spec.Ipvlan, Given
+	Source   string // name on the host of a given link
 	Bridge   string // name of the bridge
 	Master   int    // index of the bridge or of the parent
 	Mode     string // of a macvlan or ipvlan link
 	Flag     string // of an ipvlan link
 	MTU      int
-	Isolated bool           // the port reaches the bridge only
-	Device   string         // name of the end in the namespace; "eth*" is the first eth<n> that is free
-	Addrs    []netip.Prefix // its addresses
-	MAC      net.HardwareAddr
-	Gateways []netip.Addr // default routes lead there, one for each family at most
-	OnLink   [2]bool      // default routes of IPv4 and IPv6 lead onto the link itself
+	Isolated bool             // the port reaches the bridge only
+	Device   string           // name of the end in the namespace; "eth*" is the first eth<n> that is free
+	Addrs    []netip.Prefix   // its addresses
+	MAC      net.HardwareAddr // of a given link nil for its own, which is here then
+	Gateways []netip.Addr     // default routes lead there, one for each family at most
+	OnLink   [2]bool          // default routes of IPv4 and IPv6 lead onto the link itself
+	Routes   []Route          // others
 	Sysctls  []spec.Sysctl
 
 	Veth string // name of the host's end, once it is made
 
-	pair *Pair // was made ahead; nil for none
+	pair     *Pair // was made ahead; nil for none
+	renumber bool  // a given link is to have another MAC address
 }
 
 // six reports whether the link has an IPv6 address.
@@ -58,6 +61,10 @@ func vethName() string {
 type Fitter struct {
 	Home *os.File   // the namespace of the bridges
 	RT   *rtnl.Conn // a socket there
+
+	// Owns reports whether a link of the host is the engine's, beside bridges and
+	// their ports; nil for none.
+	Owns func(rtnl.Link) bool
 }
 
 // Spawn makes a namespace with these links.
@@ -77,8 +84,8 @@ func (f *Fitter) Enter(ns *os.File, links []*Link, fresh bool) error {
 func (f *Fitter) Furnish(ns *os.File, in *rtnl.Conn, links []*Link, fresh bool) (err error) {
 	var made []*Link
 	defer func() {
-		if err != nil && !fresh { // else they go with the namespace
-			f.remove(in, made)
+		if err != nil {
+			f.remove(in, made, fresh)
 		}
 	}()
 	var inner, outer rtnl.Batch
@@ -121,6 +128,9 @@ func (f *Fitter) Furnish(ns *os.File, in *rtnl.Conn, links []*Link, fresh bool) 
 	}
 	for _, l := range links {
 		dev := index[l.Device]
+		if l.renumber {
+			inner.SetIdentity(dev, rtnl.Identity{Name: l.Device, MAC: l.MAC})
+		}
 		if l.Kind == spec.Macvlan {
 			if err := raise(in, dev); err != nil {
 				return err
@@ -130,6 +140,7 @@ func (f *Fitter) Furnish(ns *os.File, in *rtnl.Conn, links []*Link, fresh bool) 
 		for _, a := range l.Addrs {
 			inner.AddAddr(dev, a)
 		}
+		l.routes(&inner, dev)
 		for _, g := range l.Gateways {
 			inner.AddRoute(dev, netip.Prefix{}, g)
 		}
@@ -141,6 +152,8 @@ func (f *Fitter) Furnish(ns *os.File, in *rtnl.Conn, links []*Link, fresh bool) 
 		inner.Sync(l.Device)
 		if l.Veth != "" {
 			outer.Sync(l.Veth)
+		}
+		if l.Bridge != "" {
 			outer.Sync(l.Bridge) // has a carrier from its first port on
 		}
 	}
@@ -225,6 +238,8 @@ func (f *Fitter) add(ns *os.File, l *Link) error {
 		b.AddMacvlan(s, l.Mode)
 	case spec.Ipvlan:
 		b.AddIpvlan(s, l.Mode, l.Flag)
+	case Given:
+		return f.take(ns, l)
 	default:
 		return f.addVeth(ns, l)
 	}
@@ -270,9 +285,17 @@ func (l *Link) portError(err error) error {
 	return err
 }
 
-// remove takes links away again that could not be completed.
-func (f *Fitter) remove(in *rtnl.Conn, links []*Link) {
+// remove takes links away again that could not be completed; from a fresh
+// namespace only those that are given, for the others go with it.
+func (f *Fitter) remove(in *rtnl.Conn, links []*Link, fresh bool) {
 	for _, l := range links {
+		if l.Kind == Given {
+			_ = f.giveBack(in, l.Device, l.Source) // the first error is the one to tell
+			continue
+		}
+		if fresh {
+			continue
+		}
 		c, name := f.RT, l.Veth
 		if name == "" {
 			c, name = in, l.Device

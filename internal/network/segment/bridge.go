@@ -214,6 +214,12 @@ func (b *Host) run(n *Segment, link rtnl.Link) error {
 // bringUp makes the link of a user-defined network, or takes the one that is
 // there since an earlier engine.
 func (b *Host) bringUp(n *Segment) error {
+	if n.Plugged() {
+		if n.Created.IsZero() {
+			n.Created = time.Now().UTC()
+		}
+		return n.serveAll()
+	}
 	if !n.Bridged() {
 		return b.bringUpParent(n)
 	}
@@ -359,7 +365,7 @@ func (b *Host) chooseSubnet(f Family) (netip.Prefix, error) {
 // taken lists what a new subnet must not overlap: routes, addresses and
 // resolvers of the host, and the subnets of the networks.
 func (b *Host) taken() ([]netip.Prefix, error) {
-	out := b.reg.subnets()
+	out := b.reg.subnets("")
 	routes, err := b.rt.Routes()
 	if err != nil {
 		return nil, err

@@ -58,6 +58,15 @@ func (b *Host) bringUpParent(n *Segment) error {
 	if n.LinkMTU == 0 {
 		n.LinkMTU = link.MTU
 	}
+	if err := n.serveAll(); err != nil {
+		b.TakeDown(n)
+		return err
+	}
+	return nil
+}
+
+// serveAll makes the subnets usable of a network in which the host has no address.
+func (n *Segment) serveAll() error {
 	n.Stacks, n.Further = [2]Stack{}, [2][]Stack{}
 	for _, f := range Families {
 		for _, c := range n.Subnets(f.Six()) {
@@ -66,7 +75,6 @@ func (b *Host) bringUpParent(n *Segment) error {
 				gateway = netip.Addr{}
 			}
 			if err := n.serve(f, *c, netip.Addr{}, gateway); err != nil {
-				b.TakeDown(n)
 				return err
 			}
 		}
@@ -105,7 +113,7 @@ func (b *Host) probe(n *Segment, parent rtnl.Link) error {
 // shareParent refuses a second network on the same parent where the kernel does.
 func (b *Host) shareParent(n *Segment, name string) error {
 	for _, other := range b.reg.Nets {
-		if other == n || other.Bridged() || other.ConfigOnly || other.Link == 0 || parentName(other) != name {
+		if other == n || other.Bridged() || other.Plugged() || other.ConfigOnly || other.Link == 0 || parentName(other) != name {
 			continue
 		}
 		switch {

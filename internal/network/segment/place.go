@@ -1,6 +1,9 @@
 package segment
 
 import (
+	"net/netip"
+	"slices"
+
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/wherry-engine/wherry/internal/network/ipam"
@@ -13,6 +16,9 @@ func (b *Host) Place(n *Segment) error {
 			continue
 		}
 		configs := n.Subnets(f.Six())
+		if n.Addressless() {
+			continue
+		}
 		if len(configs) == 0 {
 			subnet, err := b.chooseSubnet(f)
 			if err != nil {
@@ -21,16 +27,14 @@ func (b *Host) Place(n *Segment) error {
 			n.IPAM.Config = append(n.IPAM.Config, network.IPAMConfig{Subnet: subnet})
 			configs = n.Subnets(f.Six())
 		} else {
-			taken := b.reg.subnets()
-			for _, c := range configs {
-				if other, overlaps := ipam.Overlap(c.Subnet, taken); overlaps {
-					return forbidden("invalid pool request: Pool overlaps with other one on this address space: %s", other)
+			for i, c := range configs {
+				if err := b.free(n, c.Subnet, configs[:i]); err != nil {
+					return err
 				}
-				taken = append(taken, c.Subnet)
 			}
 		}
 		for _, c := range configs {
-			if c.Gateway.IsValid() || n.Internal && !n.Bridged() {
+			if c.Gateway.IsValid() || n.PluggedIPAM() || n.Internal && !n.Bridged() && !n.Plugged() {
 				continue
 			}
 			c.Gateway = ipam.First(c.Subnet)
@@ -47,4 +51,28 @@ func (b *Host) Place(n *Segment) error {
 		}
 	}
 	return b.bringUp(n)
+}
+
+// free refuses a subnet of a new network that overlaps with another's; a plugin's
+// choice for a bridge also one with what the host has.
+func (b *Host) free(n *Segment, subnet netip.Prefix, own []*network.IPAMConfig) error {
+	taken := b.reg.subnets(n.Space(subnet))
+	if n.Chosen(subnet) && n.Bridged() {
+		var err error
+		if taken, err = b.taken(); err != nil {
+			return err
+		}
+		taken = slices.DeleteFunc(taken, func(p netip.Prefix) bool { return p.Bits() == 0 })
+	}
+	for _, c := range own {
+		taken = append(taken, c.Subnet)
+	}
+	other, overlaps := ipam.Overlap(subnet, taken)
+	switch {
+	case !overlaps:
+		return nil
+	case n.PluggedIPAM():
+		return forbidden("plugin %s: IpamDriver.RequestPool: it answers with the pool %s, which overlaps with %s on this address space", n.IPAM.Driver, subnet, other)
+	}
+	return forbidden("invalid pool request: Pool overlaps with other one on this address space: %s", other)
 }

@@ -136,15 +136,15 @@ func (g *Register) Find(ref string) (*Segment, error) {
 	return nil, invalid("network %s is ambiguous (%d matches found based on ID prefix)", ref, len(found))
 }
 
-// subnets lists the subnets of all networks.
-func (g *Register) subnets() []netip.Prefix {
+// subnets lists the subnets of all networks in an address space, "" for this host's.
+func (g *Register) subnets(space string) []netip.Prefix {
 	var out []netip.Prefix
 	for _, other := range g.Nets {
 		if other.ConfigOnly {
 			continue
 		}
 		for _, c := range other.IPAM.Config {
-			if c.Subnet.IsValid() {
+			if c.Subnet.IsValid() && other.Space(c.Subnet) == space {
 				out = append(out, c.Subnet)
 			}
 		}

@@ -24,6 +24,7 @@ type Segment struct {
 	Stacks  [2]Stack   // of IPv4 and of IPv6
 	Further [2][]Stack // of subnets beyond the first, which bridges have none of
 	LinkMTU int        // what its links have
+	Pending bool       // plugins are being told that it begins or ends: nobody comes
 
 	Directory dns.Directory
 }
@@ -129,6 +130,9 @@ func (s *Stack) reserve(list ...netip.Addr) error {
 
 // Bridged says that the network is a bridge of this host.
 func (n *Segment) Bridged() bool { return n.Driver == spec.Bridge }
+
+// Up says that containers can be on the network.
+func (n *Segment) Up() bool { return (n.Link != 0 || n.Plugged()) && !n.Pending }
 
 // Free gives addresses back.
 func (n *Segment) Free(addrs [2]netip.Addr) {

@@ -12,6 +12,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/linux/nft"
 	"github.com/wherry-engine/wherry/internal/network/firewall"
 	"github.com/wherry-engine/wherry/internal/network/ipam"
+	"github.com/wherry-engine/wherry/internal/plugin"
 )
 
 // DefaultMTU is that of links whose network says nothing else.
@@ -66,6 +67,8 @@ type Config struct {
 	// OwnBridge is the bridge chosen by Open: wherry0, or the next free one on
 	// a host where another engine has that.
 	OwnBridge string
+
+	Plugins *plugin.Set // drivers of networks and of addresses; nil without any
 
 	PoolSize int // wired namespaces kept ready for the default network; < 0 is none, 0 is the usual number
 }

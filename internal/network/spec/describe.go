@@ -1,7 +1,6 @@
 package spec
 
 import (
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -20,7 +19,7 @@ import (
 // options by driver that the request may lack.
 func Describe(r network.CreateRequest, defaults map[string]map[string]string) (Network, error) {
 	n := Network{ID: id.New(), Name: r.Name, Driver: r.Driver, Internal: r.Internal, Attachable: r.Attachable, ConfigOnly: r.ConfigOnly,
-		Options: maps.Clone(r.Options), Labels: maps.Clone(r.Labels), IPAM: network.IPAM{Driver: "default"}}
+		Options: maps.Clone(r.Options), Labels: maps.Clone(r.Labels), IPAM: network.IPAM{Driver: ipamDefault}}
 	if IsPredefined(r.Name) || r.Name == network.NetworkDefault {
 		return n, forbidden("operation is not permitted on predefined %s network ", r.Name)
 	}
@@ -54,15 +53,16 @@ func Describe(r network.CreateRequest, defaults map[string]map[string]string) (N
 		return n, forbidden("only one instance of %q network is allowed", r.Driver)
 	case "overlay":
 		return n, errdefs.ErrUnavailable.WithMessage(`This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`)
-	default:
-		return n, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("plugin %q not found", r.Driver))
 	}
 	if r.Ingress || r.Scope != "" && r.Scope != "local" {
 		return n, errdefs.ErrUnavailable.WithMessage(`This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`)
 	}
 	if r.IPAM != nil {
-		if d := r.IPAM.Driver; d != "" && d != "default" {
-			return n, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("plugin %q not found", d))
+		if r.IPAM.Driver != "" {
+			n.IPAM.Driver = r.IPAM.Driver
+		}
+		if n.Addressless() && (!n.Plugged() || len(r.IPAM.Config) > 0) {
+			return n, invalid("the IPAM driver null gives no addresses: it goes with a network driver that is a plugin, and without --subnet")
 		}
 		n.IPAM.Options = maps.Clone(r.IPAM.Options)
 		n.IPAM.Config = slices.Clone(r.IPAM.Config)
@@ -166,6 +166,9 @@ func (n *Network) Subnets(six bool) []*network.IPAMConfig {
 // checkOptions refuses values that have no meaning. Like dockerd it takes
 // options that nobody knows.
 func (n *Network) checkOptions() error {
+	if n.Plugged() {
+		return nil // its driver's business
+	}
 	for _, o := range []string{OptICC, OptMasquerade, OptInhibitIPv4} {
 		if v, ok := n.Options[o]; ok {
 			if _, err := strconv.ParseBool(v); err != nil {

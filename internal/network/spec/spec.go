@@ -33,6 +33,65 @@ type Network struct {
 	Options     map[string]string `json:",omitempty"`
 	Labels      map[string]string `json:",omitempty"`
 	IPAM        network.IPAM
+	Pools       []*Pool `json:",omitempty"` // its subnets, where a plugin has the addresses
+}
+
+// Pool is a subnet of a network that a plugin manages the addresses of.
+type Pool struct {
+	ID      string       // the plugin's
+	Space   string       // the address space that it is of
+	Subnet  netip.Prefix // of the network
+	Range   netip.Prefix `json:",omitzero"` // what was asked for
+	Gateway netip.Addr   `json:",omitzero"` // is kept by the plugin for the network; invalid for none
+	Aux     []netip.Addr `json:",omitempty"`
+	Chosen  bool         `json:",omitempty"` // by the plugin, for want of a wish
+}
+
+// Plugged reports whether the network's driver is a plugin.
+func (n *Network) Plugged() bool {
+	switch n.Driver {
+	case Bridge, Macvlan, Ipvlan, Host, Null:
+		return false
+	}
+	return true
+}
+
+// The engine's own ways to have addresses: by itself, and not at all.
+const (
+	ipamDefault = "default"
+	ipamNull    = "null"
+)
+
+// PluggedIPAM reports whether a plugin has the addresses.
+func (n *Network) PluggedIPAM() bool {
+	return n.IPAM.Driver != "" && n.IPAM.Driver != ipamDefault && n.IPAM.Driver != ipamNull
+}
+
+// Addressless reports whether the engine chooses no addresses: the network's driver does.
+func (n *Network) Addressless() bool { return n.IPAM.Driver == ipamNull }
+
+// PoolOf is the plugin's pool that is this subnet; nil for none.
+func (n *Network) PoolOf(subnet netip.Prefix) *Pool {
+	for _, p := range n.Pools {
+		if p.Subnet == subnet {
+			return p
+		}
+	}
+	return nil
+}
+
+// Chosen reports whether a plugin chose the subnet.
+func (n *Network) Chosen(subnet netip.Prefix) bool {
+	p := n.PoolOf(subnet)
+	return p != nil && p.Chosen
+}
+
+// Space is the space that the network's addresses are unique in.
+func (n *Network) Space(subnet netip.Prefix) string {
+	if p := n.PoolOf(subnet); p != nil && n.Plugged() {
+		return n.IPAM.Driver + "/" + p.Space
+	}
+	return "" // of this host
 }
 
 // The drivers served.

@@ -1,6 +1,7 @@
 package wiring
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -12,12 +13,10 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
 
-	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/network/dns"
+	"github.com/wherry-engine/wherry/internal/network/plugged"
 	"github.com/wherry-engine/wherry/internal/network/plumb"
 	"github.com/wherry-engine/wherry/internal/network/segment"
-	"github.com/wherry-engine/wherry/internal/network/spec"
-	"github.com/wherry-engine/wherry/internal/undo"
 )
 
 // DefaultSize is how many wired namespaces wait for containers.
@@ -36,6 +35,7 @@ type Pool struct {
 	size   int                     // wired
 	spares int                     // with a loopback alone, and as many with a name service and one pair
 	serve  func(ns *os.File) (*dns.Client, error)
+	plugs  *plugged.Drivers
 
 	making sync.Mutex // held while a wired one is made: it has its address before it is ready
 
@@ -66,8 +66,8 @@ const maxWide = 8
 
 // NewPool makes a pool of size wired namespaces, 0 for the usual number, and fills
 // it. main tells the default network, serve gives a namespace its name service.
-func NewPool(fit *plumb.Fitter, size int, main func() *segment.Segment, serve func(ns *os.File) (*dns.Client, error)) *Pool {
-	p := &Pool{Fit: fit, main: main, serve: serve, size: size, wake: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{})}
+func NewPool(fit *plumb.Fitter, size int, main func() *segment.Segment, serve func(ns *os.File) (*dns.Client, error), plugs *plugged.Drivers) *Pool {
+	p := &Pool{Fit: fit, main: main, serve: serve, plugs: plugs, size: size, wake: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{})}
 	if p.size == 0 {
 		p.size = DefaultSize
 	}
@@ -135,71 +135,13 @@ func (p *Pool) Refill() {
 	}
 }
 
-// Plug takes the addresses and chooses the names of a link.
-func (p *Pool) Plug(x Wish, slot int) (_ *Wire, err error) {
-	w := &Wire{Seg: x.Seg, Want: x.Want, Slot: slot, mac: x.Want.MacAddress}
-	defer func() {
-		if err != nil {
-			x.Seg.Free(w.Addrs)
-		}
-	}()
-	for _, f := range segment.Families {
-		var given netip.Addr
-		if c := x.Want.IPAMConfig; c != nil {
-			given = []netip.Addr{c.IPv4Address, c.IPv6Address}[f]
-		}
-		st := x.Seg.At(given)
-		switch {
-		case given.IsValid() && st.Addrs == nil:
-			return nil, invalid("invalid endpoint settings:\nno configured subnet contains IP address %s", given)
-		case given.IsValid():
-			err := st.Addrs.Take(given)
-			if err != nil && p.evict(x.Seg, given) {
-				err = st.Addrs.Take(given)
-			}
-			if err != nil {
-				return nil, err
-			}
-			w.Addrs[f] = given
-		default:
-			if w.Addrs[f], err = x.Seg.Get(f); err != nil {
-				return nil, err
-			}
-		}
-	}
-	if len(w.mac) == 0 {
-		w.mac = MACOf(w.Addrs)
-	}
-	w.Endpoint = id.New()
-	return w, nil
-}
-
-// namespace gives a namespace with a loopback alone; given is one that must be used.
-func (p *Pool) namespace(given *os.File) (*os.File, error) {
-	if given == nil {
-		if ns := p.takeBare(); ns != nil {
-			return ns, nil
-		}
-		return p.Fit.Spawn(nil)
-	}
-	ns, err := Duplicate(given)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.Fit.Enter(ns, nil, true); err != nil {
-		ns.Close()
-		return nil, err
-	}
-	return ns, nil
-}
-
-// spawn makes a namespace with these links.
-func (p *Pool) spawn(wires []*Wire) (ns *os.File, err error) {
-	err = Connect(wires, func(l []*plumb.Link) error {
-		ns, err = p.Fit.Spawn(l)
-		return err
+// Owns reports whether a link of the host is the end of one that waits.
+func (p *Pool) Owns(name string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.served, func(s spare) bool {
+		return slices.ContainsFunc(s.pairs, func(pair plumb.Pair) bool { return pair.Owns(name) })
 	})
-	return ns, err
 }
 
 // takeServed hands out the spare of a container with so many links of bridges:
@@ -240,32 +182,6 @@ func (p *Pool) lacking() (pairs int, lacks bool) {
 		return p.wide, true
 	}
 	return 0, false
-}
-
-// obtain gives these links to a namespace that waits, or to a new one. Where
-// names are asked for it may have a name service, which is the first wire's then.
-func (p *Pool) obtain(wires []*Wire, u *undo.Stack) (ns *os.File, err error) {
-	err = Connect(wires, func(links []*plumb.Link) error {
-		if slices.ContainsFunc(wires, func(w *Wire) bool { return !spec.IsPredefined(w.Seg.Name) }) {
-			s := p.takeServed(plumb.CanUse(links))
-			ns, wires[0].Names = s.ns, s.names
-			u.Add(s.names.Close)
-			plumb.Use(links, s.pairs)
-		}
-		if ns == nil {
-			ns = p.takeBare()
-		}
-		if ns == nil {
-			ns, err = p.Fit.Spawn(links)
-			return err
-		}
-		if err := p.Fit.Enter(ns, links, false); err != nil {
-			ns.Close()
-			return err
-		}
-		return nil
-	})
-	return ns, err
 }
 
 // evict drops a waiting namespace that has the address; it reports whether
@@ -385,7 +301,7 @@ func (p *Pool) fill() {
 func (p *Pool) addWired(n *segment.Segment) error {
 	p.making.Lock()
 	defer p.making.Unlock()
-	w, err := p.Plug(Wish{n, &network.EndpointSettings{}}, 0)
+	w, err := p.Plug(context.Background(), Wish{Seg: n, Want: &network.EndpointSettings{}})
 	if err != nil {
 		return err
 	}
@@ -468,73 +384,6 @@ func (p *Pool) Close() {
 	p.mu.Unlock()
 	close(p.done)
 	<-p.ended
-}
-
-// Wires makes the namespace of a container and its links; given is one that must
-// be used. What it takes is given back by u.
-func (p *Pool) Wires(given *os.File, wanted []Wish, u *undo.Stack) ([]*Wire, *os.File, error) {
-	main := wanted[0]
-	if main.Seg.Driver == spec.Null {
-		ns, err := p.namespace(given)
-		return []*Wire{{Seg: main.Seg, Want: main.Want, Endpoint: id.New()}}, ns, err
-	}
-	plain := len(wanted) == 1 && given == nil && len(main.Want.MacAddress) == 0 && main.Want.IPAMConfig == nil && len(main.Want.DriverOpts) == 0
-	if plain && main.Seg.Name == network.NetworkBridge {
-		if w := p.take(); w != nil {
-			w.Want, w.Endpoint = main.Want, id.New()
-			u.Add(func() { w.Seg.Free(w.Addrs) })
-			return []*Wire{w}, w.ns, nil
-		}
-	}
-	var wires []*Wire
-	slots := map[string]int{}
-	for _, x := range wanted {
-		slot := slots[x.Seg.Prefix()]
-		w, err := p.Plug(x, slot)
-		if err != nil {
-			return nil, nil, err
-		}
-		if x.Want.DriverOpts[spec.OptIfName] == "" {
-			slots[x.Seg.Prefix()]++
-		}
-		u.Add(func() { w.Seg.Free(w.Addrs) })
-		wires = append(wires, w)
-	}
-	for _, f := range segment.Families {
-		var best *Wire
-		for _, w := range wires {
-			if w.Seg.Exits(f) && (best == nil || Ahead(w.Seg, w.Want, best.Seg, best.Want)) {
-				best = w
-			}
-		}
-		if best != nil {
-			best.Gateway[f] = true
-		}
-	}
-	if given == nil {
-		ns, err := p.obtain(wires, u)
-		return wires, ns, err
-	}
-	ns, err := Duplicate(given)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := Connect(wires, func(l []*plumb.Link) error { return p.Fit.Enter(ns, l, true) }); err != nil {
-		ns.Close()
-		return nil, nil, fmt.Errorf("wire network namespace: %w", err)
-	}
-	return wires, ns, nil
-}
-
-// Unplug removes the link with these addresses.
-func (p *Pool) Unplug(pid int, addrs [2]netip.Addr, exits [2]plumb.Exit) error {
-	ns, err := NamespaceOf(pid)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	gone := slices.DeleteFunc(addrs[:], func(a netip.Addr) bool { return !a.IsValid() })
-	return p.Fit.Unplug(ns, gone, exits)
 }
 
 func invalid(format string, a ...any) error {

@@ -10,21 +10,25 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/moby/moby/api/types/network"
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/network/dns"
 	"github.com/wherry-engine/wherry/internal/network/plumb"
+	"github.com/wherry-engine/wherry/internal/network/remote"
 	"github.com/wherry-engine/wherry/internal/network/segment"
 	"github.com/wherry-engine/wherry/internal/network/spec"
 )
 
 // Wish is one network that a container is to be connected to.
 type Wish struct {
-	Seg  *segment.Segment
-	Want *network.EndpointSettings // never nil
+	Seg   *segment.Segment
+	Want  *network.EndpointSettings // never nil
+	Ports remote.Ports              // of the container, which plugins are told of
 }
 
 // Wire is a link into a container's namespace.
@@ -32,11 +36,12 @@ type Wire struct {
 	Names    *dns.Client // name service that waits in the namespace, the first wire's; nil for none
 	Seg      *segment.Segment
 	Want     *network.EndpointSettings
-	Endpoint string        // endpoint id
-	Addrs    [2]netip.Addr // IPv4 and IPv6; invalid for none
-	Slot     int           // its number among the links of its prefix
-	Gateway  [2]bool       // the default routes of IPv4 and IPv6 go this way
-	Veth     string        // the host's end
+	Endpoint string           // endpoint id
+	Addrs    [2]netip.Addr    // IPv4 and IPv6; invalid for none
+	Slot     int              // its number among the links of its prefix
+	Gateway  [2]bool          // the default routes of IPv4 and IPv6 go this way
+	Veth     string           // the host's end
+	Plugged  *remote.Endpoint // what plugins know of it; nil without any
 
 	ns  *os.File
 	mac network.HardwareAddr
@@ -49,6 +54,41 @@ func Ahead(a *segment.Segment, epA *network.EndpointSettings, b *segment.Segment
 		return epA.GwPriority > epB.GwPriority
 	}
 	return a.Name < b.Name
+}
+
+// Driven says that a plugin makes the link.
+func (w *Wire) Driven() bool { return w.Plugged != nil && w.Plugged.Driver != "" }
+
+// Exits reports whether the container can leave by the link.
+func (w *Wire) Exits(f segment.Family) bool {
+	if w.Driven() {
+		return w.Plugged.Gateway[f].IsValid()
+	}
+	return w.Seg.Exits(f)
+}
+
+// gatewayOf is where the default route of a family would lead.
+func (w *Wire) gatewayOf(f segment.Family) netip.Addr {
+	if w.Driven() {
+		return w.Plugged.Gateway[f]
+	}
+	return w.Seg.At(w.Addrs[f]).Gateway
+}
+
+// bits is the length of the prefix of the address of a family.
+func (w *Wire) bits(f segment.Family) int {
+	if w.Plugged != nil && w.Plugged.Addrs[f].IsValid() {
+		return w.Plugged.Addrs[f].Bits()
+	}
+	return w.Seg.At(w.Addrs[f]).Subnet.Bits()
+}
+
+// prefix begins the link's name in the container.
+func (w *Wire) prefix() string {
+	if w.Driven() && w.Plugged.Prefix != "" {
+		return w.Plugged.Prefix
+	}
+	return w.Seg.Prefix()
 }
 
 // MACOf makes the link's address from its IP address, as docker did for long:
@@ -71,13 +111,13 @@ func (w *Wire) Settings() *network.EndpointSettings {
 		ep = w.Want.Copy()
 	}
 	ep.NetworkID, ep.EndpointID = w.Seg.ID, w.Endpoint
-	if a, s := w.Addrs[segment.V4], w.Seg.At(w.Addrs[segment.V4]); a.IsValid() {
-		ep.IPAddress, ep.IPPrefixLen, ep.Gateway = a, s.Subnet.Bits(), s.Gateway
+	if a := w.Addrs[segment.V4]; a.IsValid() {
+		ep.IPAddress, ep.IPPrefixLen, ep.Gateway = a, w.bits(segment.V4), w.gatewayOf(segment.V4)
 	}
-	if a, s := w.Addrs[segment.V6], w.Seg.At(w.Addrs[segment.V6]); a.IsValid() {
-		ep.GlobalIPv6Address, ep.GlobalIPv6PrefixLen, ep.IPv6Gateway = a, s.Subnet.Bits(), s.Gateway
+	if a := w.Addrs[segment.V6]; a.IsValid() {
+		ep.GlobalIPv6Address, ep.GlobalIPv6PrefixLen, ep.IPv6Gateway = a, w.bits(segment.V6), w.gatewayOf(segment.V6)
 	}
-	if w.addressed() && w.Seg.Driver != spec.Ipvlan {
+	if w.addressed() && w.Seg.Driver != spec.Ipvlan || w.Driven() {
 		ep.MacAddress = w.mac
 	}
 	return ep
@@ -92,7 +132,7 @@ func (w *Wire) Device() string {
 	if name := w.Want.DriverOpts[spec.OptIfName]; name != "" {
 		return name
 	}
-	return w.Seg.Prefix() + strconv.Itoa(w.Slot)
+	return w.prefix() + strconv.Itoa(w.Slot)
 }
 
 // link is what has to be made of the wire.
@@ -100,8 +140,15 @@ func (w *Wire) link() (*plumb.Link, error) {
 	l := &plumb.Link{
 		Kind: w.Seg.Driver, Master: w.Seg.Link, MTU: w.Seg.LinkMTU, Device: w.Device(), MAC: net.HardwareAddr(w.mac),
 	}
+	if w.Driven() {
+		l.Kind, l.Source = plumb.Given, w.Plugged.Link
+		for _, r := range w.Plugged.Routes {
+			l.Routes = append(l.Routes, plumb.Route(r))
+		}
+	}
 	routed := false // the kernel's own routing instead of a gateway
-	switch w.Seg.Driver {
+	switch l.Kind {
+	case plumb.Given:
 	case spec.Macvlan:
 		l.Mode = w.Seg.MacvlanMode()
 	case spec.Ipvlan:
@@ -114,14 +161,14 @@ func (w *Wire) link() (*plumb.Link, error) {
 		if !a.IsValid() {
 			continue
 		}
-		l.Addrs = append(l.Addrs, netip.PrefixFrom(a, w.Seg.At(a).Subnet.Bits()))
+		l.Addrs = append(l.Addrs, netip.PrefixFrom(a, w.bits(segment.Family(f))))
 		if !w.Gateway[f] {
 			continue
 		}
 		if routed {
 			l.OnLink[f] = true
 		} else {
-			l.Gateways = append(l.Gateways, w.Seg.At(a).Gateway)
+			l.Gateways = append(l.Gateways, w.gatewayOf(segment.Family(f)))
 		}
 	}
 	if c := w.Want.IPAMConfig; c != nil {
@@ -140,6 +187,7 @@ func (w *Wire) link() (*plumb.Link, error) {
 
 // Connect makes the links of wires by fn.
 func Connect(wires []*Wire, fn func(links []*plumb.Link) error) error {
+	wires = slices.DeleteFunc(slices.Clone(wires), func(w *Wire) bool { return w.Driven() && w.Plugged.Link == "" })
 	links := make([]*plumb.Link, len(wires))
 	for i, w := range wires {
 		var err error
@@ -148,12 +196,26 @@ func Connect(wires []*Wire, fn func(links []*plumb.Link) error) error {
 		}
 	}
 	if err := fn(links); err != nil {
-		return err
+		return by(wires, err)
 	}
 	for i, w := range wires {
-		w.Veth = links[i].Veth
+		w.Veth, w.mac = links[i].Veth, network.HardwareAddr(links[i].MAC)
 	}
 	return nil
+}
+
+// by names the plugins whose links are among those that an error is about.
+func by(wires []*Wire, err error) error {
+	var names []string
+	for _, w := range wires {
+		if w.Driven() && !slices.Contains(names, w.Plugged.Driver) {
+			names = append(names, w.Plugged.Driver)
+		}
+	}
+	if len(names) == 0 {
+		return err
+	}
+	return fmt.Errorf("link of plugin %s: %w", strings.Join(names, ", "), err)
 }
 
 // Duplicate gives another descriptor of a file, which is the caller's.
