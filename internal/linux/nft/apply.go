@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/google/nftables"
@@ -91,7 +92,7 @@ func (c *Conn) discard() {
 }
 
 func (c *Conn) fill(t *Table, table *nftables.Table) error {
-	sets := map[string]*nftables.Set{}
+	sets, later := map[string]*nftables.Set{}, map[*nftables.Set][]nftables.SetElement{}
 	for i := range t.Sets {
 		s := &t.Sets[i]
 		set, err := s.kernel(table)
@@ -105,6 +106,9 @@ func (c *Conn) fill(t *Table, table *nftables.Table) error {
 		if err != nil {
 			return err
 		}
+		if s.verdicts() {
+			later[set], elems = elems, nil // once there are the chains
+		}
 		if err := c.w.c.AddSet(set, elems); err != nil {
 			return fmt.Errorf("nft set %s: %w", s.Name, err)
 		}
@@ -115,6 +119,14 @@ func (c *Conn) fill(t *Table, table *nftables.Table) error {
 	for i := range t.Chains {
 		chains[i] = t.Chains[i].kernel(table)
 		c.w.c.AddChain(chains[i])
+	}
+	for set, elems := range later {
+		if len(elems) == 0 {
+			continue
+		}
+		if err := c.w.c.SetAddElements(set, elems); err != nil {
+			return fmt.Errorf("nft map %s: %w", set.Name, err)
+		}
 	}
 	for i, chain := range chains {
 		if err := c.addRules(t, &t.Chains[i], sets, chain); err != nil {
@@ -141,7 +153,7 @@ func (ch *Chain) kernel(table *nftables.Table) *nftables.Chain {
 }
 
 func concat(types []Type) (nftables.SetDatatype, error) {
-	known := map[Type]nftables.SetDatatype{IfName: nftables.TypeIFName, IPv4: nftables.TypeIPAddr, IPv6: nftables.TypeIP6Addr, Proto: nftables.TypeInetProto, Service: nftables.TypeInetService}
+	known := map[Type]nftables.SetDatatype{IfName: nftables.TypeIFName, IPv4: nftables.TypeIPAddr, IPv6: nftables.TypeIP6Addr, Proto: nftables.TypeInetProto, Service: nftables.TypeInetService, Verdict: nftables.TypeVerdict}
 	if len(types) == 1 {
 		return known[types[0]], nil
 	}
@@ -209,7 +221,11 @@ func (s *Set) kernelElements(elements []Element) ([]nftables.SetElement, error) 
 			return nil, fmt.Errorf("set %s: %w", s.Name, err)
 		}
 		k := nftables.SetElement{Key: key}
-		if len(s.Value) > 0 {
+		if s.verdicts() {
+			if k.VerdictData, err = verdictOf(strings.Join(e.Value, "")); err != nil {
+				return nil, fmt.Errorf("map %s: %w", s.Name, err)
+			}
+		} else if len(s.Value) > 0 {
 			if k.Val, err = pack(s.Value, e.Value, false); err != nil {
 				return nil, fmt.Errorf("map %s: %w", s.Name, err)
 			}
@@ -347,8 +363,8 @@ func (c *Conn) Elements(t *Table, name string) ([]Element, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.Interval {
-		return nil, fmt.Errorf("nft: set %s has intervals", name)
+	if s.Interval || s.verdicts() {
+		return nil, fmt.Errorf("nft: set %s has intervals or verdicts", name)
 	}
 	table := &nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet}
 	c.mu.Lock()

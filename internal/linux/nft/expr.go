@@ -138,7 +138,13 @@ func (c compare) lower(l *lowering) error {
 			return err
 		}
 		data = p.Addr().AsSlice()
-		if p.Bits() < p.Addr().BitLen() {
+		if n := p.Bits() / 8; p.Bits()%8 == 0 && n > 0 && n < len(data) && n != 3 {
+			// Fewer bytes need no mask. (The kernel is slow with three.)
+			data = data[:n]
+			if load, ok := l.out[len(l.out)-1].(*expr.Payload); ok {
+				load.Len = uint32(n)
+			}
+		} else if p.Bits() < p.Addr().BitLen() {
 			l.out = append(l.out, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(len(data)), Mask: mask(p), Xor: make([]byte, len(data))})
 		}
 	}

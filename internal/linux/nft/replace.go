@@ -20,7 +20,7 @@ import (
 // as a whole with such sets empty; the elements of a set that was there before
 // change at once.
 //
-// A table of another shape (other sets or chains, as an engine of another
+// A table of another shape (other sets or base chains, as an engine of another
 // version may have left) is replaced as a whole.
 func (c *Conn) Replace(t *Table) error {
 	c.mu.Lock()
@@ -72,11 +72,16 @@ func (c *Conn) amend(t *Table, table *nftables.Table) (bool, error) {
 	if err != nil || !same {
 		return false, err
 	}
-	chains, same, err := c.sameChains(t, table)
+	chains, have, same, err := c.sameChains(t, table)
 	if err != nil || !same {
 		return false, err
 	}
 	c.w.c.AddTable(table) // takes it, if it is nobody's, and fails if it is another's
+	for _, chain := range chains {
+		if !have[chain.Name] {
+			c.w.c.AddChain(chain) // before what leads there
+		}
+	}
 	for i := range t.Sets {
 		if err = c.amendSet(&t.Sets[i], sets[t.Sets[i].Name]); err != nil {
 			c.discard()
@@ -85,13 +90,22 @@ func (c *Conn) amend(t *Table, table *nftables.Table) (bool, error) {
 	}
 	for i := range t.Chains {
 		var old []*nftables.Rule
-		if old, err = c.c.GetRules(table, chains[i]); err == nil && !sameRules(t.Chains[i].Rules, old) {
+		if have[chains[i].Name] {
+			old, err = c.c.GetRules(table, chains[i])
+		}
+		if err == nil && !sameRules(t.Chains[i].Rules, old) {
 			c.w.c.FlushChain(chains[i])
 			err = c.addRules(t, &t.Chains[i], sets, chains[i])
 		}
 		if err != nil {
 			c.discard()
 			return false, fmt.Errorf("nft chain %s: %w", t.Chains[i].Name, err)
+		}
+	}
+	for name := range have { // nothing leads there any more
+		if !slices.ContainsFunc(chains, func(ch *nftables.Chain) bool { return ch.Name == name }) {
+			c.w.c.FlushChain(&nftables.Chain{Name: name, Table: table})
+			c.w.c.DelChain(&nftables.Chain{Name: name, Table: table})
 		}
 	}
 	if err := c.w.flush(c.flags); err != nil {
@@ -121,6 +135,9 @@ func (c *Conn) sameSets(t *Table, table *nftables.Table) (map[string]*nftables.S
 	}
 	for _, have := range found {
 		s := sets[have.Name]
+		if s != nil && isVerdicts(s) && isVerdicts(have) {
+			continue // of one kind of key
+		}
 		if s == nil || have.Interval != s.Interval || have.IsMap != s.IsMap || have.KeyType.GetNFTMagic() != s.KeyType.GetNFTMagic() ||
 			have.IsMap && have.DataType.GetNFTMagic() != s.DataType.GetNFTMagic() {
 			return nil, false, nil
@@ -129,32 +146,38 @@ func (c *Conn) sameSets(t *Table, table *nftables.Table) (map[string]*nftables.S
 	return sets, true, nil
 }
 
-// sameChains reports whether the kernel has the chains of t, at the same hooks,
-// and no others, and gives them in t's order.
-func (c *Conn) sameChains(t *Table, table *nftables.Table) ([]*nftables.Chain, bool, error) {
+// sameChains reports whether the kernel has the base chains of t, at the same
+// hooks, and no others. It gives t's chains in t's order, and the names of those
+// that the kernel has.
+func (c *Conn) sameChains(t *Table, table *nftables.Table) (chains []*nftables.Chain, have map[string]bool, same bool, err error) {
 	all, err := c.c.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
-		return nil, false, fmt.Errorf("list chains of nft table %s: %w", t.Name, err)
+		return nil, nil, false, fmt.Errorf("list chains of nft table %s: %w", t.Name, err)
 	}
-	found := map[string]*nftables.Chain{}
+	have = map[string]bool{}
+	base := map[string]*nftables.Chain{}
 	for _, ch := range all {
-		if ch.Table.Name == t.Name {
-			found[ch.Name] = ch
+		if ch.Table.Name != t.Name {
+			continue
+		}
+		have[ch.Name] = true
+		if ch.Hooknum != nil {
+			base[ch.Name] = ch
 		}
 	}
-	chains := make([]*nftables.Chain, len(t.Chains))
 	for i := range t.Chains {
 		k := t.Chains[i].kernel(table)
-		have := found[k.Name]
-		if have == nil || have.Type != k.Type || (have.Hooknum == nil) != (k.Hooknum == nil) {
-			return nil, false, nil
+		chains = append(chains, k)
+		is := base[k.Name]
+		if (is != nil) != (k.Hooknum != nil) {
+			return nil, nil, false, nil
 		}
-		if k.Hooknum != nil && (*have.Hooknum != *k.Hooknum || *have.Priority != *k.Priority || have.Policy == nil || *have.Policy != *k.Policy) {
-			return nil, false, nil
+		if is != nil && (is.Type != k.Type || *is.Hooknum != *k.Hooknum || *is.Priority != *k.Priority || is.Policy == nil || *is.Policy != *k.Policy) {
+			return nil, nil, false, nil
 		}
-		chains[i] = k
+		delete(base, k.Name)
 	}
-	return chains, len(found) == len(chains), nil
+	return chains, have, len(base) == 0, nil
 }
 
 // amendSet queues what differs in the elements of a set.
@@ -166,6 +189,14 @@ func (c *Conn) amendSet(s *Set, set *nftables.Set) error {
 	have, err := c.c.GetSetElements(set)
 	if err != nil {
 		return fmt.Errorf("list nft set %s: %w", s.Name, err)
+	}
+	for i := range have {
+		if !s.verdicts() {
+			break
+		}
+		if err := readVerdict(&have[i]); err != nil {
+			return err
+		}
 	}
 	if remove := lacking(have, want); len(remove) > 0 {
 		// The kernel gives the ends of intervals in its own order, and finds them
@@ -201,7 +232,7 @@ func lacking(a, b []nftables.SetElement) []nftables.SetElement {
 		if bytes.Equal(end, e.Key) {
 			end = nil
 		}
-		return fmt.Sprintf("%x %x %x %v", e.Key, end, e.Val, e.IntervalEnd)
+		return fmt.Sprintf("%x %x %x %v %v", e.Key, end, e.Val, e.VerdictData, e.IntervalEnd)
 	}
 	there := map[string]bool{}
 	for _, e := range b {
@@ -240,7 +271,7 @@ func (c *Conn) addRules(t *Table, ch *Chain, sets map[string]*nftables.Set, chai
 const typeMark userdata.Type = 0x77
 
 // encoding goes up when rules of the same text are written in another way.
-const encoding = "1 "
+const encoding = "2 "
 
 // mark is the user data that tells a rule from those of another text.
 func (r *Rule) mark() []byte {

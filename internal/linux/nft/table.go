@@ -29,6 +29,7 @@ const (
 	IPv6                // likewise
 	Proto               // layer 4 protocol
 	Service             // port
+	Verdict             // of a map alone: what its packets meet next
 )
 
 // Set is a named set, or a map when Value is not empty.
@@ -41,7 +42,8 @@ type Set struct {
 }
 
 // Element is a member of a set or map. Fields are written as nft prints them:
-// link names bare, addresses, prefixes, protocols by name, ports as numbers.
+// link names bare, addresses, prefixes, protocols by name, ports as numbers,
+// verdicts as "jump CHAIN" and "goto CHAIN".
 type Element struct {
 	Key   []string
 	Value []string
@@ -162,7 +164,7 @@ func typeNames(types []Type) string {
 }
 
 func (t Type) String() string {
-	return [...]string{"ifname", "ipv4_addr", "ipv6_addr", "inet_proto", "inet_service"}[t]
+	return [...]string{"ifname", "ipv4_addr", "ipv6_addr", "inet_proto", "inet_service", "verdict"}[t]
 }
 
 // set finds a set by name.

@@ -73,9 +73,10 @@ func TestAmended(t *testing.T) {
 	// What somebody else did to the table is undone.
 	for _, damage := range [][]string{
 		{"flush", "chain", "inet", "wherry", "guard"},
-		{"flush", "set", "inet", "wherry", "sources"},
+		{"flush", "chain", "inet", "wherry", "from_br-plain"},
+		{"flush", "map", "inet", "wherry", "from"},
 		{"flush", "set", "inet", "wherry", "masqueraded"},
-		{"insert", "rule", "inet", "wherry", "inward", "accept"},
+		{"insert", "rule", "inet", "wherry", "into_br-plain", "accept"},
 		{"add", "chain", "inet", "wherry", "more"},
 		{"add", "set", "inet", "wherry", "more", "{ type ifname; }"},
 		{"delete", "element", "inet", "wherry", "published", "{ tcp . 8080 }"},

@@ -11,6 +11,7 @@ package firewall
 import (
 	"cmp"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/wherry-engine/wherry/internal/linux/nft"
@@ -96,30 +97,32 @@ var (
 
 // Plan is the whole table for a state.
 func Plan(s State) *nft.Table {
+	seen := map[string]bool{}
+	s.Networks = slices.DeleteFunc(slices.Clone(s.Networks), func(n Network) bool { // a bridge belongs to the first that names it
+		had := seen[n.Bridge]
+		seen[n.Bridge] = true
+		return had
+	})
 	return &nft.Table{Name: cmp.Or(s.Table, TableName), Sets: sets(s), Chains: chains(s)}
 }
 
 func sets(s State) []nft.Set {
 	bridges := nft.Set{Name: "bridges", Key: []nft.Type{nft.IfName}}
-	peers := nft.Set{Name: "peers", Key: []nft.Type{nft.IfName, nft.IfName}}
-	apart := nft.Set{Name: "apart", Key: []nft.Type{nft.IfName, nft.IfName}}
 	internal := nft.Set{Name: "internal", Key: []nft.Type{nft.IfName}}
-	trusted := nft.Set{Name: "trusted", Key: []nft.Type{nft.IfName, nft.IfName}}
 	for _, n := range s.Networks {
 		add(&bridges, n.Bridge)
-		if n.ICC {
-			add(&peers, n.Bridge, n.Bridge)
-		} else {
-			add(&apart, n.Bridge, n.Bridge)
-		}
 		if n.Internal {
 			add(&internal, n.Bridge)
 		}
-		for _, link := range n.Trusted {
-			add(&trusted, link, n.Bridge)
-		}
 	}
-	out := []nft.Set{bridges, peers, apart, internal, trusted}
+	out := []nft.Set{bridges, internal}
+	for _, w := range ways {
+		turn := nft.Set{Name: w.name, Key: []nft.Type{nft.IfName}, Value: []nft.Type{nft.Verdict}}
+		for _, n := range s.Networks {
+			turn.Elements = append(turn.Elements, nft.Element{Key: []string{n.Bridge}, Value: []string{w.verdict + " " + chainOf(w.name, n.Bridge)}})
+		}
+		out = append(out, turn)
+	}
 	for f := range 2 {
 		out = append(out, family(s, f)...)
 	}
@@ -134,30 +137,10 @@ func sets(s State) []nft.Set {
 
 // family has the sets of an address family.
 func family(s State, f int) []nft.Set {
-	sources := nft.Set{Name: "sources" + suffix[f], Key: []nft.Type{nft.IfName, address[f]}, Interval: true}
 	masqueraded := nft.Set{Name: "masqueraded" + suffix[f], Key: []nft.Type{address[f]}, Interval: true}
-	direct := nft.Set{Name: "direct" + suffix[f], Key: []nft.Type{nft.IfName}}
-	unprotected := nft.Set{Name: "unprotected" + suffix[f], Key: []nft.Type{nft.IfName}}
 	for _, n := range s.Networks {
-		st := n.Stacks[f]
-		if !st.Subnet.IsValid() {
-			continue
-		}
-		subnet := st.Subnet.Masked().String()
-		add(&sources, n.Bridge, subnet)
-		if f == 1 { // neighbour discovery and what else stays on the link
-			add(&sources, n.Bridge, "fe80::/10")
-			add(&sources, n.Bridge, "::")
-		}
-		if st.Masquerade && !st.Source.IsValid() {
-			add(&masqueraded, subnet)
-		}
-		switch {
-		case n.Internal:
-		case st.Mode == spec.Routed || s.DirectRouting:
-			add(&direct, n.Bridge)
-		case st.Mode == spec.Unprotected:
-			add(&unprotected, n.Bridge)
+		if st := n.Stacks[f]; st.Subnet.IsValid() && st.Masquerade && !st.Source.IsValid() {
+			add(&masqueraded, st.Subnet.Masked().String())
 		}
 	}
 	target := []nft.Type{address[f], nft.Service}
@@ -172,7 +155,7 @@ func family(s State, f int) []nft.Set {
 			set.Elements = append(set.Elements, e)
 		}
 	}
-	return []nft.Set{sources, masqueraded, direct, unprotected, *changing[mapAny[f]], *changing[mapBound[f]], *changing[setOpen[f]]}
+	return []nft.Set{masqueraded, *changing[mapAny[f]], *changing[mapBound[f]], *changing[setOpen[f]]}
 }
 
 func add(s *nft.Set, key ...string) { s.Elements = append(s.Elements, nft.Element{Key: key}) }
@@ -239,21 +222,14 @@ const loopback = "127.0.0.0/8"
 
 func chains(s State) []nft.Chain {
 	// Every packet of every connection passes guard and the first rule of forward:
-	// one look at the name of its link, for those of containers a second one.
+	// one look at the name of its link, for those of containers one at its source.
 	guard := nft.Chain{Name: "guard", Hook: &nft.Hook{Type: "filter", Point: "prerouting", Priority: raw}, Rules: []nft.Rule{
-		nft.R(nft.Among("bridges", nft.In()), nft.Jump("guarded")),
-	}}
-	guarded := nft.Chain{Name: "guarded", Rules: []nft.Rule{
-		nft.R(nft.Is(nft.Dest(), loopback), nft.Drop()).Because("route_localnet must not open the host's loopback"),
-		nft.R(nft.NotAmong("sources", nft.In(), nft.Source()), nft.Drop()).Because("sources that are not of the network"),
-		nft.R(nft.NotAmong("sources6", nft.In(), nft.Source6()), nft.Drop()).Because("sources that are not of the network"),
+		nft.R(nft.Turn(from.name, nft.In())),
 	}}
 	forward := nft.Chain{Name: "forward", Hook: &nft.Hook{Type: "filter", Point: "forward", Priority: filter}, Rules: []nft.Rule{
 		nft.R(nft.Established(), nft.Accept()).Because("whose first packet was let through below"),
-		nft.R(nft.Among("peers", nft.In(), nft.Out()), nft.Accept()),
+		nft.R(nft.Turn(into.name, nft.Out())),
 		nft.R(nft.Among("internal", nft.In()), nft.Drop()),
-		nft.R(nft.Among("internal", nft.Out()), nft.Drop()),
-		nft.R(nft.Among("bridges", nft.Out()), nft.Jump("inward")),
 		nft.R(nft.Among("bridges", nft.In()), nft.Accept()),
 	}}
 	for f, proto := range []string{"ipv4", "ipv6"} {
@@ -282,46 +258,25 @@ func chains(s State) []nft.Chain {
 		nft.R(nft.Is(nft.Dest6(), "::1"), nft.Return()).Because("has no way off the loopback"),
 		nft.R(nft.Is(nft.Dest6(), "fe80::/10"), nft.Return()),
 		nft.R(nft.ToLocal(), nft.Jump("publish")))
-	return []nft.Chain{guarded, guard, inward(s), forward, publish, arriving, local, leaving(s)}
-}
-
-// inward is what may pass to a bridge from elsewhere.
-func inward(s State) nft.Chain {
-	c := nft.Chain{Name: "inward", Rules: []nft.Rule{
-		nft.R(nft.Translated(), nft.Accept()).Because("published ports"),
-		nft.R(nft.Among("apart", nft.In(), nft.Out()), nft.Among(setLinked, nft.Source(), nft.Dest(), nft.L4Proto(), nft.DestPort()), nft.Accept()),
-		nft.R(nft.Among("apart", nft.In(), nft.Out()), nft.Drop()),
-	}}
-	if s.Accept.Mask != 0 {
-		c.Rules = append(c.Rules, nft.R(nft.Marked(s.Accept), nft.Accept()).Because("--bridge-accept-fwmark"))
+	var out []nft.Chain
+	for _, n := range s.Networks {
+		out = append(out, n.from(), n.into(s), n.onto())
 	}
-	for f := range 2 {
-		open := nft.Among(setOpen[f], dest[f](), nft.L4Proto(), nft.DestPort())
-		c.Rules = append(c.Rules,
-			nft.R(nft.OfFamily([]string{"ipv4", "ipv6"}[f]), nft.Among("unprotected"+suffix[f], nft.Out()), nft.Accept()),
-			nft.R(nft.Among("direct"+suffix[f], nft.Out()), open, nft.Accept()).Because("published ports at the containers' own addresses"),
-			nft.R(nft.Among("trusted", nft.In(), nft.Out()), open, nft.Accept()),
-			nft.R(nft.OfFamily([]string{"ipv4", "ipv6"}[f]), nft.Among("direct"+suffix[f], nft.Out()), nft.Ping(f == 1), nft.Accept()),
-		)
-	}
-	c.Rules = append(c.Rules, nft.R(nft.Drop()))
-	return c
+	return append(out, guard, forward, publish, arriving, local, leaving(s))
 }
 
 // leaving rewrites sources.
 func leaving(s State) nft.Chain {
 	c := nft.Chain{Name: "leaving", Hook: &nft.Hook{Type: "nat", Point: "postrouting", Priority: srcnat}, Rules: []nft.Rule{
-		nft.R(nft.Among("bridges", nft.Out()), nft.Is(nft.Source(), loopback), nft.Masquerade()),
+		nft.R(nft.Turn(onto.name, nft.Out())),
 	}}
 	for f := range 2 {
-		c.Rules = append(c.Rules, nft.R(nft.Translated(), nft.Among("sources"+suffix[f], nft.Out(), source[f]()), nft.Masquerade()).
-			Because("answers to neighbours must come back through the host"))
 		for _, n := range s.Networks {
 			if st := n.Stacks[f]; st.Masquerade && st.Source.IsValid() && st.Subnet.IsValid() {
 				c.Rules = append(c.Rules, nft.R(nft.Is(source[f](), st.Subnet.Masked().String()), nft.Not(nft.Out(), n.Bridge), nft.SNAT(st.Source.String())))
 			}
 		}
-		c.Rules = append(c.Rules, nft.R(nft.Among("masqueraded"+suffix[f], source[f]()), nft.NotAmong("sources"+suffix[f], nft.Out(), source[f]()), nft.Masquerade()))
+		c.Rules = append(c.Rules, nft.R(nft.Among("masqueraded"+suffix[f], source[f]()), nft.Masquerade()))
 	}
 	return c
 }

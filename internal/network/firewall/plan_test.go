@@ -46,6 +46,8 @@ var states = map[string]State{
 			{Bridge: "br-0123456789ab", Stacks: four("172.18.0.0/16", true), ICC: true},
 			{Bridge: "br-internal", Stacks: four("192.168.16.0/20", false), ICC: true, Internal: true},
 			{Bridge: "br-plain", Stacks: four("10.9.0.0/24", false)},
+			{Bridge: "br-plain", Stacks: four("10.10.0.0/24", true), ICC: true}, // a bridge belongs to one
+			{Bridge: "b@ñ", Stacks: four("10.11.0.0/24", true), ICC: true},
 		},
 		Publications: []Publication{
 			{Proto: "tcp", HostPort: 8080, IP: ip("172.17.0.2"), Port: 80},
@@ -171,8 +173,9 @@ func inNew(t *testing.T, fn func(ns *os.File), argv ...string) string {
 	if err != nil {
 		t.Fatalf("%v: %v\n%s", argv, err, out)
 	}
-	// Elements of hash sets come in the order of a random seed.
-	return regexp.MustCompile(`(?s)elements = \{.*?\}`).ReplaceAllStringFunc(string(out), func(s string) string {
+	// Elements of hash sets come in the order of a random seed, chains in that in
+	// which they were made.
+	text := regexp.MustCompile(`(?s)elements = \{.*?\}`).ReplaceAllStringFunc(string(out), func(s string) string {
 		f := strings.FieldsFunc(strings.Trim(strings.TrimPrefix(s, "elements = "), "{}"), func(r rune) bool { return r == ',' || r == '\n' })
 		for i := range f {
 			f[i] = strings.TrimSpace(f[i])
@@ -180,4 +183,7 @@ func inNew(t *testing.T, fn func(ns *os.File), argv ...string) string {
 		slices.Sort(f)
 		return "elements = {" + strings.Join(f, ", ") + "}"
 	})
+	parts := strings.Split(strings.TrimSuffix(text, "\t}\n}\n"), "\t}\n\n")
+	slices.Sort(parts[1:])
+	return strings.Join(parts, "\t}\n\n")
 }
