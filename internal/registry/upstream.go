@@ -32,7 +32,7 @@ func newUpstream(c configuration.Proxy) (*upstream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("proxy.remoteurl: %w", err)
 	}
-	u := &upstream{base: base, client: &http.Client{Timeout: 30 * time.Second}}
+	u := &upstream{base: base, client: &http.Client{Timeout: 30 * time.Second, CheckRedirect: follow}}
 	u.credentials = func() (string, string, error) { return c.Username, c.Password, nil }
 	if c.Exec != nil {
 		program := helper.NewShellProgramFunc(c.Exec.Command)
@@ -45,6 +45,21 @@ func newUpstream(c configuration.Proxy) (*upstream, error) {
 		}
 	}
 	return u, nil
+}
+
+// follow lets a redirect lead anywhere but from https to plain http, and takes
+// secrets to the same server only.
+func follow(req *http.Request, via []*http.Request) error {
+	first, last := via[0].URL, via[len(via)-1].URL
+	switch {
+	case len(via) >= 10:
+		return errors.New("stopped after 10 redirects")
+	case last.Scheme == "https" && req.URL.Scheme != "https":
+		return fmt.Errorf("refusing to follow a redirect from https to %s", req.URL.Scheme)
+	case req.URL.Scheme != first.Scheme || req.URL.Host != first.Host:
+		req.Header.Del("Authorization")
+	}
+	return nil
 }
 
 // statusError is an answer that is not a list of referrers.
@@ -189,6 +204,9 @@ func (u *upstream) token(ctx context.Context, realm, service, name, user, passwo
 		return "", err
 	}
 	if user != "" {
+		if at.Scheme != "https" && (at.Scheme != "http" || u.base.Scheme != "http") {
+			return "", fmt.Errorf("the registry behind this cache asks for the password at %s, which is not https", at.Host)
+		}
 		if !sameDomain(u.base, at) {
 			return "", fmt.Errorf("the registry behind this cache asks for the password on behalf of %s, which is not its own domain", at.Host)
 		}

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/distribution/distribution/v3/configuration"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -236,5 +237,40 @@ func TestReferrersCredentials(t *testing.T) {
 	}
 	if heard := heard.Load().(string); heard != "" {
 		t.Errorf("a stranger was told %s", heard)
+	}
+}
+
+// TestUpstreamSecrets: what a cache knows of its upstream goes to that server
+// alone, and never from https to plain http.
+func TestUpstreamSecrets(t *testing.T) {
+	request := func(to string) *http.Request {
+		r := httptest.NewRequest(http.MethodGet, to, nil)
+		r.Header.Set("Authorization", "Basic bWU6c2VjcmV0")
+		return r
+	}
+	for _, c := range []struct {
+		from, to   string
+		goes, told bool
+	}{
+		{"https://up.example/a", "https://up.example/b", true, true},
+		{"https://up.example/a", "https://cdn.up.example/b", true, false},
+		{"https://up.example/a", "https://up.example:8443/b", true, false},
+		{"https://up.example/a", "http://up.example/b", false, false},
+		{"http://up.example/a", "https://up.example/b", true, false},
+	} {
+		to := request(c.to)
+		err := follow(to, []*http.Request{request(c.from)})
+		if told := to.Header.Get("Authorization") != ""; (err == nil) != c.goes || err == nil && told != c.told {
+			t.Errorf("%s to %s: %v, Authorization %q", c.from, c.to, err, to.Header.Get("Authorization"))
+		}
+	}
+	u, err := newUpstream(configuration.Proxy{RemoteURL: "https://up.example", Username: "me", Password: "secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, realm := range []string{"http://up.example/token", "http://auth.up.example/token"} {
+		if _, err := u.authorize(t.Context(), []string{`Bearer realm="` + realm + `"`}, "x"); err == nil || !strings.Contains(err.Error(), "which is not https") {
+			t.Errorf("%s: %v", realm, err)
+		}
 	}
 }

@@ -128,6 +128,14 @@ func (l *login) realm() (*url.URL, error) {
 	return u, nil
 }
 
+// stay follows redirects to the same server only.
+func stay(req *http.Request, via []*http.Request) error {
+	if !sameOrigin(via[0].URL, req.URL) {
+		return fmt.Errorf("refusing to send a refresh token on to %s", origin(req.URL))
+	}
+	return redirect(req, via)
+}
+
 // maxToken bounds a token server's answer.
 const maxToken = 1 << 20
 
@@ -178,7 +186,11 @@ func (l *login) token(ctx context.Context) error {
 		return err
 	}
 	req.Header.Set("User-Agent", l.agent)
-	resp, err := l.e.client.Do(req) //nolint:gosec // see realm, which judges it
+	client := *l.e.client
+	if refresh != "" {
+		client.CheckRedirect = stay // the token is in the body, which some redirects repeat
+	}
+	resp, err := client.Do(req) //nolint:gosec // see realm, which judges it
 	if err != nil {
 		return failure.NoAnswer(l.e.base, err)
 	}

@@ -17,7 +17,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
@@ -89,8 +88,8 @@ type settings struct {
 	uploads   chan struct{}
 
 	mu     sync.Mutex
-	agents map[string]*http.Client // by TLS settings
-	plain  map[string]bool         // insecure hosts that were found to speak http
+	agents map[string]agent // by TLS settings
+	plain  map[string]bool  // insecure hosts that were found to speak http
 }
 
 // New returns a client; it asks nobody anything yet.
@@ -104,7 +103,7 @@ func New(o Options, c Config) (*Client, error) {
 
 // Configure replaces the settings; work under way goes on with the old ones.
 func (c *Client) Configure(cfg Config) error {
-	s := &settings{Config: cfg, agents: map[string]*http.Client{}, plain: map[string]bool{}}
+	s := &settings{Config: cfg, agents: map[string]agent{}, plain: map[string]bool{}}
 	for _, m := range cfg.HubMirrors {
 		if _, err := mirrorURL(m); err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -38,6 +39,7 @@ type observer func(s stage, done int64, retry time.Duration)
 type flight struct {
 	done   chan struct{}
 	err    error // once done is closed
+	from   []*remote
 	cancel context.CancelFunc
 
 	mu       sync.Mutex
@@ -67,12 +69,12 @@ func (c *Client) fetch(ctx context.Context, named reference.Named, from []*remot
 		}
 	}
 	for {
-		f, id := c.board(ctx, named, from, d, watch)
+		f, id, ours := c.board(ctx, named, from, d, watch)
 		select {
 		case <-f.done:
 			f.leave(id)
-			if errors.Is(f.err, context.Canceled) && ctx.Err() == nil {
-				continue // the others went away just before we came
+			if f.err != nil && !ours && ctx.Err() == nil && (errors.Is(f.err, context.Canceled) || !slices.EqualFunc(f.from, from, (*remote).same)) {
+				continue // the others went away, or gave up: elsewhere, or as somebody else
 			}
 			return f.err
 		case <-ctx.Done():
@@ -84,15 +86,15 @@ func (c *Client) fetch(ctx context.Context, named reference.Named, from []*remot
 	}
 }
 
-// board joins the flight of a blob or begins it.
-func (c *Client) board(ctx context.Context, named reference.Named, from []*remote, d ocispec.Descriptor, watch observer) (*flight, int) {
+// board joins the flight of a blob or begins it, which is ours then.
+func (c *Client) board(ctx context.Context, named reference.Named, from []*remote, d ocispec.Descriptor, watch observer) (_ *flight, id int, ours bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := c.flights[d.Digest]
-	if f == nil {
+	if ours = f == nil; ours {
 		own, cause := context.WithCancelCause(context.WithoutCancel(ctx))
 		cancel := func() { cause(nil) }
-		f = &flight{done: make(chan struct{}), cancel: cancel, watchers: map[int]observer{}}
+		f = &flight{done: make(chan struct{}), from: from, cancel: cancel, watchers: map[int]observer{}}
 		c.flights[d.Digest] = f
 		slots := c.set.Load().downloads
 		go func() {
@@ -109,7 +111,7 @@ func (c *Client) board(ctx context.Context, named reference.Named, from []*remot
 	f.wanted++
 	f.next++
 	f.watchers[f.next] = watch
-	return f, f.next
+	return f, f.next, ours
 }
 
 // leave ends the flight if nobody else wants it; it tells whether it did.
@@ -183,7 +185,7 @@ func (c *Client) complete(ctx context.Context, f *flight, p *content.Partial, na
 			fails = 0
 		}
 		fails++
-		if failure.Temporary(err) && (!r.mirror || i == len(from)-1 || fails <= 1) && fails < r.tries {
+		if failure.Temporary(err) && !failure.Told(err) && (!r.mirror || i == len(from)-1 || fails <= 1) && fails < r.tries {
 			pause := min(250*time.Millisecond<<fails, 10*time.Second)
 			if fails == 1 && p.Offset() > began {
 				pause = 50 * time.Millisecond
@@ -257,7 +259,7 @@ func (r *remote) blob(ctx context.Context, d ocispec.Descriptor, p *content.Part
 	case resp.StatusCode == http.StatusNotFound && len(d.URLs) > 0:
 		return invalid("layer %s lies outside of the registry (%s), where it is not fetched from", d.Digest, failure.Clean(d.URLs[0]))
 	default:
-		return failure.Read(resp)
+		return failure.OfBlob(failure.Read(resp), d.Digest.String())
 	}
 	buf := make([]byte, 256<<10)
 	for p.Offset() < d.Size {

@@ -208,14 +208,22 @@ func (s *settings) insecure(hostport string) bool {
 	return false
 }
 
-// agent returns the HTTP client for a host, made once.
+// agent is an HTTP client, and the state of the certificates that it was made with.
+type agent struct {
+	client *http.Client
+	stamp  string
+}
+
+// agent returns the HTTP client for a host, made once for its certificates.
 func (s *settings) agent(host string, m Mirror, skipVerify bool) (*http.Client, error) {
 	skipVerify = skipVerify || m.SkipVerify
-	key := fmt.Sprint(host, "\n", skipVerify, "\n", m.CA, "\n", m.Cert, "\n", m.Key, certs.Stamp(s.CertDirs, registryOf(host)))
+	key := fmt.Sprint(host, "\n", skipVerify, "\n", m.CA, "\n", m.Cert, "\n", m.Key)
+	stamp := certs.Stamp(s.CertDirs, registryOf(host), m.CA, m.Cert, m.Key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.agents[key]; c != nil {
-		return c, nil
+	old := s.agents[key]
+	if old.client != nil && old.stamp == stamp {
+		return old.client, nil
 	}
 	conf, err := s.tls(host, m)
 	if err != nil {
@@ -239,7 +247,10 @@ func (s *settings) agent(host string, m Mirror, skipVerify bool) (*http.Client, 
 		DisableCompression: true, WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10,
 	}
 	c := &http.Client{Transport: t, CheckRedirect: redirect}
-	s.agents[key] = c
+	s.agents[key] = agent{c, stamp}
+	if old.client != nil {
+		old.client.CloseIdleConnections()
+	}
 	return c, nil
 }
 

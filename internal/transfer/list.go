@@ -3,9 +3,6 @@ package transfer
 import (
 	"context"
 	"encoding/json"
-	"github.com/wherry-engine/wherry/internal/transfer/failure"
-	"io"
-	"net/http"
 	"net/url"
 	"strings"
 )
@@ -14,6 +11,7 @@ import (
 const (
 	maxPage  = 8 << 20
 	maxPages = 1000
+	maxTags  = 100_000
 )
 
 // tags lists the repository's tags in the registry's order.
@@ -24,7 +22,9 @@ func (r *remote) tags(ctx context.Context) ([]string, error) {
 		if err := json.Unmarshal(b, &page); err != nil {
 			return invalid("tags of %s: %v", r.repo, err)
 		}
-		out = append(out, page.Tags...)
+		if out = append(out, page.Tags...); len(out) > maxTags {
+			return invalid("registry %s: %s has more than %d tags", r.base.Host, r.repo, maxTags)
+		}
 		return nil
 	})
 	return out, err
@@ -33,22 +33,14 @@ func (r *remote) tags(ctx context.Context) ([]string, error) {
 // pages reads a list to its end.
 func (r *remote) pages(ctx context.Context, at *url.URL, page func([]byte) error) error {
 	for range maxPages {
-		resp, err := r.do(ctx, call{method: http.MethodGet, url: at})
-		if err != nil {
-			return err
-		}
-		if resp.StatusCode != http.StatusOK {
-			return failure.Read(resp)
-		}
-		b, err := io.ReadAll(io.LimitReader(resp.Body, maxPage))
-		resp.Body.Close()
+		b, header, err := r.whole(ctx, at, nil, maxPage, "list "+at.Path)
 		if err != nil {
 			return err
 		}
 		if err := page(b); err != nil {
 			return err
 		}
-		next, rel, ok := strings.Cut(resp.Header.Get("Link"), ";")
+		next, rel, ok := strings.Cut(header.Get("Link"), ";")
 		next = strings.TrimSpace(next)
 		if !ok || !strings.Contains(rel, "next") || !strings.HasPrefix(next, "<") || !strings.HasSuffix(next, ">") {
 			return nil

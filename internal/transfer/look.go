@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -139,6 +138,7 @@ func (c *Client) Distribution(ctx context.Context, ref, auth string) (*registry.
 // Bounds on a search.
 const (
 	maxSearch     = 100
+	maxFound      = 10_000 // of a catalogue, before the filters
 	defaultSearch = 25
 )
 
@@ -211,16 +211,12 @@ func (c *Client) Search(ctx context.Context, term string, limit int, f filter.Ar
 func (r *remote) search(ctx context.Context, word string, limit int) ([]registry.SearchResult, error) {
 	u := r.base.JoinPath("v1", "search")
 	u.RawQuery = url.Values{"q": {word}, "n": {strconv.Itoa(limit)}}.Encode()
-	resp, err := r.do(ctx, call{method: http.MethodGet, url: u, header: http.Header{"Accept": {"application/json"}}})
+	b, _, err := r.whole(ctx, u, http.Header{"Accept": {"application/json"}}, maxPage, "search")
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, failure.Read(resp)
-	}
-	defer resp.Body.Close()
 	var doc registry.SearchResults
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxPage)).Decode(&doc); err != nil {
+	if err := json.Unmarshal(b, &doc); err != nil {
 		return nil, notFound("registry %s has no search", r.base.Host)
 	}
 	return doc.Results, nil
@@ -235,7 +231,7 @@ func (r *remote) catalogue(ctx context.Context, word string) (out []registry.Sea
 			return invalid("catalogue of %s: %v", r.base.Host, err)
 		}
 		for _, name := range page.Repositories {
-			if strings.Contains(name, word) {
+			if strings.Contains(name, word) && len(out) < maxFound {
 				out = append(out, registry.SearchResult{Name: r.base.Host + "/" + name})
 			}
 		}

@@ -27,7 +27,8 @@ import (
 // Limits on what belongs to an image besides its layers.
 const (
 	maxConfig       = 8 << 20
-	maxAttestations = 256 << 20
+	maxAttestations = 100
+	maxAttested     = 256 << 20 // bytes of all of them
 )
 
 // pull is one image on its way here.
@@ -198,9 +199,18 @@ func (p *pull) bring(ctx context.Context, top *fetched) (*image.Image, bool, err
 	if top.doc.Index != nil {
 		extra = attestations(top.doc.Index.Manifests, run.desc)
 	}
-	for _, d := range extra {
-		g.Go(func() error { return p.attestation(gctx, d) })
+	if len(extra) > maxAttestations {
+		return nil, false, p.about(invalid("index %s has %d attestations of one manifest, more than %d", top.desc.Digest, len(extra), maxAttestations))
 	}
+	g.Go(func() error {
+		left := int64(maxAttested)
+		for _, d := range extra {
+			if err := p.attestation(gctx, d, &left); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	var img *image.Image
 	var fresh bool
 	g.Go(func() (err error) {
@@ -420,8 +430,9 @@ func attestations(list []ocispec.Descriptor, of ocispec.Descriptor) (out []ocisp
 	return out
 }
 
-// attestation fetches one of them with what belongs to it.
-func (p *pull) attestation(ctx context.Context, d ocispec.Descriptor) error {
+// attestation fetches one of them with what belongs to it, of which there may be
+// left bytes more.
+func (p *pull) attestation(ctx context.Context, d ocispec.Descriptor, left *int64) error {
 	f, err := p.document(ctx, d)
 	if err != nil {
 		return err
@@ -429,10 +440,9 @@ func (p *pull) attestation(ctx context.Context, d ocispec.Descriptor) error {
 	if f.doc.Image == nil {
 		return invalid("attestation %s is an index", d.Digest)
 	}
-	total := int64(0)
 	for _, b := range append(slices.Clone(f.doc.Image.Layers), f.doc.Image.Config) {
-		if total += b.Size; b.Size < 0 || total > maxAttestations {
-			return invalid("attestation %s has more than %d bytes", d.Digest, maxAttestations)
+		if *left -= b.Size; b.Size < 0 || *left < 0 {
+			return invalid("attestation %s has more than %d bytes", d.Digest, maxAttested)
 		}
 		if err := p.fetch(ctx, p.named, p.from, b, func(stage, int64, time.Duration) {}); err != nil {
 			return err

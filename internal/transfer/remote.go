@@ -3,7 +3,6 @@ package transfer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -11,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -26,6 +24,11 @@ type remote struct {
 	login *login
 	agent string
 	tries int
+}
+
+// same tells whether another asks for the same at the same place, as the same user.
+func (r *remote) same(o *remote) bool {
+	return r.repo == o.repo && r.creds == o.creds && *r.base == *o.base
 }
 
 // accept lists what manifests may be. Schema 1 is not among them: a registry
@@ -184,23 +187,9 @@ type fetched struct {
 // manifest gets the manifest or index of a tag or digest. want.Digest, if set,
 // is what it must have.
 func (r *remote) manifest(ctx context.Context, ref string, want ocispec.Descriptor) (*fetched, error) {
-	resp, err := r.do(ctx, call{method: http.MethodGet, url: r.url("manifests", ref), header: http.Header{"Accept": accept}})
+	b, header, err := r.whole(ctx, r.url("manifests", ref), http.Header{"Accept": accept}, manifest.MaxSize, "manifest "+ref)
 	if err != nil {
 		return nil, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, failure.Read(resp)
-	}
-	defer resp.Body.Close()
-	if resp.ContentLength > manifest.MaxSize {
-		return nil, invalid("manifest %s has %d bytes, more than %d", ref, resp.ContentLength, manifest.MaxSize)
-	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, manifest.MaxSize+1))
-	if err != nil {
-		return nil, &failure.Error{Kind: errdefs.ErrInternal, Cause: fmt.Errorf("manifest %s: %w", ref, err), Temporary: true}
-	}
-	if len(b) > manifest.MaxSize {
-		return nil, invalid("manifest %s has more than %d bytes", ref, manifest.MaxSize)
 	}
 	f := &fetched{body: b, desc: ocispec.Descriptor{Digest: digest.FromBytes(b), Size: int64(len(b))}}
 	if want.Digest != "" && want.Digest.Algorithm() != digest.Canonical {
@@ -209,10 +198,10 @@ func (r *remote) manifest(ctx context.Context, ref string, want ocispec.Descript
 	if want.Digest != "" && f.desc.Digest != want.Digest {
 		return nil, invalid("manifest verification failed for digest %s: the registry sent %s", want.Digest, f.desc.Digest)
 	}
-	if said := resp.Header.Get("Docker-Content-Digest"); said != "" && want.Digest == "" && strings.HasPrefix(said, "sha256:") && said != f.desc.Digest.String() {
+	if said := header.Get("Docker-Content-Digest"); said != "" && want.Digest == "" && strings.HasPrefix(said, "sha256:") && said != f.desc.Digest.String() {
 		return nil, invalid("manifest verification failed for digest %s: the registry sent %s", failure.Clean(said), f.desc.Digest)
 	}
-	kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	kind, _, _ := strings.Cut(header.Get("Content-Type"), ";")
 	if kind = strings.TrimSpace(kind); want.MediaType != "" {
 		kind = want.MediaType
 	} else if !manifest.Is(kind) || kind == "" {
@@ -251,19 +240,11 @@ func (r *remote) small(ctx context.Context, d ocispec.Descriptor, limit int64) (
 	if d.Size > limit {
 		return nil, invalid("%s has %d bytes, more than %d", d.Digest, d.Size, limit)
 	}
-	resp, err := r.do(ctx, call{method: http.MethodGet, url: r.url("blobs", d.Digest.String())})
+	b, _, err := r.whole(ctx, r.url("blobs", d.Digest.String()), nil, limit, "blob "+d.Digest.String())
 	if err != nil {
-		return nil, err
+		return nil, failure.OfBlob(err, d.Digest.String())
 	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, failure.Read(resp)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
-	if err != nil {
-		return nil, &failure.Error{Kind: errdefs.ErrInternal, Cause: fmt.Errorf("blob %s: %w", d.Digest, err), Temporary: true}
-	}
-	if int64(len(b)) > limit || digest.FromBytes(b) != d.Digest {
+	if digest.FromBytes(b) != d.Digest {
 		return nil, invalid("content does not match its digest: expected %s, got %s", d.Digest, digest.FromBytes(b))
 	}
 	return b, nil

@@ -122,10 +122,16 @@ func (p *push) send(ctx context.Context, d ocispec.Descriptor, location *url.URL
 			if least, err := strconv.ParseInt(resp.Header.Get("OCI-Chunk-Min-Length"), 10, 64); err == nil {
 				step = max(step, least)
 			}
-			if sent, err = p.reached(resp, sent+n); err != nil {
+			if sent, err = p.reached(resp, sent+n, d.Size); err != nil {
 				return err
 			}
-			fails = 0
+			if sent > at {
+				fails = 0
+				continue
+			}
+			if fails++; fails > p.to.tries {
+				return invalid("registry %s: the upload of %s does not get beyond %d bytes", p.to.base.Host, d.Digest, at)
+			}
 			continue
 		}
 		if err == nil {
@@ -148,22 +154,22 @@ func (p *push) send(ctx context.Context, d ocispec.Descriptor, location *url.URL
 		if next, lerr := p.location(state); lerr == nil {
 			location = next
 		}
-		if sent, serr = p.reached(state, 0); serr != nil {
+		if sent, serr = p.reached(state, 0, d.Size); serr != nil {
 			return serr
 		}
 	}
 	return p.finish(ctx, d, ra, location, sent, report)
 }
 
-// reached reads from a Range header how much the registry has.
-func (p *push) reached(resp *http.Response, otherwise int64) (int64, error) {
+// reached reads from a Range header how much the registry has of a blob.
+func (p *push) reached(resp *http.Response, otherwise, size int64) (int64, error) {
 	text := resp.Header.Get("Range")
 	if text == "" {
 		return otherwise, nil
 	}
 	_, last, ok := strings.Cut(strings.TrimPrefix(text, "bytes="), "-")
 	n, err := strconv.ParseInt(last, 10, 64)
-	if !ok || err != nil || n < 0 {
+	if !ok || err != nil || n < 0 || n >= size {
 		return 0, invalid("registry %s: invalid Range %q", p.to.base.Host, failure.Clean(text))
 	}
 	if n == 0 {

@@ -12,19 +12,43 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 )
 
-// Stamp changes when files come to or go from a host's directories, so that
-// they count at once.
-func Stamp(roots []string, host string) (text string) {
+// Stamp changes when one of the files, or a file in a host's directories, comes,
+// goes or is written, so that it counts at once.
+func Stamp(roots []string, host string, files ...string) string {
+	var text strings.Builder
+	note := func(name string, st fs.FileInfo, err error) {
+		if err != nil {
+			return
+		}
+		inode := uint64(0)
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+			inode = sys.Ino
+		}
+		fmt.Fprintln(&text, name, st.Size(), st.ModTime().UnixNano(), inode)
+	}
 	for _, root := range roots {
-		if st, err := os.Stat(filepath.Join(root, host)); err == nil {
-			text += "\n" + st.ModTime().String()
+		dir := filepath.Join(root, host)
+		list, err := os.ReadDir(dir)
+		if err != nil {
+			continue
+		}
+		for _, f := range list {
+			st, err := os.Stat(filepath.Join(dir, f.Name())) // what a link leads to counts
+			note(filepath.Join(dir, f.Name()), st, err)
 		}
 	}
-	return text
+	for _, name := range files {
+		if name != "" {
+			st, err := os.Stat(name)
+			note(name, st, err)
+		}
+	}
+	return text.String()
 }
 
 // Load makes the TLS settings for a host from all roots' directories for it.

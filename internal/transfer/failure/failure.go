@@ -24,7 +24,8 @@ import (
 type Error struct {
 	Kind, Cause error
 	// Unreachable: nobody answered at all. Temporary: it may go better soon.
-	Unreachable, Temporary bool
+	// Told: the server said when, and was waited for, or for longer than that.
+	Unreachable, Temporary, Told bool
 }
 
 func (f *Error) Error() string   { return f.Cause.Error() }
@@ -40,6 +41,12 @@ func Unreachable(err error) bool {
 func Temporary(err error) bool {
 	var f *Error
 	return errors.As(err, &f) && (f.Temporary || f.Unreachable)
+}
+
+// Told tells whether a server said when to come again; to ask it sooner is no use.
+func Told(err error) bool {
+	var f *Error
+	return errors.As(err, &f) && f.Told
 }
 
 // Answered tells whether err is what a registry said.
@@ -68,6 +75,7 @@ func NoAnswer(base *url.URL, err error) error {
 type answer struct {
 	status  int
 	code    string // as in DENIED; "" if there was none
+	blob    bool   // said of a blob, not of a manifest
 	message string
 }
 
@@ -136,11 +144,12 @@ func Read(resp *http.Response) error {
 		f.Kind = errdefs.ErrNotFound
 	case resp.StatusCode == http.StatusTooManyRequests:
 		f.Kind, f.Temporary = errdefs.ErrResourceExhausted, true
+		f.Told = resp.Header.Get("Retry-After") != ""
 		if after := resp.Header.Get("Retry-After"); after != "" {
 			a.message += " (try again after " + Clean(after) + suffixSeconds(after) + ")"
 		}
 	case resp.StatusCode >= 500:
-		f.Temporary = true
+		f.Temporary, f.Told = true, resp.Header.Get("Retry-After") != ""
 	case resp.StatusCode >= 400:
 		f.Kind = errdefs.ErrInvalidArgument
 	}
@@ -168,6 +177,19 @@ func Clean(text string) string {
 	return strings.TrimSpace(text)
 }
 
+// OfBlob makes a registry's refusal one of a blob, which it names if the
+// registry said nothing.
+func OfBlob(err error, digest string) error {
+	var a *answer
+	if errors.As(err, &a) && !a.blob {
+		a.blob = true
+		if a.code == "" {
+			a.message = "blob " + digest + ": " + a.message
+		}
+	}
+	return err
+}
+
 // OfPull puts a registry's refusal into dockerd's words about a pull.
 func OfPull(err error, ref reference.Named) error {
 	var a *answer
@@ -177,7 +199,7 @@ func OfPull(err error, ref reference.Named) error {
 	switch {
 	case a.code == "DENIED" || a.status == http.StatusForbidden:
 		return notFound("pull access denied for %s, repository does not exist or may require 'docker login': %v", reference.FamiliarName(ref), a)
-	case a.code == "MANIFEST_UNKNOWN" || a.code == "" && a.status == http.StatusNotFound:
+	case a.code == "MANIFEST_UNKNOWN" || a.code == "" && !a.blob && a.status == http.StatusNotFound:
 		return notFound("manifest for %s not found: %v", reference.FamiliarString(ref), a)
 	case a.code == "NAME_UNKNOWN":
 		return notFound("repository %s not found: %v", reference.FamiliarName(ref), a)
