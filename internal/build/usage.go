@@ -5,8 +5,10 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/moby/buildkit/client"
 	apibuild "github.com/moby/moby/api/types/build"
+	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 
 	"github.com/wherry-engine/wherry/internal/content"
@@ -95,12 +97,63 @@ func (b *Builder) DiskUsage(ctx context.Context) (*apibuild.DiskUsage, error) {
 		if r.Shared {
 			continue // the image's
 		}
+		if n := e.bytesOf(ctx, r.ID); n > r.Size { // BuildKit measured a base before it was unpacked
+			r.Size, u.Items[len(u.Items)-1].Size = n, n
+		}
 		u.TotalSize += r.Size
 		if !r.InUse {
 			u.Reclaimable += r.Size
 		}
 	}
 	return u, nil
+}
+
+// Own lists the blobs and snapshots of the cache that no image needs.
+func (b *Builder) Own(ctx context.Context) ([]leases.Resource, error) {
+	if b.opened() == nil && !b.used() {
+		return nil, nil
+	}
+	e, err := b.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := e.records(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var own []leases.Resource
+	for _, r := range list {
+		if !r.Shared {
+			own = append(own, e.held(ctx, r.ID)...)
+		}
+	}
+	return own, nil
+}
+
+// held lists the blobs and snapshots that a record of the cache keeps; none if
+// it was removed meanwhile.
+func (e *engine) held(ctx context.Context, record string) []leases.Resource {
+	list, err := e.b.cfg.Images.Content().Leases().ListResources(content.With(ctx), leases.Lease{ID: record})
+	if err != nil {
+		return nil
+	}
+	return list
+}
+
+// bytesOf sums those whose size is known without a look at each file.
+func (e *engine) bytesOf(ctx context.Context, record string) (n int64) {
+	ctx = content.With(ctx)
+	images := e.b.cfg.Images
+	for _, r := range e.held(ctx, record) {
+		var size int64
+		if r.Type == "content" {
+			size, _ = images.Content().Size(ctx, digest.Digest(r.ID)) // gone meanwhile
+		} else {
+			_, size, _ = images.Snapshots().Layer(ctx, r.ID) // likewise
+		}
+		n += size
+	}
+	return n
 }
 
 // used reports whether a builder was ever opened on this data root.

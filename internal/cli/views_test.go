@@ -114,6 +114,20 @@ func TestViews(t *testing.T) {
 	}
 }
 
+// The tree, which is ours, leaves out what has no name unless it is asked for.
+func TestTree(t *testing.T) {
+	e := populated(t)
+	t.Setenv("DOCKER_HOST", "")
+	const head, named, nameless = "IMAGE +ID +DISK USAGE +CONTENT SIZE +SHARED SIZE +EXTRA\\n", "nginx:latest *\\nnginx:1.2 +2d3cb76d4008 +123MB +0B +0B *\\n", "<untagged> +3333b76d4008 +12B +0B +0B *\\n"
+	for line, want := range map[string]string{
+		"images --tree": head + named, "images --tree -a": head + named + nameless, "images --tree -f dangling=true": head + named + nameless,
+	} {
+		if r := wherry(t, e, "", words(t, line)...); r.Code != 0 || !regexp.MustCompile("^"+want+"$").MatchString(r.Stdout) {
+			t.Errorf("%s: %+v", line, r)
+		}
+	}
+}
+
 func asked(e *engine) []string {
 	var out []string
 	for _, r := range e.take() {

@@ -106,7 +106,7 @@ func (s *Store) History(ctx context.Context, ref string, p *ocispec.Platform) ([
 				return nil, invalid("too many non-empty layers in History section")
 			}
 			layer++
-			if item.Size, err = s.snapshots.Size(content.With(ctx), identity.ChainID(diffs[:layer])); err != nil && !errdefs.IsNotFound(err) {
+			if _, item.Size, err = s.snapshots.Layer(content.With(ctx), identity.ChainID(diffs[:layer]).String()); err != nil && !errdefs.IsNotFound(err) {
 				return nil, err
 			}
 		}

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	imageapi "github.com/moby/moby/api/types/image"
 	"github.com/opencontainers/go-digest"
@@ -82,6 +85,11 @@ func (s *Store) List(ctx context.Context, o ListOptions) ([]*imageapi.Summary, e
 			if sum.Manifests, err = s.manifests(ctx, img); err != nil {
 				return nil, err
 			}
+			// Who shows manifests takes the size for all that the image has here, as
+			// engines that keep images by manifests tell it.
+			for _, m := range sum.Manifests {
+				sum.Size += m.Size.Content
+			}
 		}
 		out = append(out, sum)
 	}
@@ -106,7 +114,7 @@ func sharedSize(ctx context.Context, s *Store, img *Image, shares map[digest.Dig
 		if shares[chain] < 2 {
 			break // what is above an unshared layer is unshared
 		}
-		size, err := s.snapshots.Size(content.With(ctx), chain)
+		_, size, err := s.snapshots.Layer(content.With(ctx), chain.String())
 		if err != nil {
 			return 0, err
 		}
@@ -259,48 +267,74 @@ func (s *Store) manifests(ctx context.Context, img *Image) ([]imageapi.ManifestS
 }
 
 // DiskUsage is the images' part of `system df`: all blobs, with those that a
-// pull has not finished, and all layers, each once.
-func (s *Store) DiskUsage(ctx context.Context) (*imageapi.DiskUsage, error) {
+// pull has not finished, and all layers, each once. What others keep that no
+// image needs is in their part.
+func (s *Store) DiskUsage(ctx context.Context, others []leases.Resource) (*imageapi.DiskUsage, error) {
 	list, err := s.List(ctx, ListOptions{All: true, SharedSize: true})
 	if err != nil {
 		return nil, err
 	}
 	u := &imageapi.DiskUsage{TotalCount: int64(len(list))}
-	var used int64
-	needed, blobs := map[digest.Digest]bool{}, map[digest.Digest]bool{} // a blob may have the digest of a chain
 	for _, sum := range list {
 		u.Items = append(u.Items, *sum)
-		if sum.Containers == 0 {
-			continue
-		}
-		u.ActiveCount++
+	}
+	// Those that containers need come first: what they share with others is used.
+	slices.SortStableFunc(list, func(a, b *imageapi.Summary) int { return cmp.Compare(b.Containers, a.Containers) })
+	var used int64
+	layers, blobs := map[string]bool{}, map[digest.Digest]bool{} // a blob may have the digest of a chain
+	for _, sum := range list {
 		img, err := s.Resolve(ctx, sum.ID)
 		if err != nil {
 			continue // removed meanwhile
 		}
-		for i := range img.Config.RootFS.DiffIDs {
-			chain := identity.ChainID(img.Config.RootFS.DiffIDs[:i+1])
-			if needed[chain] {
-				continue
-			}
-			needed[chain] = true
-			n, err := s.snapshots.Size(content.With(ctx), chain)
-			if err != nil {
-				return nil, fmt.Errorf("image %s: %w", img.ID, err)
-			}
-			used += n
-		}
-		n, err := blobsOf(ctx, s, img, blobs)
+		n, err := sizeOf(ctx, s, img, layers, blobs)
 		if err != nil {
 			return nil, err
 		}
-		used += n
+		if sum.Containers > 0 {
+			u.ActiveCount++
+			used += n
+		}
 	}
 	if u.TotalSize, err = s.Disk(ctx); err != nil {
 		return nil, err
 	}
+	for _, o := range others {
+		if d := digest.Digest(o.ID); o.Type == "content" && !blobs[d] {
+			blobs[d] = true
+			if n, err := s.content.Size(content.With(ctx), d); err == nil {
+				u.TotalSize -= n
+			}
+		} else if o.Type != "content" && !layers[o.ID] {
+			layers[o.ID] = true
+			if _, n, err := s.snapshots.Layer(content.With(ctx), o.ID); err == nil {
+				u.TotalSize -= n
+			}
+		}
+	}
 	u.Reclaimable = max(0, u.TotalSize-used)
 	return u, nil
+}
+
+// sizeOf sums an image's layers and blobs that are not yet counted.
+func sizeOf(ctx context.Context, s *Store, img *Image, layers map[string]bool, blobs map[digest.Digest]bool) (n int64, err error) {
+	for i := range img.Config.RootFS.DiffIDs {
+		chain := identity.ChainID(img.Config.RootFS.DiffIDs[:i+1]).String()
+		if layers[chain] {
+			continue
+		}
+		files, size, err := s.snapshots.Layer(content.With(ctx), chain)
+		if errdefs.IsNotFound(err) {
+			break // nor are those above it
+		}
+		if err != nil {
+			return 0, fmt.Errorf("image %s: %w", img.ID, err)
+		}
+		layers[chain], layers[files] = true, true
+		n += size
+	}
+	size, err := blobsOf(ctx, s, img, blobs)
+	return n + size, err
 }
 
 // blobsOf sums the blobs of an image that are here and not yet counted.

@@ -57,6 +57,19 @@ func TestPlatforms(t *testing.T) {
 		}
 		return f
 	}
+	for _, manifests := range []bool{false, true} {
+		list, err := full.List(ctx, ListOptions{Manifests: manifests})
+		if err != nil || len(list) != 1 {
+			t.Fatal(list, err)
+		}
+		want := full.image("multi:1").Size
+		for _, m := range list[0].Manifests {
+			want += m.Size.Content
+		}
+		if list[0].Size != want || manifests != (list[0].Manifests != nil) {
+			t.Errorf("listed with manifests %v: %d bytes, want %d, of %d manifests", manifests, list[0].Size, want, len(list[0].Manifests))
+		}
+	}
 	// manifest, config, layer; with the attestation's three; the index
 	for _, c := range []struct {
 		name   string

@@ -51,7 +51,7 @@ func TestDiskUsage(t *testing.T) {
 		}
 		return n
 	}
-	u, err := f.DiskUsage(ctx)
+	u, err := f.DiskUsage(ctx, nil)
 	if err != nil || u.TotalSize != disk() || u.Reclaimable != u.TotalSize {
 		t.Errorf("%d bytes, %d could go, on disk are %d: %v", u.TotalSize, u.Reclaimable, disk(), err)
 	}
@@ -62,14 +62,14 @@ func TestDiskUsage(t *testing.T) {
 		}
 		return nil
 	})
-	if u, err = f.DiskUsage(ctx); err != nil || u.ActiveCount != 1 {
+	if u, err = f.DiskUsage(ctx, nil); err != nil || u.ActiveCount != 1 {
 		t.Fatal(u, err)
 	}
 	_, freed, err := f.Prune(ctx, true, nil)
 	if err != nil || int64(freed) != u.Reclaimable {
 		t.Errorf("%d bytes went, %d could: %v", freed, u.Reclaimable, err)
 	}
-	if u, err = f.DiskUsage(ctx); err != nil || u.TotalSize != disk() || u.Reclaimable != 0 {
+	if u, err = f.DiskUsage(ctx, nil); err != nil || u.TotalSize != disk() || u.Reclaimable != 0 {
 		t.Errorf("after a prune %d bytes, %d could go, on disk are %d: %v", u.TotalSize, u.Reclaimable, disk(), err)
 	}
 }

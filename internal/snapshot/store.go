@@ -228,11 +228,13 @@ func (s *Store) Total(ctx context.Context) (n int64, err error) {
 	return n, err
 }
 
-// Size returns the bytes of the files of one layer, named by its chain.
-func (s *Store) Size(ctx context.Context, chain digest.Digest) (int64, error) {
-	info, err := s.sn.Stat(ctx, chain.String())
+// Layer names the snapshot that has the files of one, and tells how many bytes
+// of it Total counts.
+func (s *Store) Layer(ctx context.Context, name string) (files string, size int64, err error) {
+	info, err := s.sn.Stat(ctx, name)
 	if err != nil {
-		return 0, err
+		return "", 0, err
 	}
-	return strconv.ParseInt(info.Labels[labelSize], 10, 64)
+	size, _ = strconv.ParseInt(info.Labels[labelSize], 10, 64)
+	return Stands(info), size, nil
 }

@@ -27,8 +27,12 @@ func (l *listFlags) tree(ctx context.Context, sh *shell.Shell, filters client.Fi
 	}
 	w := tabwriter.NewWriter(sh.Out, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(w, "IMAGE\tID\tDISK USAGE\tCONTENT SIZE\tSHARED SIZE\tEXTRA")
+	_, asked := filters["dangling"]
 	for _, one := range res.Items {
-		l.branch(w, one)
+		// As docker: what has no name is left out, unless it is asked for.
+		if l.all || asked || len(one.RepoTags) > 0 {
+			l.branch(w, one)
+		}
 	}
 	return w.Flush()
 }
@@ -50,7 +54,7 @@ func (l *listFlags) branch(w *tabwriter.Writer, one image.Summary) {
 	for _, name := range names[1:] {
 		fmt.Fprintln(w, name)
 	}
-	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", names[0], l.shown(one.ID), size(one.Size+content), size(content), size(one.SharedSize), extra)
+	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", names[0], l.shown(one.ID), size(one.Size), size(content), size(one.SharedSize), extra)
 	var below []image.ManifestSummary
 	for _, m := range one.Manifests {
 		if m.Kind == image.ManifestKindImage && m.ImageData != nil {
