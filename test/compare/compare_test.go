@@ -1,5 +1,6 @@
 // Package compare runs the same commands of the real docker client against
-// dockerd and against wherryd and wants the same output. testdata/commands.txt
+// dockerd and against wherryd, and by docker and by wherry against wherryd, and
+// wants the same output. testdata/commands.txt, flags.txt, events.txt
 // and more.txt hold the commands in order; accepted.txt the differences that are
 // meant, each with its reason. That list may only shrink: an entry that no
 // longer differs fails the test as a new difference does.
@@ -32,6 +33,7 @@ var scrub = []struct {
 	{regexp.MustCompile(`\b[0-9a-f]{64}\b`), "<ID>"},
 	{regexp.MustCompile(`\b[0-9a-f]{12}\b`), "<ID>"},
 	{regexp.MustCompile(`\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?[+-]\d\d:?\d\d| ?Z)?( UTC)?`), "<TIME>"},
+	{regexp.MustCompile(`/(containers|layers/rw)/[0-9a-f]{2}/<ID>`), "/$1/<SHARD>/<ID>"},
 	{regexp.MustCompile(`(?i)\b(about )?(less than )?(a|an|\d+) (second|minute|hour|day|week|month|year)s?\b`), "<SPAN>"},
 	{regexp.MustCompile(`\b\d+(\.\d+)? ?[kMG]i?B\b`), "<SIZE>"},
 	{regexp.MustCompile(`\b172\.\d+\.\d+\.\d+\b`), "<IP>"},
@@ -100,12 +102,12 @@ func lines(t *testing.T, path string) []string {
 }
 
 // accepted maps a command to the reason why it may differ: "COMMAND  ## REASON".
-func accepted(t *testing.T) map[string]string {
+func accepted(t *testing.T, file string) map[string]string {
 	reasons := map[string]string{}
-	for _, l := range lines(t, "testdata/accepted.txt") {
+	for _, l := range lines(t, file) {
 		command, reason, ok := strings.Cut(l, "  ## ")
 		if !ok || strings.TrimSpace(reason) == "" {
-			t.Fatalf("accepted.txt: no reason in %q", l)
+			t.Fatalf("%s: no reason in %q", file, l)
 		}
 		reasons[strings.TrimSpace(command)] = reason
 	}
@@ -114,30 +116,53 @@ func accepted(t *testing.T) map[string]string {
 
 func TestCompare(t *testing.T) {
 	harness.Require(t, "root", "dockerd", "busybox")
-	for _, c := range []struct{ name, condition, path, list string }{
-		{"docker28", "docker28", harness.DockerCLI(), *list},
-		{"docker20", "docker20", harness.OldDockerCLI(), *list},
-		{"more", "docker28", harness.DockerCLI(), "testdata/more.txt"},
+	peers := func(client string) pair {
+		return pair{{harness.Docker, client}, {harness.Kind(*second), client}}
+	}
+	for _, c := range []struct {
+		name, condition string
+		pair            pair
+		list, accepted  string
+	}{
+		{"docker28", "docker28", peers(harness.DockerCLI()), *list, "testdata/accepted.txt"},
+		{"docker20", "docker20", peers(harness.OldDockerCLI()), *list, "testdata/accepted.txt"},
+		{"more", "docker28", peers(harness.DockerCLI()), "testdata/more.txt", "testdata/accepted.txt"},
+		{"flags", "docker28", peers(harness.DockerCLI()), "testdata/flags.txt", "testdata/accepted.txt"},
+		{"events", "docker28", peers(harness.DockerCLI()), "testdata/events.txt", "testdata/accepted.txt"},
+		{"clients", "docker28", clients(), *list, "testdata/clients.txt"},
+		{"moreclients", "docker28", clients(), "testdata/more.txt", "testdata/clients.txt"},
+		{"flagsclients", "docker28", clients(), "testdata/flags.txt", "testdata/clients.txt"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel() // most of the time goes by while dockerd waits
 			harness.Require(t, c.condition)
-			side(t, c.path, c.list)
+			side(t, c.pair, c.list, c.accepted)
 		})
 	}
 }
 
-// side runs a list with one client against both engines and compares. dockerd
+// clients are docker's and ours, both with wherryd.
+func clients() pair {
+	return pair{{harness.Wherry, harness.DockerCLI()}, {harness.Wherry, harness.Binary("wherry")}}
+}
+
+// pair is what is compared: an engine and a client each.
+type pair [2]struct {
+	kind   harness.Kind
+	client string
+}
+
+// side runs a list with both of a pair and compares. dockerd
 // itself does not answer the same at each run (which of two events comes first,
 // whether it saw an OOM in time), so what is not as expected is looked at a second
 // time, with new engines, and is an error if it is so again.
-func side(t *testing.T, client, list string) {
-	commands, reasons := lines(t, list), accepted(t)
-	first := surprises(t, commands, reasons, client)
+func side(t *testing.T, p pair, list, file string) {
+	commands, reasons := lines(t, list), accepted(t, file)
+	first := surprises(t, commands, reasons, p)
 	if len(first) == 0 {
 		return
 	}
-	again := surprises(t, commands, reasons, client)
+	again := surprises(t, commands, reasons, p)
 	for c, what := range first {
 		if _, twice := again[c]; twice {
 			t.Errorf("%s\n%s", c, what)
@@ -148,16 +173,15 @@ func side(t *testing.T, client, list string) {
 }
 
 // surprises runs the commands and gives what is not as expected, by command.
-func surprises(t *testing.T, commands []string, reasons map[string]string, client string) map[string]string {
-	kinds := []harness.Kind{harness.Docker, harness.Kind(*second)}
-	results := make([][]result, len(kinds))
+func surprises(t *testing.T, commands []string, reasons map[string]string, p pair) map[string]string {
+	var results [2][]result
 	var wg sync.WaitGroup
-	for i, kind := range kinds {
-		e := harness.Run(t, harness.Options{Kind: kind})
+	for i, one := range p {
+		e := harness.Run(t, harness.Options{Kind: one.kind})
 		if err := e.LoadBusybox(); err != nil {
 			t.Fatal(err)
 		}
-		dir := workdir(t, client)
+		dir := workdir(t, one.client)
 		wg.Go(func() {
 			for _, c := range commands {
 				results[i] = append(results[i], run(e, dir, c))
@@ -171,7 +195,7 @@ func surprises(t *testing.T, commands []string, reasons map[string]string, clien
 		reason, known := reasons[c]
 		switch {
 		case want == got && known:
-			found[c] = "no longer differs; take it out of accepted.txt"
+			found[c] = "no longer differs; take it out of the list of accepted ones"
 		case want != got && !known:
 			found[c] = diff(want, got)
 		case want != got:
@@ -193,10 +217,10 @@ func diff(want, got string) string {
 	}
 	var text strings.Builder
 	for _, l := range a {
-		fmt.Fprintf(&text, "dockerd: %s\n", l)
+		fmt.Fprintf(&text, "first:  %s\n", l)
 	}
 	for _, l := range b {
-		fmt.Fprintf(&text, "wherryd: %s\n", l)
+		fmt.Fprintf(&text, "second: %s\n", l)
 	}
 	return text.String()
 }
@@ -216,11 +240,25 @@ func workdir(t *testing.T, client string) string {
 	root := (&harness.Image{Layers: [][]harness.File{{{Name: "hello", Mode: 0o644, Data: []byte("hello\n")}}}}).RootTar()
 	b, err := io.ReadAll(root)
 	if err := errors.Join(err, os.WriteFile(filepath.Join(dir, "root.tar"), b, 0o644),
-		os.Mkdir(filepath.Join(dir, ".bin"), 0o755), os.Symlink(client, filepath.Join(dir, ".bin", "docker"))); err != nil {
+		os.Mkdir(filepath.Join(dir, ".bin"), 0o755), os.Symlink(client, filepath.Join(dir, ".bin", "docker")),
+		os.WriteFile(filepath.Join(dir, ".bin", "events"), []byte(events), 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	return dir
 }
+
+// events is `events LAST COMMAND`: it runs the command, waits for an event LAST
+// and prints what happened since, sorted, with all attributes but for how long it took.
+const events = `#!/bin/sh
+since=$(date +%s.%N)
+sh -c "$2" > events.out 2>&1 < /dev/null
+mkfifo events.pipe
+docker events --since $since --filter event=$1 > events.pipe &
+timeout 10 head -n 1 events.pipe > events.last || echo "no $1"
+kill -9 $! 2> /dev/null
+rm events.pipe
+docker events --since $since --until $(date +%s.%N) --format '{{.Type}} {{.Action}} {{.Actor.ID}} {{.Scope}}{{range $k, $v := .Actor.Attributes}}{{if ne $k "execDuration"}} {{$k}}={{$v}}{{end}}{{end}}' | LC_ALL=C sort
+`
 
 func run(e *harness.Engine, dir, line string) result {
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
