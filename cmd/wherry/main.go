@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/wherry-engine/wherry/internal/cli"
+	_ "github.com/wherry-engine/wherry/internal/cli/early" // hands builds over before all else
 	"github.com/wherry-engine/wherry/internal/cli/shell"
 )
 
