@@ -61,24 +61,29 @@ func TestHelp(t *testing.T) {
 
 func TestCompletion(t *testing.T) {
 	e := populated(t)
+	e.answer("GET /info", `{"Plugins":{"Volume":["local","vol-plugin"],"Network":["bridge","host","null","net-plugin"]}}`)
 	for line, want := range map[string]string{
-		"__complete stop ":              "web",
-		"__complete start ":             "old",
-		"__complete inspect w":          "web",
-		"__complete rmi ":               "nginx:1.2",
-		"__complete run ":               "nginx:1.2",
-		"__complete run --network ":     "bridge",
-		"__complete run --pull ":        "missing",
-		"__complete stop --signal SIGH": "SIGHUP",
-		"__complete kill -s US":         "USR1",
-		"__complete run --stop-signal ": "TERM",
-		"__complete --context ":         "default",
-		"__complete ru":                 "run\tCreate and run a new container from an image",
-		"__complete container ":         "attach\tConnect your terminal's streams to a running container",
-		"__complete run --cpus 1 --pi":  "--pids-limit\tLimit on the number of processes (-1 for unlimited)",
-		"completion bash":               "# bash completion V2 for docker                               -*- shell-script -*-",
-		"completion zsh":                "#compdef docker",
-		"completion fish":               "# fish completion for docker                               -*- shell-script -*-",
+		"__complete stop ":                         "web",
+		"__complete start ":                        "old",
+		"__complete inspect w":                     "web",
+		"__complete rmi ":                          "nginx:1.2",
+		"__complete run ":                          "nginx:1.2",
+		"__complete run --network ":                "bridge",
+		"__complete run --pull ":                   "missing",
+		"__complete stop --signal SIGH":            "SIGHUP",
+		"__complete kill -s US":                    "USR1",
+		"__complete run --stop-signal ":            "TERM",
+		"__complete network create -d ":            "net-plugin",
+		"__complete network create --ipam-driver ": "net-plugin",
+		"__complete volume create --driver ":       "vol-plugin",
+		"__complete run --volume-driver ":          "vol-plugin",
+		"__complete --context ":                    "default",
+		"__complete ru":                            "run\tCreate and run a new container from an image",
+		"__complete container ":                    "attach\tConnect your terminal's streams to a running container",
+		"__complete run --cpus 1 --pi":             "--pids-limit\tLimit on the number of processes (-1 for unlimited)",
+		"completion bash":                          "# bash completion V2 for docker                               -*- shell-script -*-",
+		"completion zsh":                           "#compdef docker",
+		"completion fish":                          "# fish completion for docker                               -*- shell-script -*-",
 	} {
 		args := strings.Split(line, " ")
 		r := wherry(t, e, "", args...)

@@ -32,9 +32,19 @@ func (m Plugged) open() (err error) {
 	return err
 }
 
-// Drivers lists the drivers of networks.
+// Drivers lists the drivers of networks: the engine's own, and plugins that have
+// been used or that a network has.
 func (m Plugged) Drivers() []string {
-	return slices.Concat([]string{spec.Bridge, spec.Host, spec.Ipvlan, spec.Macvlan, spec.Null}, m.plugs.Names())
+	plugins := m.plugs.Names()
+	m.mu.Lock()
+	for _, n := range m.reg.Nets {
+		if n.Plugged() && !slices.Contains(plugins, n.Driver) {
+			plugins = append(plugins, n.Driver)
+		}
+	}
+	m.mu.Unlock()
+	slices.Sort(plugins)
+	return slices.Concat([]string{spec.Bridge, spec.Host, spec.Ipvlan, spec.Macvlan, spec.Null}, plugins)
 }
 
 // Adopted says that all containers of an earlier engine were adopted: plugins hear

@@ -12,6 +12,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/cli/network"
 	"github.com/wherry-engine/wherry/internal/cli/shell"
+	"github.com/wherry-engine/wherry/internal/cli/volume"
 )
 
 // names lists the containers that keep accepts, by name.
@@ -94,6 +95,7 @@ func completeRunFlags(sh *shell.Shell, cmd *cobra.Command) {
 	}
 	completeSignal(cmd, "stop-signal")
 	_ = cmd.RegisterFlagCompletionFunc("network", shell.Complete(sh, 0, network.Names))
+	_ = cmd.RegisterFlagCompletionFunc("volume-driver", shell.Complete(sh, 0, volume.Drivers))
 	for _, flag := range []string{"volumes-from", "link"} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, shell.Complete(sh, 0, all))
 	}

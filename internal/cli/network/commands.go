@@ -3,6 +3,7 @@ package network
 
 import (
 	"context"
+	"slices"
 
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
@@ -26,4 +27,19 @@ func Names(ctx context.Context, api client.APIClient) ([]string, error) {
 		out = append(out, n.Name)
 	}
 	return out, nil
+}
+
+// drivers lists what makes networks.
+func drivers(ctx context.Context, api client.APIClient) ([]string, error) {
+	r, err := api.Info(ctx, client.InfoOptions{})
+	// Of these two there is one network, which is made already.
+	return slices.DeleteFunc(r.Info.Plugins.Network, func(s string) bool { return s == "host" || s == "null" }), err
+}
+
+// addressDrivers lists what gives out addresses, as far as the engine tells: a
+// plugin that has networks often has addresses, too.
+func addressDrivers(ctx context.Context, api client.APIClient) ([]string, error) {
+	list, err := drivers(ctx, api)
+	list = slices.DeleteFunc(list, func(s string) bool { return s == "bridge" || s == "ipvlan" || s == "macvlan" })
+	return append([]string{"default", "null"}, list...), err
 }

@@ -75,6 +75,8 @@ func NewCreate(sh *shell.Shell) *cobra.Command {
 	f.StringSliceVar(&a.gateways, "gateway", nil, "Gateway of the subnet, IPv4 or IPv6")
 	f.Var(&a.auxiliary, "aux-address", "Address that the network driver uses, by name")
 	f.Var(&a.options, "ipam-opt", "Option of the driver that gives out addresses")
+	_ = cmd.RegisterFlagCompletionFunc("driver", shell.Complete(sh, 0, drivers))
+	_ = cmd.RegisterFlagCompletionFunc("ipam-driver", shell.Complete(sh, 0, addressDrivers))
 	return cmd
 }
 

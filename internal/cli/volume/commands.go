@@ -27,3 +27,9 @@ func Names(ctx context.Context, api client.APIClient) ([]string, error) {
 	}
 	return out, nil
 }
+
+// Drivers lists what keeps volumes, for completion.
+func Drivers(ctx context.Context, api client.APIClient) ([]string, error) {
+	r, err := api.Info(ctx, client.InfoOptions{})
+	return r.Info.Plugins.Volume, err
+}

@@ -45,5 +45,6 @@ func NewCreate(sh *shell.Shell) *cobra.Command {
 	f.Lookup("name").Hidden = true
 	f.VarP(options, "opt", "o", "Driver option, as in type=tmpfs")
 	f.Var(&labels, "label", "Metadata of the volume")
+	_ = cmd.RegisterFlagCompletionFunc("driver", shell.Complete(sh, 0, Drivers))
 	return cmd
 }

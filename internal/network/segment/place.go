@@ -71,7 +71,7 @@ func (b *Host) free(n *Segment, subnet netip.Prefix, own []*network.IPAMConfig) 
 	switch {
 	case !overlaps:
 		return nil
-	case n.PluggedIPAM():
+	case n.Chosen(subnet):
 		return forbidden("plugin %s: IpamDriver.RequestPool: it answers with the pool %s, which overlaps with %s on this address space", n.IPAM.Driver, subnet, other)
 	}
 	return forbidden("invalid pool request: Pool overlaps with other one on this address space: %s", other)

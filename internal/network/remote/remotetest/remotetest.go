@@ -27,14 +27,13 @@ import (
 type Driver struct {
 	// Capabilities are what it says of itself as a driver of addresses.
 	RequiresMACAddress, RequiresRequestReplay bool
-	// Heard is called with each question; nil for nobody.
-	Heard func(method string, body []byte)
 
 	home *os.File
 	rt   *rtnl.Conn
 	stop chan struct{}
 
 	mu    sync.Mutex
+	heard func(method string, body []byte)
 	nets  map[string]*lan  // by network id
 	pools map[string]*pool // by pool id
 }
@@ -124,8 +123,11 @@ type question struct {
 
 // answer does what the options want, else what h does. d.mu is held by h's.
 func (d *Driver) answer(method string, body []byte, h func(*question) (any, error)) (any, error) {
-	if d.Heard != nil {
-		d.Heard(method, body)
+	d.mu.Lock()
+	heard := d.heard
+	d.mu.Unlock()
+	if heard != nil {
+		heard(method, body)
 	}
 	var q question
 	if err := json.Unmarshal(body, &q); err != nil {
@@ -365,6 +367,13 @@ func (d *Driver) releaseAddress(q *question) (any, error) {
 	}
 	delete(p.taken, a)
 	return nil, nil
+}
+
+// Listen has a function called with each question, from now on.
+func (d *Driver) Listen(heard func(method string, body []byte)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.heard = heard
 }
 
 // Held lists what it holds: networks, endpoints, pools and addresses, in words.
