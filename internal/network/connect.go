@@ -98,6 +98,7 @@ func (m *Manager) Connect(ctx context.Context, c Connection) (*Change, error) {
 	join(w.Seg, b, ep)
 	m.mu.Unlock()
 	u.Keep()
+	Plugged{m}.moved(ctx, b)
 	ports, err := m.follow(b)
 	return &Change{Network: w.Seg.Name, Endpoint: ep.Copy(), Ports: ports}, err
 }
@@ -234,6 +235,7 @@ func (m *Manager) Disconnect(ctx context.Context, containerID, ref string, pid i
 	if mine {
 		n.Free(segment.AddressesOf(ep))
 		Plugged{m}.leave(b, n)
+		Plugged{m}.moved(ctx, b)
 	}
 	return &Change{Network: n.Name, Ports: ports}, err
 }

@@ -183,6 +183,28 @@ func (m Plugged) takeOut(b *box, n *segment.Segment, exits [2]plumb.Exit) (bool,
 	return true, m.pool.Fit.Reroute(ns, exits)
 }
 
+// moved tells drivers by which of its links a running container leaves now.
+func (m Plugged) moved(ctx context.Context, b *box) {
+	type exit struct {
+		n  *segment.Segment
+		e  *remote.Endpoint
+		by bool
+	}
+	var changed []exit
+	m.mu.Lock()
+	best := [2]*segment.Segment{m.reg.exit(b.endpoints, v4), m.reg.exit(b.endpoints, v6)}
+	for nid, e := range b.plugged.at {
+		n := m.reg.Nets[nid]
+		if by := n != nil && slices.Contains(best[:], n); e.Driver != "" && by != e.Exit {
+			changed = append(changed, exit{n, e, by})
+		}
+	}
+	m.mu.Unlock()
+	for _, c := range changed {
+		m.plugs.Warn(c.n, m.plugs.SetExit(ctx, c.e, c.by))
+	}
+}
+
 // leave tells plugins that a running container has left a network.
 func (m Plugged) leave(b *box, n *segment.Segment) {
 	m.mu.Lock()

@@ -165,3 +165,48 @@ func testPlugged(t *testing.T) {
 		}
 	}
 }
+
+// TestPluggedExit: drivers hear by which of its links a container leaves.
+func TestPluggedExit(t *testing.T) { fresh(t, func() { testPluggedExit(t) }) }
+
+func testPluggedExit(t *testing.T) {
+	cfg := testConfig(t)
+	d, _ := plugIn(t, &cfg)
+	m := open(t, cfg)
+	create(t, m, ours("net"))
+	create(t, m, ours("before"))
+	var asked []string
+	d.Listen(func(method string, _ []byte) {
+		if strings.Contains(method, "External") {
+			asked = append(asked, strings.TrimPrefix(method, "NetworkDriver."))
+		}
+	})
+	cid := id.New()
+	sb := attach(t, m, Request{ContainerID: cid, Network: "net"})
+	leaves := func(by string, want ...string) {
+		t.Helper()
+		inNS(t, m, sb.NS, func(c *rtnl.Conn) {
+			routes, err := c.Routes()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.ContainsFunc(routes, func(r rtnl.Route) bool { return r.Dst.Bits() == 0 && r.Gateway.String() == by }) {
+				t.Errorf("no way out by %s: %v", by, routes)
+			}
+		})
+		if !slices.Equal(asked, want) {
+			t.Errorf("asked %q, want %q", asked, want)
+		}
+		asked = nil
+	}
+	leaves("10.99.0.1", "ProgramExternalConnectivity")
+	pid := resident(t, m, sb.NS)
+	if _, err := m.Connect(context.Background(), Connection{ContainerID: cid, Network: "before", PID: pid}); err != nil {
+		t.Fatal(err)
+	}
+	leaves("10.99.1.1", "ProgramExternalConnectivity", "RevokeExternalConnectivity")
+	if _, err := m.Disconnect(context.Background(), cid, "before", pid, false); err != nil {
+		t.Fatal(err)
+	}
+	leaves("10.99.0.1", "RevokeExternalConnectivity", "ProgramExternalConnectivity")
+}

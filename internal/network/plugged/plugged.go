@@ -219,7 +219,7 @@ func (d *Drivers) Begin(ctx context.Context, n *segment.Segment, id string, mac 
 	}
 	e.IPAM = n.IPAM.Driver
 	needs, err := d.remote.NeedsMAC(ctx, e.IPAM)
-	if needs && e.MAC == nil {
+	if e.TellMAC = needs; needs && e.MAC == nil {
 		e.MAC = make(net.HardwareAddr, 6)
 		rand.Read(e.MAC)
 		e.MAC[0] = e.MAC[0]&^1 | 2 // locally administered, not a group
@@ -235,7 +235,7 @@ func (d *Drivers) Address(ctx context.Context, n *segment.Segment, e *remote.End
 		if pool == nil || given.IsValid() && !st.Subnet.Contains(given) {
 			continue
 		}
-		at, err := d.remote.RequestAddress(ctx, e.IPAM, pool, given, remote.ForLink(e.MAC))
+		at, err := d.remote.RequestAddress(ctx, e.IPAM, pool, given, e.ForLink())
 		if err != nil {
 			failed = errors.Join(failed, err)
 			continue
@@ -269,6 +269,11 @@ func (d *Drivers) Join(ctx context.Context, e *remote.Endpoint, ns *os.File) err
 func (d *Drivers) Finish(ctx context.Context, e *remote.Endpoint, device string, exit bool) error {
 	e.Device = device
 	return d.remote.Program(ctx, e, exit)
+}
+
+// SetExit tells a driver whether the container leaves by an endpoint.
+func (d *Drivers) SetExit(ctx context.Context, e *remote.Endpoint, exit bool) error {
+	return d.remote.SetExit(ctx, e, exit)
 }
 
 // Adopt takes over the place of a running container on a network.

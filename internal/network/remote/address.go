@@ -3,7 +3,6 @@ package remote
 import (
 	"context"
 	"errors"
-	"net"
 	"net/netip"
 	"slices"
 
@@ -146,11 +145,11 @@ func (d *Drivers) RequestAddress(ctx context.Context, ipam string, p *spec.Pool,
 }
 
 // ForLink are the options of a request for a link's address.
-func ForLink(mac net.HardwareAddr) map[string]string {
-	if mac == nil {
+func (e *Endpoint) ForLink() map[string]string {
+	if !e.TellMAC {
 		return nil
 	}
-	return map[string]string{OptMAC: mac.String()}
+	return map[string]string{OptMAC: e.MAC.String()}
 }
 
 // ReleaseAddress gives an address back.

@@ -111,6 +111,7 @@ type Endpoint struct {
 	Link, Device string          // the link on the host that is to be the container's, and its name there
 
 	MAC     net.HardwareAddr `json:"-"` // nil for the link's own
+	TellMAC bool             `json:"-"` // the driver of addresses wants to know it
 	Prefix  string           `json:"-"` // of its name in there
 	Gateway [2]netip.Addr    `json:"-"`
 	Routes  []Route          `json:"-"`
@@ -150,7 +151,7 @@ func Options(driver map[string]string, mac net.HardwareAddr, of Ports) map[strin
 		out[k] = v
 	}
 	if mac != nil {
-		out[OptMAC] = mac.String()
+		out[OptMAC] = []byte(mac) // in the form that plugins have it in from docker
 	}
 	number := map[network.IPProtocol]int{network.TCP: 6, network.UDP: 17, network.SCTP: 132}
 	ports, bindings := []transport{}, []binding{}
@@ -265,7 +266,7 @@ func (d *Drivers) Join(ctx context.Context, e *Endpoint, sandbox string) error {
 		endpoint
 		SandboxKey string
 		Options    map[string]any
-	}{endpoint{e.Network, e.ID}, sandbox, map[string]any{optExposed: e.Options[optExposed], optPorts: e.Options[optPorts]}}, &out)
+	}{endpoint{e.Network, e.ID}, sandbox, e.ports()}, &out)
 	if err != nil {
 		e.Joined = !said(err)
 		return err
@@ -348,22 +349,34 @@ func (e *Endpoint) take(j *joined) error {
 // Program tells the driver which ports are published, once the container has
 // its link and leaves by it, and asks what became of the endpoint.
 func (d *Drivers) Program(ctx context.Context, e *Endpoint, exit bool) error {
-	e.Exit = exit
-	if err := d.Note(e); err != nil {
+	if err := d.SetExit(ctx, e, exit); err != nil {
 		return err
-	}
-	if exit {
-		err := d.optional(ctx, e.Driver, networks, "ProgramExternalConnectivity", struct {
-			endpoint
-			Options map[string]any
-		}{endpoint{e.Network, e.ID}, map[string]any{optExposed: e.Options[optExposed], optPorts: e.Options[optPorts]}}, nil)
-		if err != nil {
-			return err
-		}
 	}
 	// As with docker nothing of the answer is shown anywhere; some drivers take
 	// the question for the sign that all is in place.
 	return d.optional(ctx, e.Driver, networks, "EndpointOperInfo", endpoint{e.Network, e.ID}, nil)
+}
+
+// SetExit tells the driver whether the container leaves by the endpoint.
+func (d *Drivers) SetExit(ctx context.Context, e *Endpoint, exit bool) error {
+	was := e.Exit
+	e.Exit = exit
+	if err := d.Note(e); err != nil || was == exit {
+		return err
+	}
+	at := endpoint{e.Network, e.ID}
+	if !exit {
+		return d.optional(ctx, e.Driver, networks, "RevokeExternalConnectivity", at, nil)
+	}
+	return d.optional(ctx, e.Driver, networks, "ProgramExternalConnectivity", struct {
+		endpoint
+		Options map[string]any
+	}{at, e.ports()}, nil)
+}
+
+// ports are the options that tell of the container's ports.
+func (e *Endpoint) ports() map[string]any {
+	return map[string]any{optExposed: e.Options[optExposed], optPorts: e.Options[optPorts]}
 }
 
 // Leave takes an endpoint away and gives its addresses back. It goes on after

@@ -130,8 +130,10 @@ func (d *Driver) answer(method string, body []byte, h func(*question) (any, erro
 		heard(method, body)
 	}
 	var q question
-	if err := json.Unmarshal(body, &q); err != nil {
-		return nil, err
+	if len(body) > 0 { // else it is one without arguments
+		if err := json.Unmarshal(body, &q); err != nil {
+			return nil, err
+		}
 	}
 	options := d.optionsOf(&q)
 	_, short, _ := strings.Cut(method, ".")
