@@ -279,6 +279,24 @@ func TestHistoryOfBuildx(t *testing.T) {
 		t.Errorf("export: %v", err)
 	}
 	run("history", "inspect", "attachment", "--type", "https://slsa.dev/provenance/v1", id)
+	// wherry shows the same.
+	if out := wherry(t, e, "builder", "history", "inspect", "--format", "{{range .Attachments}}{{.Type}} {{end}}", id); !strings.Contains(out, "https://slsa.dev/provenance/v1 ") {
+		t.Errorf("wherry's inspect lists %q", out)
+	}
+	for kind, want := range map[string]string{"provenance": `"buildType"`, "manifest": `"layers"`} {
+		if out := wherry(t, e, "builder", "history", "inspect", "attachment", "--type", kind, id); !strings.Contains(out, want) {
+			t.Errorf("wherry's attachment %s:\n%s", kind, out)
+		}
+	}
+	for args, want := range map[string]string{
+		"inspect attachment --type sbom " + id: "no matching attachment found for ref", "inspect attachment " + id: "at least one of --type, --platform or DIGEST must be specified",
+		"export -o x": "docker buildx history export", "import -f x": "Docker Desktop", "open": "Docker Desktop", "trace": "records no traces",
+	} {
+		out, code := client(t, e, nil, nil, append([]string{harness.Binary("wherry"), "builder", "history"}, strings.Fields(args)...)...)
+		if code != 1 || !strings.Contains(out, want) {
+			t.Errorf("wherry builder history %s: exit %d\n%s", args, code, out)
+		}
+	}
 	run("history", "rm", id)
 	if out := run("history", "ls", "--format", "{{.Ref}}"); strings.TrimSpace(out) != "" {
 		t.Errorf("after rm: %s", out)

@@ -133,7 +133,7 @@ func (o *options) run(ctx context.Context, sh *shell.Shell, flags flagSet) error
 	})
 	if err != nil {
 		out.discard()
-		return err
+		return o.badPattern(err)
 	}
 	if err := out.finish(ctx, sh, o); err != nil {
 		return err

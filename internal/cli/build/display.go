@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/util/progress/progressui"
@@ -23,6 +24,9 @@ func newDisplay(sh *shell.Shell, mode progressui.DisplayMode) (*display, error) 
 	where := "default"
 	if ep, err := sh.Endpoint(); err == nil {
 		where = ep.Context
+	}
+	if mode == progressui.AutoMode && os.Getenv("TERM") == "dumb" {
+		mode = progressui.PlainMode // a terminal that cannot redraw a line
 	}
 	d, err := progressui.NewDisplay(sh.Err.Raw(), mode, progressui.WithDesc(
 		fmt.Sprintf("building with %q instance", where), sh.Name+":"+where))

@@ -42,6 +42,9 @@ type record struct {
 	Outputs        []string          `json:",omitempty"`
 	Images         []string          `json:",omitempty"`
 	Digest         string            `json:",omitempty"`
+	Attachments    []attachment      `json:",omitempty"` // of one that is inspected
+
+	raw *control.BuildHistoryRecord
 }
 
 // Duration is how long it took, or has taken so far.
@@ -63,6 +66,9 @@ func newHistory(sh *shell.Shell) *cobra.Command {
 	for _, c := range []*cobra.Command{newHistoryList(sh), newHistoryInspect(sh), newHistoryLogs(sh), newHistoryRemove(sh)} {
 		c.DisableFlagsInUseLine = true
 		g.AddCommand(c)
+	}
+	for name := range elsewhere {
+		g.AddCommand(newElsewhere(sh, name))
 	}
 	return g
 }
@@ -127,6 +133,7 @@ func newHistoryInspect(sh *shell.Shell) *cobra.Command {
 				if err != nil {
 					return err
 				}
+				r.Attachments = e.attachments(ctx, r.raw)
 				if format != "pretty" && format != "" {
 					return each(sh.Out, format, []record{r})
 				}
@@ -136,6 +143,9 @@ func newHistoryInspect(sh *shell.Shell) *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().StringVar(&format, "format", "pretty", `Format the output ("pretty", "json" or a Go template)`)
+	a := newAttachment(sh)
+	a.DisableFlagsInUseLine = true
+	cmd.AddCommand(a)
 	return cmd
 }
 
@@ -175,6 +185,12 @@ func pretty(out io.Writer, r record) error {
 		line("Image", n)
 	}
 	line("Digest", r.Digest)
+	if len(r.Attachments) > 0 {
+		fmt.Fprintln(w, "\nDIGEST\tPLATFORM\tTYPE")
+	}
+	for _, a := range r.Attachments {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", a.Digest, a.Platform, a.Type)
+	}
 	return w.Flush()
 }
 
@@ -372,7 +388,7 @@ func (e *engine) records(ctx context.Context, ref string, filters []string) ([]r
 func newRecord(h *control.BuildHistoryRecord) record {
 	a := h.FrontendAttrs
 	r := record{
-		Ref: h.Ref, Status: "Running", CreatedAt: h.CreatedAt.AsTime(), Target: a["target"],
+		raw: h, Ref: h.Ref, Status: "Running", CreatedAt: h.CreatedAt.AsTime(), Target: a["target"],
 		TotalSteps: h.NumTotalSteps, CompletedSteps: h.NumCompletedSteps, CachedSteps: h.NumCachedSteps, Warnings: h.NumWarnings,
 		Context: cmp.Or(a["context"], a["vcs:localdir:context"]), Dockerfile: cmp.Or(a["filename"], dockerfile),
 		Digest:    cmp.Or(h.ExporterResponse["containerimage.config.digest"], h.ExporterResponse["containerimage.digest"]),
