@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"net/url"
@@ -104,20 +105,28 @@ func (c *crowd) dockerfile(r *rand.Rand) string {
 	return fmt.Sprintf("FROM %s:1\nRUN %s && echo %d >/new && sha256sum /new >>/sums\nCOPY context /\n", c.image(r), checked, r.Uint64())
 }
 
-func (c *crowd) buildClassic(r *rand.Rand) {
+// packed is a context as the API of builds takes it.
+func packed(files map[string]string) (*bytes.Buffer, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	for name, body := range map[string]string{"Dockerfile": c.dockerfile(r), "context": "context"} {
+	for name, body := range files {
 		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(body))}); err != nil {
-			c.t.Error(err)
+			return nil, err
 		}
-		fmt.Fprint(w, body)
+		if _, err := io.WriteString(w, body); err != nil {
+			return nil, err
+		}
 	}
-	if err := w.Close(); err != nil {
+	return &b, w.Close()
+}
+
+func (c *crowd) buildClassic(r *rand.Rand) {
+	b, err := packed(map[string]string{"Dockerfile": c.dockerfile(r), "context": "context"})
+	if err != nil {
 		c.t.Error(err)
 	}
 	tag := fmt.Sprintf("classic%d:1", r.IntN(3))
-	if out, ok := c.ask("classic build", "POST", "/build?networkmode=none&t="+tag, &b); ok && !bytes.Contains(out, []byte("Successfully built")) {
+	if out, ok := c.ask("classic build", "POST", "/build?networkmode=none&t="+tag, b); ok && !bytes.Contains(out, []byte("Successfully built")) {
 		c.t.Errorf("classic build: %s", out)
 	}
 	c.run("classically built", tag)

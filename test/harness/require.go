@@ -98,7 +98,9 @@ var conditions = map[string]func() bool{
 		b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 		return err == nil && strings.HasPrefix(string(b), "Y")
 	},
-	// Only in the guest of test/vm: registering one changes the whole machine.
+	// The guest of test/vm, for what changes the whole machine.
+	"guest": func() bool { return exists("/wherry/init") },
+	// Only there: registering one does.
 	"emulator": func() bool { return exists("/wherry/emulator/aarch64.conf") },
 	"nft":      func() bool { _, err := exec.LookPath("nft"); return err == nil },
 	"skopeo":   func() bool { _, err := exec.LookPath("skopeo"); return err == nil },

@@ -139,10 +139,10 @@ const scripts = "TestScript/wherry/(apparmor|userns|exec|options|namespaces|buil
 func TestSystemd(t *testing.T) {
 	needs(t)
 	out := guest(t, Options{
-		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope", "./internal/linux/apparmor", "./internal/runtime/foreign", "./test/script=" + scripts, "./test/acceptance=(TestStats|TestJournal)$", "./test/crash=TestBothKilled$"}, Systemd: true,
+		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope", "./internal/linux/apparmor", "./internal/runtime/foreign", "./test/script=" + scripts, "./test/acceptance=(TestStats|TestJournal|TestProfileUnloaded)$", "./test/crash=TestBothKilled$"}, Systemd: true,
 		Programs: []string{"./cmd/wherryd", "./cmd/wherry", "./cmd/wherry-build", "./cmd/wherry-init", "./cmd/wherry-keeper"},
 		Files:    emulator(t),
-		Require:  []string{"root", "engine", "busybox", "cgroup", "cgroup2", "systemd-init", "apparmor", "emulator", "runc", "crun", "apparmor_parser", "journal"},
+		Require:  []string{"root", "engine", "busybox", "cgroup", "cgroup2", "systemd-init", "apparmor", "emulator", "runc", "crun", "apparmor_parser", "journal", "guest"},
 	})
 	for _, s := range []string{"apparmor", "buildstep", "emulator"} {
 		if !t.Failed() && !t.Skipped() && !strings.Contains(out, "--- PASS: TestScript/wherry/"+s) {
@@ -151,6 +151,7 @@ func TestSystemd(t *testing.T) {
 	}
 	for test, what := range map[string]string{
 		"TestStats": "compare the figures of stats", "TestJournal": "write to the journal", "TestBothKilled": "kill engine and keeper",
+		"TestProfileUnloaded": "unload the default profile of AppArmor",
 	} {
 		if !t.Failed() && !t.Skipped() && !strings.Contains(out, "--- PASS: "+test+" ") {
 			t.Error("the guest did not " + what)
