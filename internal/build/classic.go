@@ -37,7 +37,7 @@ func (b *Builder) Classic(ctx context.Context, r *request.Build, body io.Reader,
 	if err != nil {
 		return err
 	}
-	attrs, err := frontendAttrs(r, e.gateway)
+	attrs, err := frontendAttrs(r)
 	if err != nil {
 		return err
 	}

@@ -68,7 +68,28 @@ func (e *engine) amend(r *controlapi.SolveRequest) error {
 	case "", pb.AttrImageResolveModeDefault:
 		r.FrontendAttrs["image-resolve-mode"] = pb.AttrImageResolveModePreferLocal
 	}
+	if err := e.hosts(r.FrontendAttrs); err != nil {
+		return err
+	}
 	return e.network(r.FrontendAttrs)
+}
+
+// hosts writes the engine's address where a name is to lead to the host.
+func (e *engine) hosts(attrs map[string]string) error {
+	const host = "=host-gateway"
+	list := strings.Split(attrs[attrHosts], ",")
+	for i, h := range list {
+		name, ok := strings.CutSuffix(h, host)
+		if !ok {
+			continue
+		}
+		if len(e.gateway) == 0 {
+			return errdefs.ErrInvalidArgument.WithMessage("unable to derive the IP value for host-gateway")
+		}
+		list[i] = name + "=" + e.gateway[0].String()
+		attrs[attrHosts] = strings.Join(list, ",")
+	}
+	return nil
 }
 
 // attrNetwork and attrHosts are options of BuildKit's frontends.

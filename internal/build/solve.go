@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -74,7 +73,7 @@ func (b *Builder) Solve(ctx context.Context, r *request.Build, trace func(any) e
 	if r.Session == "" {
 		return "", errdefs.ErrInvalidArgument.WithMessage("a build of version 2 needs a session: POST /session first")
 	}
-	attrs, err := frontendAttrs(r, e.gateway)
+	attrs, err := frontendAttrs(r)
 	if err != nil {
 		return "", err
 	}
@@ -209,7 +208,7 @@ func cacheOptions(r *request.Build) *controlapi.CacheOptions {
 }
 
 // frontendAttrs are the options of the Dockerfile frontend.
-func frontendAttrs(r *request.Build, gateway []netip.Addr) (map[string]string, error) {
+func frontendAttrs(r *request.Build) (map[string]string, error) {
 	a := map[string]string{}
 	set := func(key, value string) {
 		if value != "" {
@@ -242,7 +241,7 @@ func frontendAttrs(r *request.Build, gateway []netip.Addr) (map[string]string, e
 		a[attrNetwork] = r.NetworkMode
 	}
 	if len(r.ExtraHosts) > 0 {
-		hosts, err := extraHosts(r.ExtraHosts, gateway)
+		hosts, err := extraHosts(r.ExtraHosts)
 		if err != nil {
 			return nil, err
 		}
@@ -285,7 +284,7 @@ func ulimits(list []*apicontainer.Ulimit) string {
 }
 
 // extraHosts writes name:address pairs as the frontend reads them.
-func extraHosts(list []string, gateway []netip.Addr) (string, error) {
+func extraHosts(list []string) (string, error) {
 	var out []string
 	for _, h := range list {
 		name, addr, ok := strings.Cut(h, ":")
@@ -294,12 +293,6 @@ func extraHosts(list []string, gateway []netip.Addr) (string, error) {
 		}
 		if !ok || name == "" || addr == "" {
 			return "", errdefs.ErrInvalidArgument.WithMessage("invalid host " + h)
-		}
-		if addr == "host-gateway" {
-			if len(gateway) == 0 {
-				return "", errdefs.ErrInvalidArgument.WithMessage("unable to derive the IP value for host-gateway")
-			}
-			addr = gateway[0].String()
 		}
 		out = append(out, name+"="+strings.Trim(addr, "[]"))
 	}

@@ -323,3 +323,27 @@ func TestTimes(t *testing.T) {
 		t.Errorf("classic: %q", out)
 	}
 }
+
+// A name for the host leads to where the engine's default network has it.
+func TestHostGateway(t *testing.T) {
+	e := engine(t, "")
+	dir := files(t, map[string]string{"Dockerfile": "FROM busybox\nRUN grep far /etc/hosts > /far\n"})
+	gateway := strings.TrimSpace(wherry(t, e, "network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "bridge"))
+	for _, c := range []struct {
+		env  []string
+		args []string
+	}{
+		{nil, []string{harness.Binary("wherry"), "build"}},
+		{nil, []string{buildx(t, e)[1], "build"}},
+		{classicEnv, []string{harness.DockerCLI(), "build"}},
+	} {
+		out, code := client(t, e, c.env, nil, append(c.args, "--no-cache", "-t", "t", "--add-host", "near:1.2.3.4", "--add-host", "far:host-gateway", dir)...)
+		if code != 0 {
+			t.Errorf("%v: exit %d\n%s", c.args, code, out)
+			continue
+		}
+		if got := strings.Fields(inside(t, e, "t", "cat", "/far")); len(got) != 2 || got[0] != gateway {
+			t.Errorf("%v: %q, want %s", c.args, got, gateway)
+		}
+	}
+}

@@ -18,6 +18,7 @@ import (
 	"github.com/moby/buildkit/client"
 	solvererr "github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/moby/buildkit/util/progress/progressui"
 	mobyclient "github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
@@ -144,7 +145,7 @@ func (o *options) run(ctx context.Context, sh *shell.Shell, flags flagSet) error
 // report writes the files and the line that the user asked for.
 func (o *options) report(stdout io.Writer, ref string, res map[string]string, show *display) error {
 	id := imageID(res)
-	if o.quiet && id != "" {
+	if (o.quiet || o.progress == string(progressui.QuietMode)) && id != "" {
 		if _, err := fmt.Fprintln(stdout, id); err != nil {
 			return err
 		}
