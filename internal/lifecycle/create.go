@@ -3,12 +3,10 @@ package lifecycle
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
@@ -51,7 +49,7 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 	c := &container.Container{Record: container.Record{
 		ID: id.New(), Created: time.Now().UTC(), Config: r.Config, HostConfig: r.HostConfig, Platform: "linux", Driver: e.snapshots.Driver(),
 	}}
-	lower, err := e.make.applyImage(ctx, c, r.Platform)
+	lower, foreign, err := e.make.applyImage(ctx, c, r.Platform)
 	if err != nil {
 		return resp, err
 	}
@@ -114,31 +112,32 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 	}
 	u.Keep()
 	e.publish(c, events.ActionCreate, nil)
+	if foreign != "" {
+		warnings = append(warnings, foreign)
+	}
 	resp.ID, resp.Warnings = c.ID, append([]string{}, warnings...)
 	return resp, nil
 }
 
-// applyImage finds the image and takes its configuration over.
-func (mk *maker) applyImage(ctx context.Context, c *container.Container, platform string) (lower snapshot.Lower, err error) {
+// applyImage finds the image and takes its configuration over. warning says
+// that it is for other machines.
+func (mk *maker) applyImage(ctx context.Context, c *container.Container, platform string) (lower snapshot.Lower, warning string, err error) {
 	if c.Config.Image == "" {
-		return lower, invalid("no image specified")
+		return lower, "", invalid("no image specified")
 	}
 	img, err := mk.images.Resolve(ctx, c.Config.Image)
 	if err != nil {
-		return lower, err
+		return lower, "", err
 	}
-	if platform != "" {
-		have := img.Config.OS + "/" + img.Config.Architecture
-		if !strings.HasPrefix(platform, have) {
-			return lower, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("image with reference %s was found but its platform (%s) does not match the specified platform (%s)", c.Config.Image, have, platform))
-		}
+	if warning, err = request.Platform(c.Config.Image, platform, img.Config.Platform); err != nil {
+		return lower, "", err
 	}
 	if lower, err = mk.images.Layers(ctx, img); err != nil {
-		return lower, err
+		return lower, "", err
 	}
 	c.ImageID, c.ImageManifest = img.ID.String(), &img.Manifest
 	ic := request.ImageConfig{ImageConfig: img.Config.Config.ImageConfig, Healthcheck: img.Config.Config.Healthcheck, Shell: img.Config.Config.Shell, OnBuild: img.Config.Config.OnBuild}
-	return lower, request.MergeImage(c.Config, ic)
+	return lower, warning, request.MergeImage(c.Config, ic)
 }
 
 // writable makes the layer that the container writes to.

@@ -52,6 +52,8 @@ func NewLogin(sh *shell.Shell) *cobra.Command {
 func (l *loginFlags) check(cmd *cobra.Command, sh *shell.Shell) error {
 	given := cmd.Flags().Changed("password")
 	switch {
+	case cmd.Flags().Changed("username") && l.user == "" && !l.stdin:
+		return errors.New("username is empty")
 	case given && l.stdin:
 		return errors.New("conflicting options: cannot specify both --password and --password-stdin")
 	case given && l.password == "":
