@@ -145,6 +145,11 @@ func Collect(ctx context.Context, o Options, dryRun, untagged bool, out io.Write
 	if remembers(c) && !dryRun {
 		return errors.New("the Redis of storage.cache would go on telling of blobs that were removed: collect with a configuration without storage.cache, and empty that Redis before the server starts again")
 	}
+	if c.Storage.Type() == "filesystem" {
+		if _, err := os.Stat(fmt.Sprint(c.Storage.Parameters()["rootdirectory"])); err != nil {
+			return err // the claim would make the directory
+		}
+	}
 	release, err := claim(c, true)
 	if errors.Is(err, errInUse) {
 		return fmt.Errorf("%v is served by a wherry-registry: stop it first, or let it collect by itself (serve --gc on)", c.Storage.Parameters()["rootdirectory"])

@@ -103,8 +103,8 @@ func settings(o Options) (*configuration.Configuration, error) {
 		put(true, "http", "debug", "prometheus", "enabled")
 	}
 	if o.HTPasswd != "" {
-		if _, err := os.Stat(o.HTPasswd); err != nil {
-			return nil, err // distribution would make the file, with a user of its own
+		if err := checkUsers(o.HTPasswd); err != nil {
+			return nil, err
 		}
 		put(o.HTPasswd, "auth", "htpasswd", "path")
 		put("wherry-registry", "auth", "htpasswd", "realm")
@@ -131,6 +131,9 @@ func settings(o Options) (*configuration.Configuration, error) {
 			put(o.ProxyPassword, "proxy", "password")
 		}
 	}
+	if up, _ := doc["proxy"].(map[string]any); o.ProxyUser != "" && up["remoteurl"] == nil {
+		return nil, errors.New("--proxy-user is told to the registry that --proxy names")
+	}
 	if o.Verbose {
 		put("debug", "log", "level")
 	} else if doc["log"] == nil {
@@ -143,6 +146,9 @@ func settings(o Options) (*configuration.Configuration, error) {
 	}
 	c, err := configuration.Parse(bytes.NewReader(b))
 	if err != nil {
+		if o.File != "" {
+			return nil, fmt.Errorf("%s: %w", o.File, err)
+		}
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	if err := checkCollection(o, c); err != nil {

@@ -1,0 +1,50 @@
+package registry
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Settings with which a server would start and be of no use are refused.
+func TestSettingsRefused(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	const good = "me:$2a$04$86reYDAmk8FD7GB86SKHmOYRkXYWaO.1LESOOGkC4Kb07qYEOq3da"
+	for want, o := range map[string]Options{
+		"":                                   {HTPasswd: write("good", "# people\n\n"+good+"\n")},
+		"line 2: the password of you is not": {HTPasswd: write("plain", good+"\nyou:secret\n")},
+		"line 1 is not USER:PASSWORD":        {HTPasswd: write("torn", "you")},
+		"no users":                           {HTPasswd: write("empty", "\n")},
+		"no such file":                       {HTPasswd: filepath.Join(dir, "absent")},
+		"--proxy-user is told to":            {ProxyUser: "me"},
+		"bad.yml: ":                          {File: write("bad.yml", "version: 9")},
+	} {
+		o.Data = dir
+		_, err := settings(o)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("want %q: %v", want, err)
+		}
+	}
+}
+
+func TestCollectNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "absent")
+	if err := Collect(t.Context(), Options{Data: dir}, false, false, &bytes.Buffer{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the directory was made: %v", err)
+	}
+}
