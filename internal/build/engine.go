@@ -38,6 +38,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 
+	"github.com/wherry-engine/wherry/internal/build/buildcontext"
 	"github.com/wherry-engine/wherry/internal/build/classic"
 	"github.com/wherry-engine/wherry/internal/build/executor"
 	"github.com/wherry-engine/wherry/internal/build/space"
@@ -115,6 +116,11 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 	if e.worker, err = base.NewWorker(ctx, opt); err != nil {
 		return nil, fmt.Errorf("open the builder: %w", err)
 	}
+	contexts, err := buildcontext.New(e.worker.CacheMgr)
+	if err != nil {
+		return nil, err
+	}
+	e.worker.SourceManager.Register(contexts)
 	workers := &worker.Controller{}
 	if err := workers.Add(&ownWorker{Worker: e.worker, engine: e}); err != nil {
 		return nil, err

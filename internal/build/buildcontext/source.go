@@ -1,0 +1,258 @@
+// Package buildcontext owns the way of build contexts and other directories of
+// the client's into the cache: BuildKit's protocol (fsutil's), spoken by any of
+// its clients. Of a directory that was sent before only what changed travels.
+//
+// A file is written once, when all of it is there, by name within its open
+// directory. Files that are there are never written to: layers may have links
+// to them (see fileop). While a tree is being changed the record has no name,
+// so that a kill leaves nothing that a later build would take for whole.
+package buildcontext
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"time"
+
+	"github.com/moby/buildkit/cache"
+	"github.com/moby/buildkit/cache/contenthash"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/filesync"
+	"github.com/moby/buildkit/snapshot"
+	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/source"
+	"github.com/moby/buildkit/source/local"
+	"github.com/moby/buildkit/util/progress"
+	"github.com/tonistiigi/fsutil"
+	"google.golang.org/grpc/metadata"
+)
+
+// Where BuildKit's own source notes which directory a record is of; both find
+// what the other one made.
+const (
+	keyShared   = "local.sharedKey"
+	indexShared = keyShared + ":"
+)
+
+type directories struct {
+	source.Source
+	cache cache.Accessor
+}
+
+// New makes the source of directories of clients.
+func New(c cache.Accessor) (source.Source, error) {
+	kit, err := local.NewSource(local.Opt{CacheAccessor: c})
+	if err != nil {
+		return nil, err
+	}
+	return &directories{kit, c}, nil
+}
+
+// Resolve gives one directory. Requests for names of files alone are BuildKit's.
+func (d *directories) Resolve(ctx context.Context, id source.Identifier, sm *session.Manager, v solver.Vertex) (source.SourceInstance, error) {
+	kit, err := d.Source.Resolve(ctx, id, sm, v)
+	if err != nil {
+		return nil, err
+	}
+	dir, ok := id.(*local.LocalIdentifier)
+	if !ok || dir.MetadataOnly || dir.Differ != fsutil.DiffMetadata {
+		return kit, nil
+	}
+	return &instance{kit, d.cache, *dir, sm}, nil
+}
+
+type instance struct {
+	source.SourceInstance
+	cache    cache.Accessor
+	dir      local.LocalIdentifier
+	sessions *session.Manager
+}
+
+// patience is how long a session may take to appear.
+const patience = 5 * time.Second
+
+// Snapshot fetches the directory from the client that the build names, or from
+// another of its clients.
+func (i *instance) Snapshot(ctx context.Context, job solver.JobContext) (cache.ImmutableRef, error) {
+	if i.dir.SessionID != "" {
+		wait, cancel := context.WithTimeout(ctx, patience)
+		caller, err := i.sessions.Get(wait, i.dir.SessionID, false)
+		cancel()
+		if err == nil {
+			ref, err := i.fetch(ctx, caller)
+			if invalid := (filesync.InvalidSessionError{}); err == nil || !errors.As(err, &invalid) {
+				return ref, err
+			}
+		}
+	}
+	var ref cache.ImmutableRef
+	err := i.sessions.Any(ctx, job.Session(), func(ctx context.Context, _ string, caller session.Caller) (err error) {
+		ref, err = i.fetch(ctx, caller)
+		return err
+	})
+	return ref, err
+}
+
+// open gives the record of the directory, a new one if none is free.
+func (i *instance) open(ctx context.Context, key string) (ref cache.MutableRef, known bool, err error) {
+	list, err := i.cache.Search(ctx, indexShared+key, false)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, md := range list {
+		if ref, err := i.cache.GetMutable(ctx, md.ID()); err == nil {
+			return ref, true, nil
+		}
+	}
+	ref, err = i.cache.New(ctx, nil, nil, cache.CachePolicyRetain, cache.WithRecordType(client.UsageRecordTypeLocalSource),
+		cache.WithDescription("local source for "+i.dir.Name))
+	return ref, false, err
+}
+
+func (i *instance) fetch(ctx context.Context, caller session.Caller) (_ cache.ImmutableRef, err error) {
+	key := i.dir.Name + ":" + i.dir.SharedKeyHint + ":" + caller.SharedKey()
+	ref, named, err := i.open(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		// What is there is neither the old nor the new tree.
+		if perr := ref.SetCachePolicyDefault(); perr != nil {
+			slog.Warn("a build context that failed stays in the cache", "error", perr)
+		}
+		contenthash.ClearCacheContext(ref)
+		go ref.Release(context.WithoutCancel(ctx)) //nolint:errcheck // the collector of garbage does it then
+	}()
+	mounts, err := ref.Mount(ctx, false, nil)
+	if err != nil {
+		return nil, err
+	}
+	if mounts.IdentityMapping() != nil {
+		return nil, errors.New("a build context cannot have mapped owners")
+	}
+	place := snapshot.LocalMounter(mounts)
+	dir, err := place.Mount()
+	if err != nil {
+		return nil, err
+	}
+	unmount := func() error {
+		defer func() { place = nil }()
+		if place == nil {
+			return nil
+		}
+		return place.Unmount()
+	}
+	defer unmount() //nolint:errcheck // reported below
+	hashes, err := contenthash.GetCacheContext(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	r := &receiver{hashes: hashes, progress: report(ctx, "transferring "+i.dir.Name+":"), changing: func() error {
+		if !named {
+			return nil
+		}
+		named = false
+		return ref.ClearValueAndIndex(keyShared, indexShared)
+	}}
+	if err := i.receive(ctx, caller, dir, r); err != nil {
+		return nil, err
+	}
+	if err := unmount(); err != nil {
+		return nil, err
+	}
+	if err := contenthash.SetCacheContext(ctx, ref, hashes); err != nil {
+		return nil, err
+	}
+	if !named {
+		if err := ref.SetString(keyShared, key, indexShared+key); err != nil {
+			return nil, err
+		}
+	}
+	return ref.Commit(ctx)
+}
+
+// receive asks the client for the directory.
+func (i *instance) receive(ctx context.Context, caller session.Caller, dir string, r *receiver) error {
+	if !caller.Supports(session.MethodURL(filesync.FileSync_ServiceDesc.ServiceName, "diffcopy")) {
+		return errors.New("no local sources enabled")
+	}
+	ctx, cancel := context.WithCancelCause(caller.Context(ctx))
+	defer cancel(errEnded)
+	ask := metadata.MD{"dir-name": {i.dir.Name}}
+	for name, list := range map[string][]string{
+		"include-patterns": i.dir.IncludePatterns, "exclude-patterns": i.dir.ExcludePatterns, "followpaths": i.dir.FollowPaths,
+	} {
+		if list != nil {
+			ask[name] = list
+		}
+	}
+	stream, err := filesync.NewFileSyncClient(caller.Conn()).DiffCopy(metadata.NewOutgoingContext(ctx, encoded(ask)))
+	if err != nil {
+		return err
+	}
+	r.abort = cancel
+	if err := r.run(ctx, stream, dir); err != nil {
+		return err
+	}
+	return stream.CloseSend()
+}
+
+var errEnded = errors.New("the transfer has ended")
+
+// encoded makes headers of what has other than ASCII letters, as the clients expect it.
+func encoded(in metadata.MD) metadata.MD {
+	out := metadata.MD{}
+	for name, list := range in {
+		plain := true
+		for _, text := range list {
+			for n := range len(text) {
+				plain = plain && text[n] < 0x80
+			}
+		}
+		for _, text := range list {
+			if !plain {
+				text = url.QueryEscape(text)
+			}
+			out[name] = append(out[name], text)
+		}
+		if !plain {
+			out[name+"-encoded"] = []string{"1"}
+		}
+	}
+	return out
+}
+
+// between lie two reports of how much has come.
+const between = 100 * time.Millisecond
+
+// report tells the client how much has come.
+func report(ctx context.Context, id string) func(bytes int, last bool) {
+	w, _, _ := progress.NewFromContext(ctx)
+	now := time.Now()
+	st := progress.Status{Started: &now, Action: "transferring"}
+	w.Write(id, st) //nolint:errcheck // nobody looks
+	return func(bytes int, last bool) {
+		t := time.Now()
+		if !last && t.Sub(now) < between {
+			return
+		}
+		now, st.Current = t, bytes
+		if last {
+			st.Completed = &t
+		}
+		w.Write(id, st) //nolint:errcheck // nobody looks
+		if last {
+			w.Close() //nolint:errcheck // see above
+		}
+	}
+}
+
+func outOfOrder(format string, args ...any) error {
+	return fmt.Errorf("unexpected message of the client: "+format, args...)
+}
