@@ -74,7 +74,7 @@ test-script: build ## the CLI scripts, with wherry and with docker
 	$(PROMISE) go test -count=1 $(RUNFLAG) ./test/script/...
 
 .PHONY: test-compare
-test-compare: build ## the same commands against dockerd and wherryd, side by side
+test-compare: build ## the same commands against dockerd and wherryd, and by docker and wherry, side by side
 	$(PROMISE) go test -count=1 -v $(RUNFLAG) ./test/compare/...
 
 .PHONY: test-python

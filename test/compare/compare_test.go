@@ -1,9 +1,10 @@
 // Package compare runs the same commands of the real docker client against
-// dockerd and against wherryd, and by docker and by wherry against wherryd, and
-// wants the same output. testdata/commands.txt, flags.txt, events.txt
-// and more.txt hold the commands in order; accepted.txt the differences that are
-// meant, each with its reason. That list may only shrink: an entry that no
-// longer differs fails the test as a new difference does.
+// dockerd and against wherryd, and of wherry against wherryd, and wants the same
+// output. testdata/commands.txt, more.txt, flags.txt and events.txt hold the
+// commands in order; accepted.txt the differences between the engines that are
+// meant, each with its reason, clients.txt those between the clients. These lists
+// may only shrink: an entry that no longer differs fails the test as a new
+// difference does.
 package compare
 
 import (
@@ -13,6 +14,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -116,53 +118,37 @@ func accepted(t *testing.T, file string) map[string]string {
 
 func TestCompare(t *testing.T) {
 	harness.Require(t, "root", "dockerd", "busybox")
-	peers := func(client string) pair {
-		return pair{{harness.Docker, client}, {harness.Kind(*second), client}}
-	}
+	docker, wherry := harness.DockerCLI(), harness.Binary("wherry")
 	for _, c := range []struct {
-		name, condition string
-		pair            pair
-		list, accepted  string
+		name, condition, list string
+		clients               []string
 	}{
-		{"docker28", "docker28", peers(harness.DockerCLI()), *list, "testdata/accepted.txt"},
-		{"docker20", "docker20", peers(harness.OldDockerCLI()), *list, "testdata/accepted.txt"},
-		{"more", "docker28", peers(harness.DockerCLI()), "testdata/more.txt", "testdata/accepted.txt"},
-		{"flags", "docker28", peers(harness.DockerCLI()), "testdata/flags.txt", "testdata/accepted.txt"},
-		{"events", "docker28", peers(harness.DockerCLI()), "testdata/events.txt", "testdata/accepted.txt"},
-		{"clients", "docker28", clients(), *list, "testdata/clients.txt"},
-		{"moreclients", "docker28", clients(), "testdata/more.txt", "testdata/clients.txt"},
-		{"flagsclients", "docker28", clients(), "testdata/flags.txt", "testdata/clients.txt"},
+		{"more", "docker28", "testdata/more.txt", []string{docker, wherry}},
+		{"docker28", "docker28", *list, []string{docker, wherry}},
+		{"docker20", "docker20", *list, []string{harness.OldDockerCLI()}},
+		{"flags", "docker28", "testdata/flags.txt", []string{docker, wherry}},
+		{"events", "docker28", "testdata/events.txt", []string{docker, wherry}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel() // most of the time goes by while dockerd waits
 			harness.Require(t, c.condition)
-			side(t, c.pair, c.list, c.accepted)
+			side(t, c.list, c.clients...)
 		})
 	}
 }
 
-// clients are docker's and ours, both with wherryd.
-func clients() pair {
-	return pair{{harness.Wherry, harness.DockerCLI()}, {harness.Wherry, harness.Binary("wherry")}}
-}
-
-// pair is what is compared: an engine and a client each.
-type pair [2]struct {
-	kind   harness.Kind
-	client string
-}
-
-// side runs a list with both of a pair and compares. dockerd
+// side runs a list with docker's client against both engines, and with a second
+// client against wherryd, and compares. dockerd
 // itself does not answer the same at each run (which of two events comes first,
 // whether it saw an OOM in time), so what is not as expected is looked at a second
 // time, with new engines, and is an error if it is so again.
-func side(t *testing.T, p pair, list, file string) {
-	commands, reasons := lines(t, list), accepted(t, file)
-	first := surprises(t, commands, reasons, p)
+func side(t *testing.T, list string, clients ...string) {
+	commands := lines(t, list)
+	first := surprises(t, commands, clients)
 	if len(first) == 0 {
 		return
 	}
-	again := surprises(t, commands, reasons, p)
+	again := surprises(t, commands, clients)
 	for c, what := range first {
 		if _, twice := again[c]; twice {
 			t.Errorf("%s\n%s", c, what)
@@ -172,16 +158,21 @@ func side(t *testing.T, p pair, list, file string) {
 	}
 }
 
-// surprises runs the commands and gives what is not as expected, by command.
-func surprises(t *testing.T, commands []string, reasons map[string]string, p pair) map[string]string {
-	var results [2][]result
+// surprises runs the commands in three places at once and gives what is not as
+// expected, by the compared pair and the command.
+func surprises(t *testing.T, commands, clients []string) map[string]string {
+	engines := []harness.Kind{harness.Docker}
+	for range clients {
+		engines = append(engines, harness.Kind(*second))
+	}
+	results := make([][]result, len(engines))
 	var wg sync.WaitGroup
-	for i, one := range p {
-		e := harness.Run(t, harness.Options{Kind: one.kind})
+	for i, kind := range engines {
+		e := harness.Run(t, harness.Options{Kind: kind})
 		if err := e.LoadBusybox(); err != nil {
 			t.Fatal(err)
 		}
-		dir := workdir(t, one.client)
+		dir := workdir(t, clients[max(0, i-1)])
 		wg.Go(func() {
 			for _, c := range commands {
 				results[i] = append(results[i], run(e, dir, c))
@@ -189,20 +180,29 @@ func surprises(t *testing.T, commands []string, reasons map[string]string, p pai
 		})
 	}
 	wg.Wait()
+	found := compare(t, "dockerd and wherryd", commands, results[0], results[1], accepted(t, "testdata/accepted.txt"))
+	if len(clients) > 1 {
+		maps.Copy(found, compare(t, "docker and wherry", commands, results[1], results[2], accepted(t, "testdata/clients.txt")))
+	}
+	return found
+}
+
+// compare gives what the second of two has not answered as expected.
+func compare(t *testing.T, two string, commands []string, first, second []result, reasons map[string]string) map[string]string {
 	found := map[string]string{}
 	for n, c := range commands {
-		want, got := results[0][n].String(), results[1][n].String()
+		want, got := first[n].String(), second[n].String()
 		reason, known := reasons[c]
 		switch {
 		case want == got && known:
-			found[c] = "no longer differs; take it out of the list of accepted ones"
+			found[two+": "+c] = "no longer differs; take it out of the list of accepted ones"
 		case want != got && !known:
-			found[c] = diff(want, got)
+			found[two+": "+c] = diff(want, got)
 		case want != got:
-			t.Logf("%s differs: %s", c, reason)
+			t.Logf("%s: %s differs: %s", two, c, reason)
 		}
 	}
-	t.Logf("%d commands, %d not as expected", len(commands), len(found))
+	t.Logf("%s: %d commands, %d not as expected", two, len(commands), len(found))
 	return found
 }
 
@@ -241,11 +241,21 @@ func workdir(t *testing.T, client string) string {
 	b, err := io.ReadAll(root)
 	if err := errors.Join(err, os.WriteFile(filepath.Join(dir, "root.tar"), b, 0o644),
 		os.Mkdir(filepath.Join(dir, ".bin"), 0o755), os.Symlink(client, filepath.Join(dir, ".bin", "docker")),
-		os.WriteFile(filepath.Join(dir, ".bin", "events"), []byte(events), 0o755)); err != nil {
+		os.WriteFile(filepath.Join(dir, ".bin", "first"), []byte(first), 0o755), os.WriteFile(filepath.Join(dir, ".bin", "events"), []byte(events), 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	return dir
 }
+
+// first is `first COMMAND...`: the first line of a command that would go on.
+const first = `#!/bin/sh
+: > first.out
+timeout 30 "$@" > first.out &
+until grep -q . first.out; do sleep 0.05; done
+kill $!
+wait $! 2> /dev/null
+head -n 1 first.out
+`
 
 // events is `events LAST COMMAND`: it runs the command, waits for an event LAST
 // and prints what happened since, sorted, with all attributes but for how long it took.
@@ -256,6 +266,7 @@ mkfifo events.pipe
 docker events --since $since --filter event=$1 > events.pipe &
 timeout 10 head -n 1 events.pipe > events.last || echo "no $1"
 kill -9 $! 2> /dev/null
+wait $! 2> /dev/null
 rm events.pipe
 docker events --since $since --until $(date +%s.%N) --format '{{.Type}} {{.Action}} {{.Actor.ID}} {{.Scope}}{{range $k, $v := .Actor.Attributes}}{{if ne $k "execDuration"}} {{$k}}={{$v}}{{end}}{{end}}' | LC_ALL=C sort
 `
