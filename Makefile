@@ -95,8 +95,8 @@ bench: build ## times, memory and builds beside docker.io, podman and the bare k
 	@[ -n "$(BENCHFLAGS)" ] || go run ./test/bench -builds 5
 
 .PHONY: bench-network
-bench-network: build ## throughput and new connections through networks and ports, beside docker.io
-	go test -count=1 -run '^$$' -bench Traffic -benchtime 21x ./test/network
+bench-network: build ## throughput, connections and the kernel's work per packet through networks and ports, beside docker.io
+	go test -count=1 -run '^$$' -bench 'Traffic|Path' -benchtime 21x ./test/network
 
 .PHONY: lint
 lint: ## gofmt and golangci-lint, built on the spot the first time

@@ -1,7 +1,9 @@
 package network
 
 import (
+	"bytes"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"testing"
@@ -61,6 +63,52 @@ func BenchmarkTraffic(b *testing.B) {
 			b.ReportMetric(slices.Min(used[0]), "wherry-cpu-µs")
 			b.ReportMetric(slices.Min(used[1]), "docker.io-cpu-µs")
 		})
+	}
+}
+
+// BenchmarkPath measures what the engines' rules and links cost the kernel, by
+// turns in one run: the least time that connections, and exchanges of a byte each
+// way, took. It is steady on a busy machine, too.
+func BenchmarkPath(b *testing.B) {
+	harness.Require(b, "dockerd")
+	labs := []*lab{newLab(b, harness.Options{}), newLab(b, harness.Options{Kind: harness.Docker})}
+	for _, l := range labs {
+		l.cli("network", "create", "--subnet", "10.31.0.0/24", "app")
+		l.container("same", "web", "app", "-p", "8090:90") // 10.31.0.2
+		l.container("peer", "peer", "app")
+	}
+	const lan = "a neighbour on the LAN"
+	for _, line := range []struct{ name, client, server, to, port string }{
+		{"published port from the LAN", lan, "same", hostAddr + ":8090", "90"},
+		{"container to container", "peer", "same", "10.31.0.2:91", "91"},
+		{"container to the LAN", "same", lan, neighbourAddr + ":7003", "7003"},
+	} {
+		for _, kind := range []string{"connect", "exchange"} {
+			b.Run(line.name+", "+kind, func(b *testing.B) {
+				var seen [2][]float64
+				for round := range b.N {
+					for k := range labs {
+						i := (k + round) % len(labs)
+						l := labs[i]
+						var out, bad bytes.Buffer
+						cmd := exec.Command(l.probe, "turns", kind, line.to, line.port, "100ms")
+						cmd.ExtraFiles, cmd.Stdout, cmd.Stderr = []*os.File{l.ns[line.client], l.ns[line.server]}, &out, &bad
+						var v float64
+						if err := cmd.Run(); err != nil {
+							b.Fatalf("%v %s", err, &bad)
+						}
+						if _, err := fmt.Sscan(out.String(), &v); err != nil {
+							b.Fatal(err)
+						}
+						seen[i] = append(seen[i], v)
+					}
+				}
+				b.ReportMetric(0, "ns/op")
+				b.ReportMetric(slices.Min(seen[0]), "wherry-µs")
+				b.ReportMetric(slices.Min(seen[1]), "docker.io-µs")
+				b.ReportMetric(slices.Min(seen[0])/slices.Min(seen[1]), "ratio")
+			})
+		}
 	}
 }
 

@@ -8,6 +8,8 @@
 //	probe sink PORT...             takes in what comes by tcp, and answers nothing
 //	probe pour ADDRESS TIME        sends as much as it can; prints MB/s and processor time
 //	probe knock ADDRESS TIME       connects, reads, closes; prints connections/s and processor time
+//	probe turns connect|exchange ADDRESS PORT TIME
+//	                               is both ends itself; prints the kernel's time for a connection or an exchange of two bytes
 package main
 
 import (
@@ -55,6 +57,15 @@ func main() {
 			pour(args[0], d)
 		} else {
 			knock(args[0], d)
+		}
+	case "turns":
+		d, err := time.ParseDuration(args[3])
+		if err == nil {
+			err = turns(args[0], args[1], args[2], d)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
 		}
 	case "spoof":
 		if err := spoof(args[0], args[1]); err != nil {
