@@ -42,17 +42,6 @@ func levelOf(c *config.Config) slog.Level {
 
 // applyProcess sets what belongs to the process itself.
 func applyProcess(c *config.Config) error {
-	for _, p := range []struct{ name, value string }{
-		{"HTTP_PROXY", c.Registry.HTTPProxy}, {"HTTPS_PROXY", c.Registry.HTTPSProxy}, {"NO_PROXY", c.Registry.NoProxy},
-	} {
-		if p.value == "" {
-			continue
-		}
-		// Both spellings: which of them wins differs between programs.
-		if err := errors.Join(os.Setenv(p.name, p.value), os.Setenv(strings.ToLower(p.name), p.value)); err != nil {
-			return err
-		}
-	}
 	if c.OOMScoreAdjust == 0 {
 		return nil
 	}

@@ -90,15 +90,3 @@ func TestReloadBeforeTheStart(t *testing.T) {
 		t.Error("reloaded an engine that is not there")
 	}
 }
-
-func TestProxyReachesTheEnvironment(t *testing.T) {
-	for _, name := range []string{"HTTP_PROXY", "http_proxy"} {
-		t.Setenv(name, "")
-	}
-	if err := applyProcess(&config.Config{Registry: config.Registry{HTTPProxy: "http://p:1"}}); err != nil {
-		t.Fatal(err)
-	}
-	if os.Getenv("HTTP_PROXY") != "http://p:1" || os.Getenv("http_proxy") != "http://p:1" {
-		t.Error("not set")
-	}
-}

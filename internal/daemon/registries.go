@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -79,6 +80,22 @@ func (s *System) setProxies(context.Context) error {
 		}
 	}
 	return nil
+}
+
+// shownProxy is the proxy that `info` tells: the settings', else the
+// environment's, without the password in it.
+func shownProxy(setting, variable string) string {
+	for _, name := range []string{variable, strings.ToLower(variable)} {
+		if setting == "" {
+			setting = os.Getenv(name)
+		}
+	}
+	u, err := url.Parse(setting)
+	if err != nil || u.User == nil {
+		return setting
+	}
+	u.User = url.UserPassword("xxxxx", "xxxxx")
+	return u.String()
 }
 
 // openRegistries makes the client for registries.

@@ -227,10 +227,13 @@ func pulls(t *testing.T) {
 	if string(r.body) != string(body[2:5]) {
 		t.Errorf("range: %q", r.body)
 	}
+	s.want(s.do("GET", at+"/blobs/"+layer.Digest.String(), nil, "Range", "bytes=700-"), 416)
 	none := digest.FromString("none").String()
 	for _, method := range []string{"GET", "HEAD"} {
 		for _, path := range []string{at + "/manifests/none", at + "/manifests/" + none, at + "/blobs/" + none, "/v2/nowhere/manifests/none", "/v2/nowhere/blobs/" + none} {
-			s.want(s.do(method, path, nil, "Accept", accept), 404)
+			if r := s.want(s.do(method, path, nil, "Accept", accept), 404); method == "HEAD" && len(r.body) > 0 {
+				t.Errorf("HEAD %s has a body", path)
+			}
 		}
 	}
 	// A blob is a repository's own.
@@ -277,6 +280,17 @@ func pushes(t *testing.T) {
 	s.want(s.do("HEAD", "/v2/y/z/blobs/"+d.String(), nil), 200)
 	r = s.want(s.do("POST", "/v2/y/z/blobs/uploads/?mount="+wrong.String()+"&from=x", nil), 202)
 	s.location(r)
+	// From nowhere in particular: found, or the upload begins.
+	if r = s.do("POST", "/v2/y/z/blobs/uploads/?mount="+d.String(), nil); r.StatusCode != 201 {
+		s.want(r, 202)
+	}
+	s.location(r)
+	s.want(s.do("POST", "/v2/y/z/blobs/uploads/?mount="+d.String()+"&from=nowhere", nil), 202)
+	// Nothing is content, too.
+	none := s.blob("x", nil)
+	if r = s.want(s.do("GET", "/v2/x/blobs/"+none.Digest.String(), nil), 200); len(r.body) != 0 {
+		t.Errorf("the empty blob: %q", r.body)
+	}
 	// Cancelled.
 	at = s.location(s.want(s.do("POST", "/v2/x/blobs/uploads/", nil), 202))
 	s.want(s.do("DELETE", at, nil), 204)

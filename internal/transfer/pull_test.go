@@ -20,6 +20,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/test/harness"
 )
 
 var made = time.Unix(1e9, 0)
@@ -147,9 +148,10 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestResume cuts the connection again and again; little more than the image
-// may be fetched, also when the engine ends between two tries.
+// TestResume cuts the connection again and again, at random places; little more
+// than the image may be fetched, also when the engine ends between two tries.
 func TestResume(t *testing.T) {
+	chance := harness.Chance(t)
 	f, b := newFake(t), newBench(t, Config{MaxAttempts: 2})
 	f.image("big", "latest", picture{layers: []int{3 << 20, 2 << 20, 1 << 20}})
 	total := int64(0)
@@ -171,7 +173,9 @@ func TestResume(t *testing.T) {
 		f.mu.Unlock()
 		var from int
 		fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
-		n := min(len(body)-from, 200_000)
+		f.mu.Lock()
+		n := min(len(body)-from, 1+chance.IntN(400_000))
+		f.mu.Unlock()
 		if n == len(body)-from {
 			fetched.Add(int64(n))
 			return false

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -109,7 +110,7 @@ func platformIndex(t *testing.T, file string) (index string, parts []string) {
 // their own platform only and cannot hold an index: there it is the id of the
 // image, the digest of that part's configuration.
 func TestExchangeIndex(t *testing.T) {
-	harness.Require(t, "root", "engine", "dockerd", "skopeo", "podman")
+	harness.Require(t, "root", "engine", "dockerd", "skopeo", "podman", "buildah")
 	w := harness.Run(t, harness.Options{Flags: []string{"--bridge", "none"}})
 	host := w.ServeRegistry(t, "127.0.0.1:0")
 	dir := t.TempDir()
@@ -195,6 +196,45 @@ func TestExchangeIndex(t *testing.T) {
 	if got := podman("image", "inspect", "-f", "sha256:{{.Id}}", host+"/first:1"); got != id {
 		t.Errorf("podman pulled %s as %s", id, got)
 	}
+	// buildah takes an index apart and writes another with the same parts.
+	buildah := func(args ...string) {
+		t.Helper()
+		run("buildah", append([]string{"--root", filepath.Join(dir, "storage"), "--runroot", filepath.Join(dir, "storage-run"), "--storage-driver", "vfs"}, args...)...)
+	}
+	held := func(tag string) {
+		t.Helper()
+		var list struct{ Manifests []struct{ Digest string } }
+		if err := json.Unmarshal([]byte(run("skopeo", "inspect", "--raw", "--tls-verify=false", "docker://"+host+"/"+tag)), &list); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, m := range list.Manifests {
+			got = append(got, m.Digest)
+		}
+		slices.Sort(got)
+		if want := slices.Sorted(slices.Values(parts)); !slices.Equal(got, want) {
+			t.Errorf("%s has %v, not %v", tag, got, want)
+		}
+		wherry("rmi", "-f", id)
+		wherry("pull", "-q", host+"/"+tag)
+		if got := wherry("image", "inspect", "-f", "{{.Id}}", host+"/"+tag); got != id {
+			t.Errorf("pulled %s as %s", tag, got)
+		}
+	}
+	buildah("manifest", "create", "multi")
+	buildah("manifest", "add", "--all", "--tls-verify=false", "multi", "docker://"+host+"/first:1")
+	buildah("manifest", "push", "-q", "--all", "--tls-verify=false", "multi", "docker://"+host+"/buildah:1")
+	held("buildah:1")
+	buildah("manifest", "push", "-q", "--all", "--tls-verify=false", "multi", "oci-archive:"+filepath.Join(dir, "buildah.tar")+":docker.io/library/multi:1")
+	wherry("rmi", "-f", id)
+	wherry("load", "-q", "-i", filepath.Join(dir, "buildah.tar"))
+	if got := wherry("image", "inspect", "-f", "{{.Id}}", "multi:1"); got != id {
+		t.Errorf("the archive of buildah has the image %s, not %s", got, id)
+	}
+	wherry("tag", "multi:1", host+"/buildah:2")
+	wherry("push", "-q", host+"/buildah:2")
+	held("buildah:2")
+
 	d := harness.Run(t, harness.Options{Kind: harness.Docker, NetOf: w, Flags: []string{"--bridge", "none", "--iptables=false"}})
 	for _, args := range [][]string{{"pull", "-q", host + "/first:1"}, {"image", "inspect", "-f", "{{.Id}} {{index .RepoDigests 0}}", host + "/first:1"}} {
 		stdout, stderr, code, err := d.Run(harness.OldDockerCLI(), nil, args...)
