@@ -72,6 +72,7 @@ type Store struct {
 
 	mu     sync.RWMutex
 	chains map[digest.Digest]Lower
+	round  uint64 // of collections: what was read before one is not remembered after it
 
 	// gate orders new writable layers against collections: the layer is on
 	// disk before the collection looks for it, or waits for its end.
@@ -126,6 +127,7 @@ func (s *Store) Layers(ctx context.Context, chain digest.Digest) (Lower, error) 
 	}
 	s.mu.RLock()
 	l, ok := s.chains[chain]
+	round := s.round
 	s.mu.RUnlock()
 	if ok {
 		return l, nil
@@ -148,7 +150,9 @@ func (s *Store) Layers(ctx context.Context, chain digest.Digest) (Lower, error) 
 		name = info.Parent
 	}
 	s.mu.Lock()
-	s.chains[chain] = l
+	if s.round == round {
+		s.chains[chain] = l
+	}
 	s.mu.Unlock()
 	return l, nil
 }
@@ -172,6 +176,7 @@ func (s *Store) Collect(collect func(inUse map[digest.Digest]bool) error) error 
 	err = collect(used)
 	s.mu.Lock()
 	clear(s.chains)
+	s.round++
 	s.mu.Unlock()
 	s.gate.Lock()
 	s.collecting, s.spared = nil, nil
