@@ -36,6 +36,9 @@ type front struct {
 	upstream *upstream     // of a cache: the registry whose images it stores
 
 	mu sync.Mutex // held while a referrer's record is written or thrown away
+	// deleting orders what happens to a manifest in the storage as it is noted in
+	// the ledger: a deletion has it alone.
+	deleting sync.RWMutex
 }
 
 // The addresses that the front looks at. Names may have slashes.
@@ -142,6 +145,8 @@ func (f *front) manifest(a *answer, r *http.Request, name, ref string) {
 		}
 	case http.MethodDelete:
 		if d, err := digest.Parse(ref); err == nil && f.ledger != nil {
+			f.deleting.Lock()
+			defer f.deleting.Unlock()
 			a.on = func(status int) error {
 				if status == http.StatusAccepted {
 					f.ledger.Drop(name, d)
@@ -171,6 +176,8 @@ func (f *front) manifest(a *answer, r *http.Request, name, ref string) {
 		}
 		self := digest.FromBytes(body)
 		if f.ledger != nil {
+			f.deleting.RLock()
+			defer f.deleting.RUnlock()
 			defer f.ledger.Hold(append(doc.refers(), self)...)()
 		}
 		a.on = func(status int) error { return f.put(a, r, name, self, body, &doc, status) }

@@ -124,6 +124,13 @@ func (l *Ledger) Drop(repository string, d digest.Digest) {
 	delete(l.keeps, m)
 }
 
+// Keeps tells whether a manifest refers to a blob.
+func (l *Ledger) Keeps(d digest.Digest) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.refs[d] > 0
+}
+
 // Link notes that a repository has a blob.
 func (l *Ledger) Link(repository string, d digest.Digest) {
 	l.mu.Lock()
