@@ -399,6 +399,25 @@ func (d *Driver) Held() []string {
 	return out
 }
 
+// Tell gives all networks an option more.
+func (d *Driver) Tell(option, value string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, n := range d.nets {
+		n.options[option] = value
+	}
+}
+
+// Heal makes it behave from now on.
+func (d *Driver) Heal() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.heard = nil
+	for _, n := range d.nets {
+		n.options = map[string]string{}
+	}
+}
+
 // Forget makes it know no pool any more, as one that keeps nothing.
 func (d *Driver) Forget() {
 	d.mu.Lock()
