@@ -75,6 +75,7 @@ type DNS struct {
 	Servers     []netip.Addr
 	Options     []string
 	Search      []string
+	File        string       // the host's resolv.conf; "" is /etc/resolv.conf
 	HostGateway []netip.Addr // what host-gateway means in --add-host
 	hostGateway netip.Addr   // by the key of one address
 }

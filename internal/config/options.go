@@ -127,7 +127,7 @@ var options = []option{
 	{key: "host-gateway-ip", say: "The same, one address (docker's former name)", bind: func(c *Config) value { return address(&c.DNS.hostGateway) }},
 	{flag: "default-address-pool", key: "default-address-pools", say: "Default address pools for node specific local networks", bind: func(c *Config) value { return pools{&c.Bridge.AddressPools} }},
 	{flag: "default-network-opt", key: "default-network-opts", say: "Default network options, as driver=option=value", bind: func(c *Config) value { return driverOptions{&c.Bridge.NetworkOptions} }},
-	{key: "resolv-conf", class: refused},
+	{key: "resolv-conf", say: "The host's resolv.conf, instead of /etc/resolv.conf", bind: func(c *Config) value { return text(&c.DNS.File) }},
 	{flag: "userland-proxy", key: "userland-proxy", say: "Carry IPv6 clients of published ports to containers without IPv6", bind: func(c *Config) value { return boolean(&c.Bridge.UserlandProxy) }},
 	{flag: "userland-proxy-path", key: "userland-proxy-path", class: idle, say: "the proxy is part of wherryd"},
 	{flag: "ipv6", key: "ipv6", say: "Enable IPv6 networking on the default bridge network", bind: func(c *Config) value { return boolean(&c.Bridge.IPv6) }},

@@ -25,6 +25,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/lifecycle/membership"
 	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/network/ipam"
+	"github.com/wherry-engine/wherry/internal/network/resolv"
 	"github.com/wherry-engine/wherry/internal/plugin"
 	"github.com/wherry-engine/wherry/internal/query"
 	"github.com/wherry-engine/wherry/internal/runtime/cdi"
@@ -115,6 +116,12 @@ func networkConfig(c *config.Config, plugins *plugin.Set) (network.Config, error
 		DNS: c.DNS.Servers, DNSSearch: c.DNS.Search, DNSOptions: c.DNS.Options, HostGatewayIPs: c.DNS.HostGateway,
 		IPForward: b.Forward, IPForwardOpen: b.ForwardOpen, UserlandProxy: b.UserlandProxy, Firewall: b.Firewall, IPMasq: b.Masquerade, ICC: b.ICC,
 		IPv6: b.IPv6, DefaultGateway6: b.Gateway6, DirectRouting: b.DirectRouting, HostPolicy: b.FirewallMode == "host-policy", NetworkOptions: b.NetworkOptions,
+	}
+	if c.DNS.File != "" {
+		if _, err := os.Stat(c.DNS.File); err != nil {
+			return nc, fmt.Errorf("resolv-conf: %w", err)
+		}
+		resolv.Read(c.DNS.File)
 	}
 	var err error
 	if nc.AcceptMark.Value, nc.AcceptMark.Mask, err = b.Mark(); err != nil {

@@ -19,6 +19,9 @@ func ParseMount(text string) (Map, error) {
 	var m Map
 	for part := range strings.SplitSeq(text, ";") {
 		kind, list, _ := strings.Cut(part, "=")
+		if kind != "uids" && kind != "gids" {
+			return m, fmt.Errorf("invalid idmap %q: expected uids=DISK-CONTAINER-SIZE[#...][;gids=...]", text)
+		}
 		ranges, err := parseRanges(list)
 		if err != nil {
 			return m, err

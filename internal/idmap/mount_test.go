@@ -10,7 +10,9 @@ func TestParseMount(t *testing.T) {
 	for text, want := range map[string]string{
 		"uids=1000-0-1":                      "[{0 1000 1}] [{0 1000 1}]",
 		"uids=1000-0-1#0-1-999;gids=100-0-2": "[{0 1000 1} {1 0 999}] [{0 100 2}]",
-		"":                                   `invalid idmap range "": expected DISK-CONTAINER-SIZE`,
+		"":                                   `invalid idmap "": expected uids=DISK-CONTAINER-SIZE[#...][;gids=...]`,
+		"nope":                               `invalid idmap "nope": expected uids=DISK-CONTAINER-SIZE[#...][;gids=...]`,
+		"uids=":                              `invalid idmap range "": expected DISK-CONTAINER-SIZE`,
 		"gids=1-0-1":                         `invalid idmap "gids=1-0-1": expected uids=DISK-CONTAINER-SIZE[#...][;gids=...]`,
 		"uids=1-0":                           `invalid idmap range "1-0": expected DISK-CONTAINER-SIZE`,
 		"uids=1-0-0":                         `invalid idmap range "1-0-0": it has no ids, or too many`,

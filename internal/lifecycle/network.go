@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
+	apinetwork "github.com/moby/moby/api/types/network"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/wherry-engine/wherry/internal/container"
@@ -41,7 +42,10 @@ func (l *launcher) connect(ctx context.Context, c *container.Container, u *undo.
 	}
 	switch {
 	case h.NetworkMode.IsHost():
-		for _, ep := range c.Networks {
+		for name, ep := range c.Networks {
+			if name != apinetwork.NetworkHost {
+				return nil, errdefs.ErrInvalidArgument.WithMessage("failed to set up container networking: container sharing network namespace with another container or host cannot be connected to any other network: " + name)
+			}
 			if ep != nil && ep.IPAMConfig != nil && (ep.IPAMConfig.IPv4Address.IsValid() || ep.IPAMConfig.IPv6Address.IsValid()) {
 				return nil, errdefs.ErrInvalidArgument.WithMessage("failed to set up container networking: invalid endpoint settings:\nuser specified IP address is supported on user defined networks only")
 			}

@@ -126,6 +126,9 @@ func (g register) wanted(r Request, bridge string) ([]wiring.Wish, error) {
 	if len(out) == 0 || out[0].Seg != main {
 		out = append([]wiring.Wish{{Seg: main, Want: &network.EndpointSettings{}, Ports: ports}}, out...)
 	}
+	if err := spec.CheckMAC(r.MAC); err != nil {
+		return nil, err
+	}
 	if len(r.MAC) > 0 && len(out[0].Want.MacAddress) == 0 {
 		out[0].Want.MacAddress = r.MAC
 	}
@@ -136,6 +139,9 @@ func (g register) wanted(r Request, bridge string) ([]wiring.Wish, error) {
 		return out, nil
 	}
 	for _, w := range out {
+		if w.Seg.Driver == spec.Host {
+			return nil, invalid("cannot connect container to host network - container must be created in host network mode")
+		}
 		if !w.Seg.Up() {
 			return nil, errdefs.ErrUnavailable.WithMessage("network " + w.Seg.Name + " is not available")
 		}
@@ -163,22 +169,7 @@ func wishes(n *segment.Segment, ep *network.EndpointSettings) *network.EndpointS
 	return out
 }
 
-// accepts refuses wishes that the network cannot fulfil, in dockerd's words.
+// accepts refuses wishes that the network cannot fulfil.
 func accepts(n *segment.Segment, ep *network.EndpointSettings) error {
-	if err := spec.CheckEndpoint(ep); err != nil {
-		return err
-	}
-	if n.ConfigOnly {
-		return forbidden("container cannot be attached to the configuration-only network %s", n.Name)
-	}
-	if n.Name != network.NetworkBridge && n.Driver != spec.Null {
-		return nil
-	}
-	if len(ep.Aliases) > 0 {
-		return invalid("invalid endpoint settings:\nnetwork-scoped aliases are only supported for user-defined networks")
-	}
-	if c := ep.IPAMConfig; c != nil && (c.IPv4Address.IsValid() || c.IPv6Address.IsValid()) {
-		return invalid("invalid endpoint settings:\nuser specified IP address is supported on user defined networks only")
-	}
-	return nil
+	return spec.Accepts(n.Name, n.Driver, n.ConfigOnly, ep)
 }

@@ -170,10 +170,13 @@ func lookups(t *testing.T) {
 	for _, c := range []struct {
 		f    filter.Args
 		want int
-	}{{filter.Args{"driver": {"null"}}, 1}, {filter.Args{"name": {"o"}}, 2}, {filter.Args{"type": {"custom"}}, 0}, {filter.Args{"dangling": {"true"}}, 0}, {filter.Args{"id": {list[0].ID[:4]}}, 1}} {
+	}{{filter.Args{"driver": {"null"}}, 1}, {filter.Args{"name": {"o"}}, 2}, {filter.Args{"type": {"custom"}}, 0}, {filter.Args{"dangling": {"true"}}, 0}, {filter.Args{"id": {list[0].ID[:12]}}, 1}, {filter.Args{"name": {"^host$", "^non"}}, 2}, {filter.Args{"name": {"^ost"}}, 0}} {
 		if got, err := m.List(c.f); err != nil || len(got) != c.want {
 			t.Errorf("%v: %d %v", c.f, len(got), err)
 		}
+	}
+	if _, err := m.List(filter.Args{"dangling": {"maybe"}}); err == nil || !strings.HasPrefix(err.Error(), "invalid value for filter 'dangling', must be") {
+		t.Errorf("%v", err)
 	}
 	if _, err := m.List(filter.Args{"colour": {"red"}}); err == nil || err.Error() != "invalid filter 'colour'" {
 		t.Errorf("%v", err)

@@ -3,7 +3,6 @@ package network
 import (
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/moby/moby/api/types/network"
 
@@ -20,7 +19,7 @@ func (m *Manager) List(f filter.Args) ([]network.Summary, error) {
 	}
 	dangling, err := f.Bool("dangling", false)
 	if err != nil {
-		return nil, err
+		return nil, invalid(`invalid value for filter 'dangling', must be "true" (or "1"), or "false" (or "0")`)
 	}
 	for _, t := range f["type"] {
 		if t != "builtin" && t != "custom" {
@@ -36,7 +35,7 @@ func (m *Manager) List(f filter.Args) ([]network.Summary, error) {
 			kind = "builtin"
 		}
 		switch {
-		case !f.Exact("driver", n.Driver), !f.Prefix("id", n.ID), !f.Labels("label", n.Labels), !partOf(f, "name", n.Name), !f.Exact("scope", "local"), !f.Exact("type", kind):
+		case !f.Exact("driver", n.Driver), !f.Match("id", n.ID), !f.Labels("label", n.Labels), !f.Match("name", n.Name), !f.Exact("scope", "local"), !f.Exact("type", kind):
 			continue
 		case f.Has("dangling") && dangling != (kind == "custom" && len(m.members(n)) == 0):
 			continue
@@ -44,19 +43,6 @@ func (m *Manager) List(f filter.Args) ([]network.Summary, error) {
 		out = append(out, network.Summary{Network: n.API()})
 	}
 	return out, nil
-}
-
-// partOf reports whether value has a wanted text in it, or the key is absent.
-func partOf(f filter.Args, key, value string) bool {
-	if !f.Has(key) {
-		return true
-	}
-	for _, want := range f[key] {
-		if strings.Contains(value, want) {
-			return true
-		}
-	}
-	return false
 }
 
 // Inspect describes one network with its running containers.

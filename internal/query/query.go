@@ -80,6 +80,12 @@ func (v *View) List(ctx context.Context, o ListOptions) ([]*apicontainer.Summary
 		}
 		return cmp.Compare(a.ID, b.ID)
 	})
+	links := map[string][]string{} // the names by which others call a container, by its id
+	for i := range records {
+		for _, l := range records[i].Links() {
+			links[l.Target] = append(links[l.Target], "/"+records[i].Name+"/"+l.Alias)
+		}
+	}
 	out := []*apicontainer.Summary{}
 	now := time.Now()
 	for i := range records {
@@ -94,6 +100,7 @@ func (v *View) List(ctx context.Context, o ListOptions) ([]*apicontainer.Summary
 		if err != nil {
 			return nil, err
 		}
+		s.Names = append(s.Names, links[r.ID]...)
 		out = append(out, s)
 		if o.Limit > 0 && len(out) == o.Limit {
 			break

@@ -102,7 +102,7 @@ func (s *Store) Layers(dirs []string, dir, subpath string) (Place, error) {
 			return err
 		}
 		defer unix.Close(root)
-		tree, err = part(root, subpath, "the image")
+		tree, err = part(root, subpath, "image:")
 		return err
 	})
 	if err != nil {

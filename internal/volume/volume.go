@@ -221,7 +221,9 @@ func checkName(name string) error {
 	switch {
 	case len(name) == 1:
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: volume name is too short, names should be at least two alphanumeric characters", name))
-	case !id.ValidName(name) || len(name) > 255:
+	case len(name) > 255:
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: volume name is too long, names should be at most 255 characters", name))
+	case !id.ValidName(name):
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", name, name))
 	}
 	return nil

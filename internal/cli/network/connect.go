@@ -68,14 +68,14 @@ func (c *connectFlags) endpoint() (*network.EndpointSettings, error) {
 		}
 		addr, err := netip.ParseAddr(a.text)
 		if err != nil {
-			return nil, fmt.Errorf("invalid argument %q for --%s: %w", a.text, a.flag, err)
+			return nil, fmt.Errorf("invalid argument %q for --%s: no IP address", a.text, a.flag)
 		}
 		*a.to, ep.IPAMConfig = addr, ipam
 	}
 	for _, text := range c.linkLoc {
 		addr, err := netip.ParseAddr(text)
 		if err != nil {
-			return nil, fmt.Errorf("invalid argument %q for --link-local-ip: %w", text, err)
+			return nil, fmt.Errorf("invalid argument %q for --link-local-ip: no IP address", text)
 		}
 		ipam.LinkLocalIPs, ep.IPAMConfig = append(ipam.LinkLocalIPs, addr), ipam
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/docker/cli/opts"
 	"github.com/moby/moby/api/types/network"
@@ -89,7 +90,7 @@ func (a *addressing) ipam() (*network.IPAM, error) {
 	for _, s := range a.subnets {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return nil, fmt.Errorf("invalid subnet: %w", err)
+			return nil, notAddress("subnet", s, "/")
 		}
 		for _, have := range a.subnet {
 			if have.Subnet.Overlaps(p) {
@@ -101,7 +102,7 @@ func (a *addressing) ipam() (*network.IPAM, error) {
 	for _, r := range a.ranges {
 		p, err := netip.ParsePrefix(r)
 		if err != nil {
-			return nil, fmt.Errorf("invalid ip-range: %w", err)
+			return nil, notAddress("ip-range", r, "/")
 		}
 		c := a.holding(p.Addr())
 		switch {
@@ -115,7 +116,7 @@ func (a *addressing) ipam() (*network.IPAM, error) {
 	for _, g := range a.gateways {
 		addr, err := netip.ParseAddr(g)
 		if err != nil {
-			return nil, fmt.Errorf("invalid gateway: %w", err)
+			return nil, notAddress("gateway", g, "")
 		}
 		c := a.holding(addr)
 		switch {
@@ -132,7 +133,7 @@ func (a *addressing) ipam() (*network.IPAM, error) {
 		}
 		addr, err := netip.ParseAddr(text)
 		if err != nil {
-			return nil, fmt.Errorf("invalid aux-address: %w", err)
+			return nil, notAddress("aux-address", text, "")
 		}
 		c := a.holding(addr)
 		if c == nil {
@@ -150,4 +151,13 @@ func (a *addressing) holding(addr netip.Addr) *network.IPAMConfig {
 		}
 	}
 	return nil
+}
+
+// notAddress says that the value of a flag is no address, or with sep "/" no
+// address with a prefix length.
+func notAddress(flag, text, sep string) error {
+	if sep != "" && !strings.Contains(text, sep) {
+		return fmt.Errorf("invalid %s %s: no '/'", flag, text)
+	}
+	return fmt.Errorf("invalid %s %s: no IP address", flag, text)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/lifecycle/netfiles"
 	"github.com/wherry-engine/wherry/internal/network"
+	"github.com/wherry-engine/wherry/internal/network/spec"
 )
 
 // Networks changes networks and who is on them.
@@ -136,6 +137,9 @@ func (n *Networks) Connect(ctx context.Context, ref, containerRef string, wish *
 	if settings == nil {
 		settings = &apinetwork.EndpointSettings{}
 	}
+	if err := spec.Accepts(one.Name, one.Driver, one.ConfigOnly, settings); err != nil {
+		return err
+	}
 	var ports apinetwork.PortMap
 	if r.State.Running && !r.State.Restarting {
 		var done *network.Change
@@ -161,7 +165,7 @@ func (n *Networks) Disconnect(ctx context.Context, ref, containerRef string, for
 	c, err := n.containers.Get(containerRef)
 	if err != nil {
 		if force && errdefs.IsNotFound(err) {
-			_, err = n.manager.Disconnect(ctx, containerRef, ref, 0, true)
+			return n.forget(ctx, ref, containerRef)
 		}
 		return err
 	}
@@ -209,6 +213,19 @@ func (n *Networks) Disconnect(ctx context.Context, ref, containerRef string, for
 	if running {
 		err = errors.Join(err, n.files.Changed(&r, c))
 	}
+	return err
+}
+
+// forget takes off a network what is left of a container that is not known any more.
+func (n *Networks) forget(ctx context.Context, ref, id string) error {
+	one, err := n.manager.Inspect(ref, false)
+	if err != nil {
+		return err
+	}
+	if _, connected := one.Containers[id]; !connected {
+		return errdefs.ErrNotFound.WithMessage("endpoint " + id + " not found")
+	}
+	_, err = n.manager.Disconnect(ctx, id, one.ID, 0, true)
 	return err
 }
 

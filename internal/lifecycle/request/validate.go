@@ -41,6 +41,8 @@ func Validate(cfg *container.Config, h *container.HostConfig, f cgroup.Features)
 		return nil, errdefs.ErrInvalidArgument.WithMessage(err.Error())
 	}
 	switch {
+	case h.NetworkMode.IsContainer() && h.NetworkMode.ConnectedContainer() == "":
+		return nil, invalid("Invalid network mode: invalid container format container:<name|id>")
 	case !h.Isolation.IsDefault():
 		return nil, invalid("invalid isolation (%s): %s only supports 'default'", h.Isolation, runtime.GOOS)
 	case !h.IpcMode.Valid():

@@ -46,10 +46,15 @@ func Check(configs []network.IPAMConfig) error {
 		if why := outside(c.Gateway); why != "" {
 			bad("invalid gateway %s: %s", c.Gateway, why)
 		}
+		taken := map[netip.Addr]bool{c.Gateway: c.Gateway.IsValid()}
 		for _, name := range slices.Sorted(maps.Keys(c.AuxAddress)) {
-			if why := outside(c.AuxAddress[name]); why != "" {
+			a := c.AuxAddress[name]
+			if why := outside(a); why != "" {
 				bad("invalid auxiliary address %s: %s", name, why)
+			} else if taken[a] {
+				bad("failed to allocate secondary ip address (%s:%s): Address already in use", name, a)
 			}
+			taken[a] = true
 		}
 	}
 	if len(errs) > 0 {

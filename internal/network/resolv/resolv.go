@@ -76,6 +76,10 @@ func Host() *Conf {
 	return c
 }
 
+// Read makes another file than /etc/resolv.conf the host's (daemon.json's
+// resolv-conf). It is called before anything asks for the host's servers.
+func Read(path string) { hostFile, systemdFile = path, "" }
+
 // HostServers are the name servers that the host asks.
 func HostServers() []netip.Addr { return Host().Servers }
 

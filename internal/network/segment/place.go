@@ -43,6 +43,9 @@ func (b *Host) Place(n *Segment) error {
 			}
 		}
 	}
+	slices.SortStableFunc(n.IPAM.Config, func(a, c network.IPAMConfig) int { // IPv4 comes first, as docker shows it
+		return a.Subnet.Addr().BitLen() - c.Subnet.Addr().BitLen()
+	})
 	if n.Bridged() {
 		for _, other := range b.reg.Nets {
 			if other.Bridged() && other.BridgeName() == n.BridgeName() {

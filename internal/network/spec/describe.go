@@ -34,6 +34,8 @@ func Describe(r network.CreateRequest, defaults map[string]map[string]string) (N
 		n.ConfigFrom = r.ConfigFrom.Network
 	}
 	switch {
+	case n.ConfigOnly && (r.Internal || r.Attachable || r.Ingress || r.Scope != ""):
+		return n, forbidden("configuration network can only contain network specific fields. Network operator fields like [ ingress | internal | attachable | scope ] are not supported.")
 	case n.ConfigOnly && n.ConfigFrom != "":
 		return n, invalid("a configuration network cannot depend on another configuration network")
 	case n.ConfigOnly && (n.Driver == "" || n.Driver == Bridge):
@@ -177,8 +179,14 @@ func (n *Network) checkOptions() error {
 		}
 	}
 	if v, ok := n.Options[OptMTU]; ok {
-		if mtu, err := strconv.Atoi(v); err != nil || mtu < 0 || mtu > 65535 {
+		mtu, err := strconv.Atoi(v)
+		switch {
+		case err != nil || mtu < 0 || mtu > 65535:
 			return invalid("invalid value for %s: %q", OptMTU, v)
+		case mtu > 0 && mtu < 68:
+			return invalid("invalid value for %s: %q: IPv4 needs 68 at least", OptMTU, v)
+		case mtu > 0 && mtu < 1280 && n.EnableIPv6:
+			return invalid("invalid value for %s: %q: IPv6 needs 1280 at least", OptMTU, v)
 		}
 	}
 	if v := n.Options[OptBridgeName]; v != "" && !validLink(v) {

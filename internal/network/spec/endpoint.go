@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"bytes"
 	"strings"
 
 	"github.com/moby/moby/api/types/network"
@@ -53,6 +54,9 @@ func CheckEndpoint(ep *network.EndpointSettings) error {
 	if name, ok := ep.DriverOpts[OptIfName]; ok && (!validLink(name) || strings.Contains(name, "%")) {
 		return invalid("invalid interface name %q: 1 to 15 characters without '/', ':' and blanks", name)
 	}
+	if err := CheckMAC(ep.MacAddress); err != nil {
+		return err
+	}
 	if c := ep.IPAMConfig; c != nil {
 		if c.IPv4Address.IsValid() && !c.IPv4Address.Is4() {
 			return invalid("invalid endpoint settings:\ninvalid IPv4 address: %s", c.IPv4Address)
@@ -68,4 +72,35 @@ func CheckEndpoint(ep *network.EndpointSettings) error {
 	}
 	_, err := Sysctls(ep, "eth0")
 	return err
+}
+
+// CheckMAC refuses addresses that no link can have; an empty one is none.
+func CheckMAC(mac network.HardwareAddr) error {
+	if len(mac) == 0 {
+		return nil
+	}
+	if len(mac) != 6 || mac[0]&1 != 0 || bytes.Equal(mac, make([]byte, 6)) {
+		return invalid("invalid MAC address %s: a link needs a unicast address of 6 bytes", mac)
+	}
+	return nil
+}
+
+// Accepts refuses wishes that a network cannot fulfil, in dockerd's words.
+func Accepts(name, driver string, configOnly bool, ep *network.EndpointSettings) error {
+	if err := CheckEndpoint(ep); err != nil {
+		return err
+	}
+	if configOnly {
+		return forbidden("container cannot be attached to the configuration-only network %s", name)
+	}
+	if name != network.NetworkBridge && driver != Null {
+		return nil
+	}
+	if len(ep.Aliases) > 0 {
+		return invalid("invalid endpoint settings:\nnetwork-scoped aliases are only supported for user-defined networks")
+	}
+	if c := ep.IPAMConfig; c != nil && (c.IPv4Address.IsValid() || c.IPv6Address.IsValid()) {
+		return invalid("invalid endpoint settings:\nuser specified IP address is supported on user defined networks only")
+	}
+	return nil
 }
