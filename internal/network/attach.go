@@ -95,13 +95,13 @@ func (g register) wanted(r Request, bridge string) ([]wiring.Wish, error) {
 		}
 	}
 	main, err := g.Find(mode)
-	if err != nil {
+	switch {
+	case err != nil && r.Endpoints == nil:
 		return nil, err
-	}
-	if main.ConfigOnly {
+	case err != nil: // it was disconnected from it, and it may be gone
+	case main.ConfigOnly:
 		return nil, forbidden("container cannot be attached to the configuration-only network %s", main.Name)
-	}
-	if main.Driver == spec.Host {
+	case main.Driver == spec.Host:
 		return nil, errors.New("network: the host's own namespace needs no sandbox")
 	}
 	ports := remote.Ports{Exposed: r.Exposed, Published: r.Ports}
@@ -123,22 +123,22 @@ func (g register) wanted(r Request, bridge string) ([]wiring.Wish, error) {
 		}
 		return out[i].Seg.Name < out[j].Seg.Name
 	})
-	if len(out) == 0 || out[0].Seg != main {
-		out = append([]wiring.Wish{{Seg: main, Want: &network.EndpointSettings{}, Ports: ports}}, out...)
+	if r.Endpoints == nil {
+		out = []wiring.Wish{{Seg: main, Want: &network.EndpointSettings{}, Ports: ports}}
 	}
 	if err := spec.CheckMAC(r.MAC); err != nil {
 		return nil, err
 	}
-	if len(r.MAC) > 0 && len(out[0].Want.MacAddress) == 0 {
+	if len(r.MAC) > 0 && len(out) > 0 && out[0].Seg == main && len(out[0].Want.MacAddress) == 0 {
 		out[0].Want.MacAddress = r.MAC
 	}
-	if main.Driver == spec.Null {
-		if len(out) > 1 {
-			return nil, errdefs.ErrPermissionDenied.WithMessage("container cannot be connected to multiple networks with one of the networks in private (none) mode")
-		}
-		return out, nil
-	}
 	for _, w := range out {
+		if w.Seg.Driver == spec.Null && len(out) > 1 {
+			return nil, forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+		}
+		if w.Seg.Driver == spec.Null {
+			continue
+		}
 		if w.Seg.Driver == spec.Host {
 			return nil, invalid("cannot connect container to host network - container must be created in host network mode")
 		}

@@ -56,7 +56,9 @@ type Request struct {
 	// by the caller and refused here.
 	Network string
 	// Endpoints are the client's wishes by network (NetworkingConfig); a
-	// network that is not Network is connected as well.
+	// network that is not Network is connected as well. When they are not nil,
+	// Network itself is connected only if it is among them: the container was
+	// disconnected from it.
 	Endpoints map[string]*network.EndpointSettings
 	MAC       network.HardwareAddr // Config.MacAddress of old clients, for Network
 

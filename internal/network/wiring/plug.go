@@ -219,6 +219,10 @@ func order(wires []*Wire) {
 // Wires makes the namespace of a container and its links; given is one that must
 // be used. What it takes is given back by u.
 func (p *Pool) Wires(ctx context.Context, given *os.File, wanted []Wish, u *undo.Stack) ([]*Wire, *os.File, error) {
+	if len(wanted) == 0 { // it was disconnected from all of them
+		ns, err := p.namespace(given)
+		return nil, ns, err
+	}
 	main := wanted[0]
 	if main.Seg.Driver == spec.Null {
 		ns, err := p.namespace(given)
