@@ -244,10 +244,16 @@ func summarize(w *tabwriter.Writer, list []*client.UsageInfo) error {
 	return w.Flush()
 }
 
+// cacheKeys are what records of the cache can be chosen by.
+var cacheKeys = []string{"id", "parents", "type", "description", "inuse", "mutable", "immutable", "shared", "private", "until", "unused-for"}
+
 // cacheFilters splits filters into an age and BuildKit's own form of the rest.
 func cacheFilters(filters mobyclient.Filters) (age time.Duration, rest []string, err error) {
 	var terms []string
 	for key, values := range filters {
+		if name := strings.TrimRight(key, "!~"); !slices.Contains(cacheKeys, name) {
+			return 0, nil, fmt.Errorf("invalid filter '%s': want %s", key, strings.Join(cacheKeys, ", "))
+		}
 		var list []string
 		for v := range values {
 			list = append(list, v)

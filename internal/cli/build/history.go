@@ -340,15 +340,11 @@ func (e *engine) records(ctx context.Context, ref string, filters []string) ([]r
 	if len(filters) > 0 {
 		var terms []string
 		for _, f := range filters {
-			k, v, ok := strings.Cut(f, "=")
-			if !ok || k == "" {
-				return nil, fmt.Errorf("invalid filter %q: want name=value", f)
+			term, err := historyFilter(f)
+			if err != nil {
+				return nil, err
 			}
-			if strings.HasSuffix(k, "!") || strings.HasSuffix(k, "~") || strings.HasSuffix(k, "<") || strings.HasSuffix(k, ">") {
-				terms = append(terms, k+"="+v)
-			} else {
-				terms = append(terms, k+"=="+v)
-			}
+			terms = append(terms, term)
 		}
 		text, err := joinCSV(terms)
 		if err != nil {
@@ -383,6 +379,38 @@ func (e *engine) records(ctx context.Context, ref string, filters []string) ([]r
 		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(a.Ref, b.Ref))
 	})
 	return out, nil
+}
+
+// historyFilter writes a filter as the engine reads it.
+func historyFilter(f string) (string, error) {
+	i := strings.IndexAny(f, "!<>=")
+	if i < 1 || f[i:] == "!" || f[i] == '!' && f[i+1] != '=' {
+		return "", fmt.Errorf("invalid filter %q: want name=value", f)
+	}
+	key, sep := f[:i], f[i:i+1]
+	if sep != "=" && i+1 < len(f) && f[i+1] == '=' {
+		sep += "="
+	}
+	value := f[i+len(sep):]
+	switch equals := sep == "=" || sep == "!="; key {
+	case "ref", "repository", "status":
+		if !equals {
+			return "", fmt.Errorf("invalid separator for %q, expected = or !=", f)
+		}
+		if sep == "=" {
+			sep = "~="
+			if key == "status" {
+				sep = "=="
+			}
+		}
+	case "startedAt", "completedAt", "duration":
+		if equals {
+			return "", fmt.Errorf("invalid separator for %q, expected <=, <, >= or >", f)
+		}
+	default:
+		return "", fmt.Errorf("unsupported filter %q: want ref, repository, status, startedAt, completedAt or duration", f)
+	}
+	return key + sep + value, nil
 }
 
 func newRecord(h *control.BuildHistoryRecord) record {

@@ -36,3 +36,20 @@ func TestBadPattern(t *testing.T) {
 		t.Error("another error is changed")
 	}
 }
+
+func TestHistoryFilter(t *testing.T) {
+	for text, want := range map[string]string{
+		"status=error": "status==error", "status!=error": "status!=error", "ref=ab": "ref~=ab", "repository!=x=y": "repository!=x=y",
+		"duration>5s": "duration>5s", "startedAt<=24h": "startedAt<=24h",
+		"foo=bar": "unsupported filter", "status": "want name=value", "=x": "want name=value", "ref!": "want name=value", "ref!x": "want name=value", "": "want name=value",
+		"status>1": "expected = or !=", "duration=5s": "expected <=, <, >= or >",
+	} {
+		got, err := historyFilter(text)
+		if err != nil {
+			got = err.Error()
+		}
+		if got != want && (err == nil || !strings.Contains(got, want)) {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
