@@ -21,15 +21,8 @@ type world struct {
 
 func newWorld(t testing.TB, reply func(q *dns.Msg) *dns.Msg) *world {
 	t.Helper()
-	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	pc, l := listen(t)
 	w := &world{addr: pc.LocalAddr().(*net.UDPAddr).AddrPort(), reply: reply}
-	l, err := net.Listen("tcp4", w.addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
 	h := dns.HandlerFunc(func(rw dns.ResponseWriter, q *dns.Msg) {
 		w.asked.Add(1)
 		if r := w.reply(q); r != nil {
@@ -41,6 +34,27 @@ func newWorld(t testing.TB, reply func(q *dns.Msg) *dns.Msg) *world {
 		t.Cleanup(func() { s.Shutdown() })
 	}
 	return w
+}
+
+// listen takes a port for both protocols. The one that is free for udp may be
+// taken for tcp by somebody else on this machine.
+func listen(t testing.TB) (net.PacketConn, net.Listener) {
+	t.Helper()
+	var failed error
+	for range 100 {
+		pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.Listen("tcp4", pc.LocalAddr().String())
+		if err == nil {
+			return pc, l
+		}
+		failed = err
+		pc.Close()
+	}
+	t.Fatal(failed)
+	return nil, nil
 }
 
 // answering gives a TXT record of a TTL, or says that "missing" is not there.
@@ -86,14 +100,7 @@ func (p *place) Upstreams() ([]Upstream, *Memory) {
 
 func serve(t testing.TB, p *place) string {
 	t.Helper()
-	udp, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	tcp, err := net.Listen("tcp4", udp.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	udp, tcp := listen(t)
 	s := Serve(udp, tcp, p)
 	t.Cleanup(s.Close)
 	return udp.LocalAddr().String()
