@@ -79,6 +79,48 @@ func (s *Store) Forget(ctx context.Context, before time.Time) error {
 	return nil
 }
 
+// reclaim gives the blobs of unfinished work their records that were whole on
+// disk when a crash came before the record: they would be collected otherwise.
+func (s *Store) reclaim(ctx context.Context) error {
+	list, err := s.leases.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range list {
+		if !strings.HasPrefix(l.ID, resumePrefix) {
+			continue
+		}
+		held, err := s.leases.ListResources(ctx, l)
+		if err != nil {
+			return err
+		}
+		for _, r := range held {
+			d := digest.Digest(strings.TrimPrefix(r.ID, partialPrefix))
+			if r.Type != "ingests" || d.Validate() != nil {
+				continue
+			}
+			info, err := s.files.Info(ctx, d)
+			if err != nil {
+				continue // it is not whole
+			}
+			// What is there already is only held.
+			p, err := s.Partial(leases.WithLease(ctx, l.ID), ocispec.Descriptor{Digest: d, Size: info.Size})
+			if errdefs.IsAlreadyExists(err) || errdefs.IsUnavailable(err) { // or its next try is at it
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			err = p.w.Commit(ctx, info.Size, d)
+			p.w.Close()
+			if err != nil && !errdefs.IsAlreadyExists(err) {
+				return fmt.Errorf("store %s: %w", d, err)
+			}
+		}
+	}
+	return nil
+}
+
 // Partial is a blob that is written bit by bit, maybe over several processes.
 // It is used by one goroutine.
 type Partial struct {
@@ -90,7 +132,9 @@ type Partial struct {
 }
 
 // PartialRef names the ingest of a blob's part, as leases know it.
-func PartialRef(d digest.Digest) string { return "blob-" + d.String() }
+func PartialRef(d digest.Digest) string { return partialPrefix + d.String() }
+
+const partialPrefix = "blob-"
 
 // Partial opens the blob where its last writer stopped. The error is
 // errdefs.ErrAlreadyExists when it is whole; the lease in ctx then holds it.

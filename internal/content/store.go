@@ -54,6 +54,7 @@ type Store struct {
 	db     *metadata.DB
 	bolt   *bolt.DB
 	blobs  content.Store
+	files  content.Store // below the database
 	leases *light
 	images images.Store
 	mark   string
@@ -92,7 +93,7 @@ func Open(ctx context.Context, root string, sn map[string]snapshots.Snapshotter)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{db: metadata.NewDB(db, blobs, sn), bolt: db, mark: filepath.Join(dir, "open")}
+	s := &Store{db: metadata.NewDB(db, blobs, sn), bolt: db, files: blobs, mark: filepath.Join(dir, "open")}
 	if err := s.db.Init(ctx); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
@@ -182,6 +183,9 @@ func (s *Store) Recover(ctx context.Context, collect func(context.Context) error
 	}
 	if !s.crash && len(s.stale) == 0 {
 		return nil
+	}
+	if err := s.reclaim(ctx); err != nil {
+		return err
 	}
 	// A collection looks for files that no record names only where something
 	// was collected, so give it something in each store.
