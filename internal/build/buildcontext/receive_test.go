@@ -91,10 +91,8 @@ func (l *locked) HandleChange(kind fsutil.ChangeKind, p string, fi os.FileInfo, 
 	st := fi.Sys().(*types.Stat)
 	k[p] = fi.(contenthash.Hashed).Digest().String()
 	if st.Linkname != "" && fi.Mode().IsRegular() {
-		// A further name has the digest of the first, which may come later.
-		if k[p] = k[st.Linkname]; k[p] == "" {
-			k[p] = pending + st.Linkname
-		}
+		// A further name has the digest of the first, which may come later; see String.
+		k[p] = pending + st.Linkname
 	}
 	return nil
 }
@@ -114,6 +112,7 @@ func (l *locked) String() string {
 	for p, d := range k {
 		if first, ok := strings.CutPrefix(d, pending); ok {
 			d = k[first]
+			k[p] = d
 		}
 		list = append(list, p+" "+d)
 	}
