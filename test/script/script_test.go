@@ -151,8 +151,8 @@ func engineCmd(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("engine %s succeeded unexpectedly", verb)
 	case neg:
 		ts.Logf("%v", err)
-	default:
-		ts.Check(err)
+	case err != nil:
+		ts.Fatalf("%v\nthe daemon's log ends with:\n%s", err, e.LogTail(30))
 	}
 }
 

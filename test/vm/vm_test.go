@@ -83,7 +83,7 @@ func emulator(t *testing.T) []string {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	dir, err := fetchEmulator(ctx, Options{Cache: filepath.Join(root, ".cache", "vm"), Output: os.Stdout})
+	qemu, line, err := fetchEmulator(ctx, Options{Cache: filepath.Join(root, ".cache", "vm"), Output: os.Stdout})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,10 +94,26 @@ func emulator(t *testing.T) []string {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return []string{
-		filepath.Join(dir, "qemu-aarch64-static") + "=/usr/libexec/qemu-binfmt/aarch64-binfmt-P",
-		filepath.Join(dir, "qemu-aarch64.conf") + "=/wherry/emulator/aarch64.conf",
+		qemu + "=/usr/libexec/qemu-binfmt/aarch64-binfmt-P",
+		line + "=/wherry/emulator/aarch64.conf",
 		program + "=/wherry/emulator/program",
 	}
+}
+
+// fileServer lists what makes a guest serve NFS.
+func fileServer(t *testing.T) []string {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	files, err := fetchFileServer(ctx, Options{Cache: filepath.Join(root, ".cache", "vm"), Output: os.Stdout})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
 }
 
 func TestVM(t *testing.T) {
@@ -132,7 +148,7 @@ func TestFailure(t *testing.T) {
 
 // scripts are those of the whole engine that depend on the kernel and on the
 // version of cgroups.
-const scripts = "TestScript/wherry/(apparmor|userns|exec|options|namespaces|buildstep|emulator)$"
+const scripts = "TestScript/wherry/(apparmor|userns|exec|options|namespaces|buildstep|emulator|parents|fileserver)$"
 
 // TestSystemd is the same with systemd as init, for the driver that talks to
 // it, and with the whole engine: on cgroup v2, and on a kernel with AppArmor.
@@ -141,10 +157,10 @@ func TestSystemd(t *testing.T) {
 	out := guest(t, Options{
 		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope", "./internal/linux/apparmor", "./internal/runtime/foreign", "./test/script=" + scripts, "./test/acceptance=(TestStats|TestJournal|TestProfileUnloaded)$", "./test/crash=TestBothKilled$"}, Systemd: true,
 		Programs: []string{"./cmd/wherryd", "./cmd/wherry", "./cmd/wherry-build", "./cmd/wherry-init", "./cmd/wherry-keeper"},
-		Files:    emulator(t),
-		Require:  []string{"root", "engine", "busybox", "cgroup", "cgroup2", "systemd-init", "apparmor", "emulator", "runc", "crun", "apparmor_parser", "journal", "guest"},
+		Files:    append(emulator(t), fileServer(t)...),
+		Require:  []string{"root", "engine", "busybox", "guest", "cgroup", "cgroup2", "systemd-init", "apparmor", "emulator", "runc", "crun", "apparmor_parser", "journal"},
 	})
-	for _, s := range []string{"apparmor", "buildstep", "emulator"} {
+	for _, s := range []string{"apparmor", "buildstep", "emulator", "parents", "fileserver"} {
 		if !t.Failed() && !t.Skipped() && !strings.Contains(out, "--- PASS: TestScript/wherry/"+s) {
 			t.Errorf("the guest did not run the script %s", s)
 		}

@@ -131,14 +131,24 @@ func (f *Fitter) Furnish(ns *os.File, in *rtnl.Conn, links []*Link, fresh bool) 
 		if l.renumber {
 			inner.SetIdentity(dev, rtnl.Identity{Name: l.Device, MAC: l.MAC})
 		}
-		if l.Kind == spec.Macvlan {
-			if err := raise(in, dev); err != nil {
-				return err
+		switch l.Kind {
+		case spec.Macvlan:
+			err = patiently(in, "the MAC address is used by another link of the same parent", func(b *rtnl.Batch) { b.SetUp(dev) })
+		case spec.Ipvlan:
+			for _, a := range l.Addrs {
+				if err == nil {
+					err = patiently(in, "address "+a.Addr().String()+" is used by another link of the same parent", func(b *rtnl.Batch) { b.AddAddr(dev, a) })
+				}
 			}
+		}
+		if err != nil {
+			return err
 		}
 		inner.SetUp(dev)
 		for _, a := range l.Addrs {
-			inner.AddAddr(dev, a)
+			if l.Kind != spec.Ipvlan {
+				inner.AddAddr(dev, a)
+			}
 		}
 		l.routes(&inner, dev)
 		for _, g := range l.Gateways {
@@ -173,19 +183,20 @@ func (f *Fitter) Furnish(ns *os.File, in *rtnl.Conn, links []*Link, fresh bool) 
 	return nil
 }
 
-// raise brings a macvlan link up. Its parent knows a hardware address once: that
-// of a link whose namespace is just being taken down is free in a moment, of
-// which the kernel tells nobody here.
-func raise(in *rtnl.Conn, dev int) error {
+// patiently does for a sublink what its parent allows one of them at a time: a
+// parent knows a macvlan link's hardware address once, and an ipvlan link's
+// addresses. That of a link whose namespace is just being taken down is free in a
+// moment, of which the kernel tells nobody here.
+func patiently(in *rtnl.Conn, taken string, fill func(b *rtnl.Batch)) error {
 	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		var b rtnl.Batch
-		b.SetUp(dev)
+		fill(&b)
 		err := in.Do(&b)
 		if !errors.Is(err, unix.EADDRINUSE) {
 			return err
 		}
 		if time.Since(begin) > 3*time.Second {
-			return errdefs.ErrConflict.WithMessage("the MAC address is used by another link of the same parent")
+			return errdefs.ErrConflict.WithMessage(taken)
 		}
 	}
 }

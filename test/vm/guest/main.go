@@ -150,12 +150,6 @@ func setUp() error {
 			return err
 		}
 	}
-	// What programs load by themselves on a machine with udev.
-	for _, m := range []string{"overlay", "bridge", "veth", "nf_tables", "br_netfilter", "loop", "tun", "dummy"} {
-		if out, err := exec.Command("/sbin/modprobe", m).CombinedOutput(); err != nil {
-			return fmt.Errorf("modprobe %s: %w %s", m, err, out)
-		}
-	}
 	if out, err := exec.Command("/bin/busybox", "ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
 		return fmt.Errorf("lo: %w %s", err, out)
 	}
@@ -185,6 +179,14 @@ func tests() error {
 	go sayAlive()
 	code := 0
 	defer func() { fmt.Fprintf(out, "wherry-vm: exit %d\n", code) }()
+	// What programs load by themselves on a machine with udev. The kernel asks for
+	// them, too, but busybox says that a module is there while another loads it.
+	for _, m := range []string{"overlay", "bridge", "veth", "nf_tables", "br_netfilter", "loop", "tun", "dummy"} {
+		if text, err := exec.Command("/sbin/modprobe", m).CombinedOutput(); err != nil {
+			code = 1
+			return fmt.Errorf("modprobe %s: %w %s", m, err, text)
+		}
+	}
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
 		return err
