@@ -9,6 +9,7 @@ import (
 	"path"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/buildkit/cache/contenthash"
@@ -45,7 +46,8 @@ type receiver struct {
 	whole   bool // all names were sent
 
 	writers sync.WaitGroup
-	parts   sync.Pool // of large files, written
+	parts   sync.Pool    // of large files, written
+	held    atomic.Int64 // bytes of files that are kept in memory
 
 	sending sync.Mutex
 
@@ -65,8 +67,12 @@ type file struct {
 // grace is how long a sender has to end after it was told of a failure.
 const grace = time.Second
 
-// small is up to where a file is kept in memory until all of it is there.
-const small = 256 << 10
+const (
+	// small is up to where a file is kept in memory until all of it is there.
+	small = 256 << 10
+	// most is how much all of them have there; beyond it files are written as they come.
+	most = 64 << 20
+)
 
 // digested is a file with the digest of its content and header.
 type digested struct {
@@ -309,11 +315,13 @@ func (r *receiver) data(ctx context.Context, g *errgroup.Group, p *types.Packet)
 			return nil
 		}
 		return r.hand(ctx, f)
-	case f.parts == nil && f.data == nil:
-		f.data, p.Data = p.Data, nil
-		return nil
-	case f.parts == nil && len(f.data)+len(p.Data) <= small:
-		f.data = append(f.data, p.Data...)
+	case f.parts == nil && len(f.data)+len(p.Data) <= small && r.held.Load() < most:
+		r.held.Add(int64(len(p.Data)))
+		if f.data == nil {
+			f.data, p.Data = p.Data, nil
+		} else {
+			f.data = append(f.data, p.Data...)
+		}
 		return nil
 	}
 	if f.parts == nil {
@@ -369,7 +377,10 @@ func (r *receiver) one(ctx context.Context, f *file, at *opened) error {
 	}
 	err = create(dir, f.st, func(w io.Writer) error {
 		w = io.MultiWriter(w, h)
-		if _, err := w.Write(f.data); err != nil || f.parts == nil {
+		_, err := w.Write(f.data)
+		r.held.Add(-int64(len(f.data)))
+		f.data = nil
+		if err != nil || f.parts == nil {
 			return err
 		}
 		for b := range f.parts {
