@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/image/manifest"
 	"github.com/wherry-engine/wherry/internal/image/tree"
 )
@@ -62,26 +63,41 @@ type details struct {
 // readDetails reads manifest and config.
 func readDetails(ctx context.Context, blobs *content.Store, r *record) (*details, error) {
 	d := &details{}
-	b, err := blobs.Read(ctx, r.manifest, manifest.MaxSize)
+	b, err := intact(ctx, blobs, r.manifest, manifest.MaxSize)
 	if err != nil {
-		return nil, fmt.Errorf("image %s: %w", r.id, err)
+		return nil, err
 	}
 	m, err := manifest.Parse(ocispec.Descriptor{Digest: r.manifest}, b)
-	if err != nil || m.Image == nil {
-		return nil, fmt.Errorf("image %s: manifest %s: %w", r.id, r.manifest, err)
+	if err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", r.manifest, err)
+	}
+	if m.Image == nil {
+		return nil, fmt.Errorf("manifest %s is an index", r.manifest)
 	}
 	d.manifest = *m.Image
 	d.desc = ocispec.Descriptor{MediaType: m.MediaType, Digest: r.manifest, Size: int64(len(b))}
-	if b, err = blobs.Read(ctx, r.id, tree.MaxConfig); err != nil {
-		return nil, fmt.Errorf("image %s: %w", r.id, err)
+	if b, err = intact(ctx, blobs, r.id, tree.MaxConfig); err != nil {
+		return nil, err
 	}
 	if err := json.Unmarshal(b, &d.config); err != nil {
-		return nil, fmt.Errorf("image %s: config: %w", r.id, err)
+		return nil, fmt.Errorf("config %s: %w", r.id, err)
 	}
 	if len(d.config.RootFS.DiffIDs) > 0 {
 		d.chain = identity.ChainID(d.config.RootFS.DiffIDs)
 	}
 	return d, nil
+}
+
+// intact reads a small blob that must be as it was stored.
+func intact(ctx context.Context, blobs *content.Store, d digest.Digest, limit int64) ([]byte, error) {
+	b, err := blobs.Read(ctx, d, limit)
+	if err != nil {
+		return nil, fmt.Errorf("blob %s: %w", d, err)
+	}
+	if d.Algorithm().FromBytes(b) != d {
+		return nil, fmt.Errorf("blob %s on the disk does not have this digest any more", d)
+	}
+	return b, nil
 }
 
 // build joins the names of an entry with what its blobs say.
@@ -90,16 +106,27 @@ func (s *Store) build(ctx context.Context, e *entry) (*Image, error) {
 	if d == nil {
 		var err error
 		if d, err = readDetails(ctx, s.content, e.records[0]); err != nil {
-			return nil, err
+			name := id.Short(e.id.String())
+			return nil, fmt.Errorf("image %s is damaged: %w: remove it (rmi %s) and pull, load or build it again", name, err, name)
 		}
 		e.details.Store(d)
 	}
-	r := e.records[0]
-	img := &Image{ID: e.id, Target: r.target, Manifest: d.desc, Config: d.config, ChainID: d.chain, Parent: r.parent,
-		RepoTags: []string{}, RepoDigests: []string{}}
+	img := bare(e)
+	img.Manifest, img.Config, img.ChainID = d.desc, d.config, d.chain
 	if d.config.Created != nil {
 		img.Created = *d.config.Created
 	}
+	lower, err := s.snapshots.Layers(ctx, d.chain)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return nil, err
+	}
+	img.Size = lower.Size
+	return img, nil
+}
+
+// bare is what the table alone knows of an image.
+func bare(e *entry) *Image {
+	img := &Image{ID: e.id, Target: e.records[0].target, Parent: e.records[0].parent, RepoTags: []string{}, RepoDigests: []string{}}
 	for _, r := range e.records {
 		switch {
 		case r.ref == nil:
@@ -114,10 +141,5 @@ func (s *Store) build(ctx context.Context, e *entry) (*Image, error) {
 	}
 	sort.Strings(img.RepoTags)
 	sort.Strings(img.RepoDigests)
-	lower, err := s.snapshots.Layers(ctx, d.chain)
-	if err != nil && !errdefs.IsNotFound(err) {
-		return nil, err
-	}
-	img.Size = lower.Size
-	return img, nil
+	return img
 }

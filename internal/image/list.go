@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"path"
 	"slices"
 	"sort"
@@ -46,7 +47,7 @@ func (s *Store) List(ctx context.Context, o ListOptions) ([]*imageapi.Summary, e
 	}
 	imgs := make([]*Image, 0, len(entries))
 	for _, e := range entries {
-		img, err := s.image(ctx, e)
+		img, err := known(ctx, s, e)
 		if s.gone(e, err) {
 			continue
 		}
@@ -81,9 +82,11 @@ func (s *Store) List(ctx context.Context, o ListOptions) ([]*imageapi.Summary, e
 				return nil, err
 			}
 		}
-		if o.Manifests {
-			if sum.Manifests, err = s.manifests(ctx, img); err != nil {
+		if o.Manifests && img.Manifest.Digest != "" {
+			if sum.Manifests, err = s.manifests(ctx, img); err != nil && ctx.Err() != nil {
 				return nil, err
+			} else if err != nil {
+				slog.Warn("an image is listed without its platforms", "image", img.ID, "error", err)
 			}
 			// Who shows manifests takes the size for all that the image has here, as
 			// engines that keep images by manifests tell it.

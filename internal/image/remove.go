@@ -37,7 +37,11 @@ func (s *Store) Remove(ctx context.Context, ref string, o RemoveOptions) ([]imag
 	if len(o.Platforms) > 0 {
 		return removePlatforms(ctx, s, ref, o)
 	}
-	img, err := s.Resolve(ctx, ref)
+	e, err := s.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	img, err := known(ctx, s, e)
 	if err != nil {
 		return nil, err
 	}
@@ -314,7 +318,7 @@ func (s *Store) Prune(ctx context.Context, all bool, keep func(*Image) bool) ([]
 	}
 	out := []imageapi.DeleteResponse{}
 	for _, e := range s.entries() {
-		img, err := s.image(ctx, e)
+		img, err := known(ctx, s, e)
 		if s.gone(e, err) {
 			continue
 		}

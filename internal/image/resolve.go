@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"log/slog"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/leases"
@@ -45,6 +46,18 @@ func (s *Store) image(ctx context.Context, e *entry) (*Image, error) {
 	}
 	e.img.Store(img)
 	return img, nil
+}
+
+// known is image, and for one that cannot be read what the table alone knows:
+// it is listed, so that people see it, and can be removed. The error is
+// errdefs.ErrNotFound if it was removed meanwhile.
+func known(ctx context.Context, s *Store, e *entry) (*Image, error) {
+	img, err := s.image(ctx, e)
+	if err == nil || s.gone(e, err) || ctx.Err() != nil {
+		return img, err
+	}
+	slog.Warn("an image is listed without what it is", "error", err)
+	return bare(e), nil
 }
 
 // gone tells whether err means that the entry's image was removed after it was
