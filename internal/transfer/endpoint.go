@@ -9,9 +9,12 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/transfer/certs"
 )
@@ -231,15 +234,13 @@ func (s *settings) agent(host string, m Mirror, skipVerify bool) (*http.Client, 
 	}
 	conf.InsecureSkipVerify = skipVerify
 	d := &net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}
-	if !linkLocal(host) {
+	d.Control = func(_, address string, c syscall.RawConn) error {
 		// What a registry sends us to must not be what only this machine may
 		// reach: the metadata service of a cloud answers at a link-local address.
-		d.Control = func(_, address string, _ syscall.RawConn) error {
-			if linkLocal(address) {
-				return fmt.Errorf("refusing to connect to the link-local address %s", address)
-			}
-			return nil
+		if linkLocal(address) && !linkLocal(host) {
+			return fmt.Errorf("refusing to connect to the link-local address %s", address)
 		}
+		return untaken(c)
 	}
 	t := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, DialContext: d.DialContext, TLSClientConfig: conf, TLSHandshakeTimeout: 10 * time.Second,
@@ -252,6 +253,21 @@ func (s *settings) agent(host string, m Mirror, skipVerify bool) (*http.Client, 
 		old.client.CloseIdleConnections()
 	}
 	return c, nil
+}
+
+// deaf is how long a server may take nothing of what is sent to it.
+var deaf = 60 * time.Second
+
+// untaken has the kernel give up a connection whose other end is deaf, see
+// TCP_USER_TIMEOUT in tcp(7).
+func untaken(c syscall.RawConn) error {
+	var set error
+	if err := c.Control(func(fd uintptr) {
+		set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deaf.Milliseconds()))
+	}); err != nil {
+		return err
+	}
+	return os.NewSyscallError("setsockopt", set)
 }
 
 // redirect follows what may be followed, without anything that is secret.
