@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -12,8 +13,9 @@ import (
 
 // turns is both ends of connections, on one thread of one processor: so nothing
 // waits for anybody, and what is measured is the kernel's time alone. The client's
-// namespace is file descriptor 3, the server's 4. It prints what one turn takes, in
-// µs, in the fastest tenth of the time.
+// namespace is file descriptor 3, the server's 4. A turn is a connection (connect),
+// a byte there and one back (exchange), or 64 KiB there (pour). It prints what one
+// takes, in µs, in the fastest tenth of the time.
 func turns(kind, addr, port string, d time.Duration) (err error) {
 	runtime.LockOSThread()
 	var cpus unix.CPUSet
@@ -79,18 +81,42 @@ func turns(kind, addr, port string, d time.Duration) (err error) {
 		return err
 	}
 	for _, fd := range []int{client, server} {
+		// Who waits here waits for itself: better an error.
+		for _, way := range []int{unix.SO_SNDTIMEO, unix.SO_RCVTIMEO} {
+			if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, way, &unix.Timeval{Sec: 10}); err != nil {
+				return err
+			}
+		}
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
 			return err
 		}
 	}
-	turn, times := func() error {
-		if err := say(client, server); err != nil {
+	var turn func() error
+	times := 50
+	switch kind {
+	case "exchange":
+		turn = func() error {
+			if err := say(client, server); err != nil {
+				return err
+			}
+			return say(server, client)
+		}
+	case "pour":
+		much := make([]byte, 64<<10)
+		turn = func() error {
+			sent, err := unix.Write(client, much)
+			for sent > 0 && err == nil {
+				var n int
+				if n, err = unix.Read(server, much); n == 0 && err == nil {
+					err = io.ErrUnexpectedEOF
+				}
+				sent -= n
+			}
 			return err
 		}
-		return say(server, client)
-	}, 50
-	if kind == "connect" {
-		turn, times = func() error {
+	case "connect":
+		times = 10
+		turn = func() error {
 			client, server, err := open()
 			if err != nil {
 				return err
@@ -105,7 +131,9 @@ func turns(kind, addr, port string, d time.Duration) (err error) {
 				return err
 			}
 			return unix.Close(client)
-		}, 10
+		}
+	default:
+		return fmt.Errorf("no turn is called %q", kind)
 	}
 	var took []float64
 	for end := time.Now().Add(d); time.Now().Before(end); {
