@@ -111,6 +111,20 @@ func TestCollect(t *testing.T) {
 	}
 }
 
+// TestCollectNonsense: what strangers send while the storage is read does not
+// keep blobs from being collected.
+func TestCollectNonsense(t *testing.T) {
+	s := serve(t, Options{Data: t.TempDir()})
+	lost := s.blob("x", []byte("no manifest ever"))
+	for _, d := range []string{"nonsense", "sha256:../../../../x", "sha256:" + strings.Repeat("0", 64)} {
+		body := `{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageManifest + `","layers":[{"digest":"` + d + `"}]}`
+		s.want(s.do("PUT", "/v2/x/manifests/a", []byte(body), "Content-Type", ocispec.MediaTypeImageManifest), 400)
+	}
+	s.load()
+	s.sweep(0)
+	s.want(s.do("HEAD", "/v2/x/blobs/"+lost.Digest.String(), nil), 404)
+}
+
 // TestCollectRedis: with a memory outside of the storage nothing is removed
 // unless that is asked for, which is refused.
 func TestCollectRedis(t *testing.T) {

@@ -36,9 +36,10 @@ type front struct {
 	upstream *upstream     // of a cache: the registry whose images it stores
 
 	mu sync.Mutex // held while a referrer's record is written or thrown away
-	// deleting orders what happens to a manifest in the storage as it is noted in
-	// the ledger: a deletion has it alone.
-	deleting sync.RWMutex
+	// turns order what happens to a manifest in the storage as it is noted in the
+	// ledger. There are many, for a deletion reads all tags of its repository, and
+	// few are to wait for that.
+	turns [256]sync.Mutex // by the digest's first byte
 }
 
 // The addresses that the front looks at. Names may have slashes.
@@ -124,13 +125,17 @@ type document struct {
 	Annotations  map[string]string    `json:"annotations"`
 }
 
+// refers lists what it refers to, without what is no digest: the document is
+// whatever a client sends, and nobody knows yet who that is.
 func (d *document) refers() (list []digest.Digest) {
 	all := append(d.Layers[:len(d.Layers):len(d.Layers)], d.Manifests...)
 	if d.Config != nil {
 		all = append(all, *d.Config)
 	}
 	for _, one := range all {
-		list = append(list, one.Digest)
+		if one.Digest.Validate() == nil {
+			list = append(list, one.Digest)
+		}
 	}
 	return list
 }
@@ -145,8 +150,7 @@ func (f *front) manifest(a *answer, r *http.Request, name, ref string) {
 		}
 	case http.MethodDelete:
 		if d, err := digest.Parse(ref); err == nil && f.ledger != nil {
-			f.deleting.Lock()
-			defer f.deleting.Unlock()
+			defer f.turn(d)()
 			a.on = func(status int) error {
 				if status == http.StatusAccepted {
 					f.ledger.Drop(name, d)
@@ -176,13 +180,20 @@ func (f *front) manifest(a *answer, r *http.Request, name, ref string) {
 		}
 		self := digest.FromBytes(body)
 		if f.ledger != nil {
-			f.deleting.RLock()
-			defer f.deleting.RUnlock()
+			defer f.turn(self)()
 			defer f.ledger.Hold(append(doc.refers(), self)...)()
 		}
 		a.on = func(status int) error { return f.put(a, r, name, self, body, &doc, status) }
 	}
 	f.app.ServeHTTP(a, r)
+}
+
+// turn waits until nobody else stores or deletes a manifest with this digest,
+// and keeps it so until end is called.
+func (f *front) turn(d digest.Digest) (end func()) {
+	n, _ := strconv.ParseUint(d.Encoded()[:2], 16, 8) // digests are parsed or computed
+	f.turns[n].Lock()
+	return f.turns[n].Unlock
 }
 
 // put notes a manifest that was stored. The client hears of an error.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,4 +46,29 @@ func TestDeletedAndPushed(t *testing.T) {
 	if kept := ledger.Keeps(layer); !stored || !kept {
 		t.Errorf("the manifest is stored: %v, its layer is kept: %v", stored, kept)
 	}
+}
+
+// TestDeletionIsNotWaitedFor: other manifests are pushed and deleted while one is
+// deleted, which takes long where a repository has many tags.
+func TestDeletionIsNotWaitedFor(t *testing.T) {
+	body := []byte(`{"schemaVersion":2}`)
+	one, other := digest.FromString("one"), digest.FromString("other")
+	f := &front{ledger: sweep.New(nil, nil)}
+	begun, end, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	f.app = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, one.String()) {
+			close(begun)
+			<-end
+		}
+		w.WriteHeader(http.StatusAccepted)
+	})
+	go func() {
+		defer close(done)
+		f.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodDelete, "/v2/x/manifests/"+one.String(), nil))
+	}()
+	<-begun
+	f.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPut, "/v2/x/manifests/latest", bytes.NewReader(body)))
+	f.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodDelete, "/v2/x/manifests/"+other.String(), nil))
+	close(end)
+	<-done
 }
