@@ -2,10 +2,10 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -82,20 +82,23 @@ func (s *System) setProxies(context.Context) error {
 	return nil
 }
 
-// shownProxy is the proxy that `info` tells: the settings', else the
-// environment's, without the password in it.
-func shownProxy(setting, variable string) string {
-	for _, name := range []string{variable, strings.ToLower(variable)} {
-		if setting == "" {
-			setting = os.Getenv(name)
-		}
+// proxyOf is what counts: the settings' proxy, else the environment's.
+func proxyOf(setting, variable string) string {
+	return cmp.Or(setting, os.Getenv(variable), os.Getenv(strings.ToLower(variable)))
+}
+
+// shownProxy is a proxy without the password in it, as `info` tells it. Not by
+// url.Parse: a proxy may do without a scheme, and a password with characters
+// that an address cannot have is one still.
+func shownProxy(proxy string) string {
+	scheme, rest := "", proxy
+	if i := strings.Index(proxy, "://"); i >= 0 && i == strings.IndexByte(proxy, ':') {
+		scheme, rest = proxy[:i+3], proxy[i+3:]
 	}
-	u, err := url.Parse(setting)
-	if err != nil || u.User == nil {
-		return setting
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
+		rest = "xxxxx:xxxxx" + rest[i:]
 	}
-	u.User = url.UserPassword("xxxxx", "xxxxx")
-	return u.String()
+	return scheme + rest
 }
 
 // openRegistries makes the client for registries.

@@ -155,8 +155,8 @@ func (s *System) host() (query.Host, error) {
 	h := query.Host{
 		Version: s.build.Version, GitCommit: s.build.Commit, APIVersion: httpapi.MaxVersion, MinAPIVersion: c.MinAPIVersion, ID: engineID,
 		DataRoot: c.DataRoot, Labels: c.Labels, LogDriver: c.LogDriver, InitBinary: "docker-init", LiveRestore: c.LiveRestore, Debug: c.Debug,
-		HTTPProxy: shownProxy(c.Registry.HTTPProxy, "HTTP_PROXY"), HTTPSProxy: shownProxy(c.Registry.HTTPSProxy, "HTTPS_PROXY"),
-		NoProxy: shownProxy(c.Registry.NoProxy, "NO_PROXY"), Mirrors: c.Registry.Mirrors, Insecure: c.Registry.Insecure,
+		HTTPProxy: shownProxy(proxyOf(c.Registry.HTTPProxy, "HTTP_PROXY")), HTTPSProxy: shownProxy(proxyOf(c.Registry.HTTPSProxy, "HTTPS_PROXY")),
+		NoProxy: proxyOf(c.Registry.NoProxy, "NO_PROXY"), Mirrors: c.Registry.Mirrors, Insecure: c.Registry.Insecure,
 		SecurityOptions: []string{"name=seccomp,profile=" + seccompName(c)}, StorageDriver: s.images.Snapshots().Driver(),
 		CDI:            cdiDirectories(c),
 		EventListeners: s.events.Listeners, DefaultRuntime: c.DefaultRuntime,

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -103,8 +104,8 @@ func settings(o Options) (*configuration.Configuration, error) {
 		put(true, "http", "debug", "prometheus", "enabled")
 	}
 	if o.HTPasswd != "" {
-		if err := checkUsers(o.HTPasswd); err != nil {
-			return nil, err
+		if _, err := os.Stat(o.HTPasswd); err != nil {
+			return nil, err // distribution would make the file, with a user of its own
 		}
 		put(o.HTPasswd, "auth", "htpasswd", "path")
 		put("wherry-registry", "auth", "htpasswd", "realm")
@@ -150,6 +151,13 @@ func settings(o Options) (*configuration.Configuration, error) {
 			return nil, fmt.Errorf("%s: %w", o.File, err)
 		}
 		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if path, _ := c.Auth["htpasswd"]["path"].(string); path != "" {
+		// The well-known image makes a file that is not there, which a file of
+		// settings or the environment names, with a user of its own: so be it.
+		if err := checkUsers(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
 	if err := checkCollection(o, c); err != nil {
 		return nil, err

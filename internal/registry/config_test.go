@@ -29,6 +29,7 @@ func TestSettingsRefused(t *testing.T) {
 		"no users":                           {HTPasswd: write("empty", "\n")},
 		"no such file":                       {HTPasswd: filepath.Join(dir, "absent")},
 		"--proxy-user is told to":            {ProxyUser: "me"},
+		"line 1: the password of they":       {File: write("users.yml", "version: 0.1\nauth: {htpasswd: {realm: r, path: "+write("they", "they:secret\n")+"}}")},
 		"bad.yml: ":                          {File: write("bad.yml", "version: 9")},
 	} {
 		o.Data = dir
@@ -36,6 +37,24 @@ func TestSettingsRefused(t *testing.T) {
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("want %q: %v", want, err)
 		}
+	}
+}
+
+// The environment names a file of users, as it does for the well-known image.
+func TestUsersOfEnvironment(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "users")
+	t.Setenv("REGISTRY_AUTH", "htpasswd")
+	t.Setenv("REGISTRY_AUTH_HTPASSWD_REALM", "r")
+	t.Setenv("REGISTRY_AUTH_HTPASSWD_PATH", file)
+	if _, err := settings(Options{Data: dir}); err != nil {
+		t.Error("a file that will be made:", err)
+	}
+	if err := os.WriteFile(file, []byte("me:secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := settings(Options{Data: dir}); err == nil || !strings.Contains(err.Error(), "the password of me is not a bcrypt hash") {
+		t.Error(err)
 	}
 }
 

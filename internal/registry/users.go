@@ -14,7 +14,7 @@ const bcryptLen = 60
 func checkUsers(file string) error {
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return err // distribution would make the file, with a user of its own
+		return err
 	}
 	users := 0
 	for i, line := range strings.Split(string(b), "\n") {
