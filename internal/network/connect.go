@@ -39,8 +39,6 @@ type Change struct {
 // Connect gives a running container a link to a network. Its published ports
 // follow its default route.
 func (m *Manager) Connect(ctx context.Context, c Connection) (*Change, error) {
-	var u undo.Stack
-	defer u.Run()
 	m.mu.Lock()
 	w, b, err := m.wish(c)
 	m.mu.Unlock()
@@ -52,19 +50,28 @@ func (m *Manager) Connect(ctx context.Context, c Connection) (*Change, error) {
 		return nil, err
 	}
 	defer ns.Close()
+	var u undo.Stack
+	defer u.Run() // while the namespace is open
 	link, err := m.pool.Plug(ctx, w)
 	if err != nil {
 		return nil, err
 	}
 	wires := []*wiring.Wire{link}
+	u.Add(func() { Plugged{m}.moved(b, nil) })
 	u.Add(func() { m.pool.Undo(link) })
 	if err := m.pool.Join(ctx, ns, wires); err != nil {
 		return nil, err
 	}
+	u.Add(func() {
+		m.mu.Lock()
+		exits := m.reg.exitsOf(b.endpoints)
+		m.mu.Unlock()
+		m.pool.Withdraw(ns, link, exits)
+	})
 	if err := m.extend(ns, b, link); err != nil {
 		return nil, fmt.Errorf("connect container %s to network %s: %w", c.ContainerID, w.Seg.Name, err)
 	}
-	u.Add(func() { Plugged{m}.giveBack(ns, wires) })
+	Plugged{m}.moved(b, link)
 	more, err := Plugged{m}.finish(ctx, ns, wires)
 	if err != nil {
 		return nil, err
@@ -98,7 +105,6 @@ func (m *Manager) Connect(ctx context.Context, c Connection) (*Change, error) {
 	join(w.Seg, b, ep)
 	m.mu.Unlock()
 	u.Keep()
-	Plugged{m}.moved(ctx, b)
 	ports, err := m.follow(b)
 	return &Change{Network: w.Seg.Name, Endpoint: ep.Copy(), Ports: ports}, err
 }
@@ -235,7 +241,7 @@ func (m *Manager) Disconnect(ctx context.Context, containerID, ref string, pid i
 	if mine {
 		n.Free(segment.AddressesOf(ep))
 		Plugged{m}.leave(b, n)
-		Plugged{m}.moved(ctx, b)
+		Plugged{m}.moved(b, nil)
 	}
 	return &Change{Network: n.Name, Ports: ports}, err
 }

@@ -61,6 +61,7 @@ type box struct {
 	ports     network.PortMap                      // what is published now
 	asked     network.PortMap                      // what is to be, with what was chosen
 	plugged   places                               // on networks of plugins
+	telling   sync.Mutex                           // held while plugins hear of those places
 	leaving   bool                                 // its addresses are about to be somebody else's
 }
 

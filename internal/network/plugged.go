@@ -183,30 +183,48 @@ func (m Plugged) takeOut(b *box, n *segment.Segment, exits [2]plumb.Exit) (bool,
 	return true, m.pool.Fit.Reroute(ns, exits)
 }
 
-// moved tells drivers by which of its links a running container leaves now.
-func (m Plugged) moved(ctx context.Context, b *box) {
-	type exit struct {
-		n  *segment.Segment
-		e  *remote.Endpoint
-		by bool
+// moved tells drivers by which of its links a running container leaves now:
+// first those by whose it does not any more, for two may want one port of the
+// host. more is a link that the container has in its namespace and that its
+// driver has not heard of yet; nil for none.
+func (m Plugged) moved(b *box, more *wiring.Wire) {
+	b.telling.Lock()
+	defer b.telling.Unlock()
+	type change struct {
+		n *segment.Segment
+		e *remote.Endpoint
 	}
-	var changed []exit
+	var out, in []change
 	m.mu.Lock()
 	best := [2]*segment.Segment{m.reg.exit(b.endpoints, v4), m.reg.exit(b.endpoints, v6)}
+	for f := range best {
+		if more != nil && more.Gateway[f] {
+			best[f] = more.Seg
+		}
+	}
 	for nid, e := range b.plugged.at {
 		n := m.reg.Nets[nid]
-		if by := n != nil && slices.Contains(best[:], n); e.Driver != "" && by != e.Exit {
-			changed = append(changed, exit{n, e, by})
+		switch by := n != nil && slices.Contains(best[:], n); {
+		case e.Driver == "" || by == e.Exit:
+		case by:
+			in = append(in, change{n, e})
+		default:
+			out = append(out, change{n, e})
 		}
 	}
 	m.mu.Unlock()
-	for _, c := range changed {
-		m.plugs.Warn(c.n, m.plugs.SetExit(ctx, c.e, c.by))
+	for _, c := range out {
+		m.plugs.Warn(c.n, m.plugs.SetExit(c.e, false))
+	}
+	for _, c := range in {
+		m.plugs.Warn(c.n, m.plugs.SetExit(c.e, true))
 	}
 }
 
 // leave tells plugins that a running container has left a network.
 func (m Plugged) leave(b *box, n *segment.Segment) {
+	b.telling.Lock()
+	defer b.telling.Unlock()
 	m.mu.Lock()
 	e := b.plugged.at[n.ID]
 	delete(b.plugged.at, n.ID)
@@ -216,6 +234,8 @@ func (m Plugged) leave(b *box, n *segment.Segment) {
 
 // vacate gives back all that a container has of plugins.
 func (m Plugged) vacate(b *box) error {
+	b.telling.Lock()
+	defer b.telling.Unlock()
 	m.mu.Lock()
 	p := b.plugged
 	b.plugged = places{}

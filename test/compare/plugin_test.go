@@ -26,8 +26,11 @@ run -d --name busy --network three -p 8080:80 -p 127.0.0.1:5353:53/udp --expose 
 network connect two plain
 network connect --ip 10.45.0.77 three plain
 network disconnect two plain
+network create -d PLUGIN --ipam-driver PLUGIN afar
+network connect afar busy
+network disconnect afar busy
 rm -f plain busy
-network rm one two three
+network rm one two three afar
 `
 
 // TestPluginQuestions: a plugin hears from wherryd what it hears from dockerd.
@@ -118,8 +121,8 @@ func agreed(t *testing.T, line string, asked []string, once map[string]bool) []s
 		}
 		out = append(out, "  "+plain(t, q))
 	}
-	if strings.Contains(line, "rm ") {
-		slices.Sort(out) // both do many things at once; the driver hears of a network's end first here
+	if strings.Contains(line, "rm ") || strings.Contains(line, "disconnect ") {
+		slices.Sort(out) // both do many things at once; the driver hears of a network's or an endpoint's end first here
 	}
 	return out
 }

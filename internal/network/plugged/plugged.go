@@ -272,8 +272,11 @@ func (d *Drivers) Finish(ctx context.Context, e *remote.Endpoint, device string,
 }
 
 // SetExit tells a driver whether the container leaves by an endpoint.
-func (d *Drivers) SetExit(ctx context.Context, e *remote.Endpoint, exit bool) error {
-	return d.remote.SetExit(ctx, e, exit)
+func (d *Drivers) SetExit(e *remote.Endpoint, exit bool) error {
+	if exit {
+		return d.remote.Program(d.ctx, e, true)
+	}
+	return d.remote.SetExit(d.ctx, e, false)
 }
 
 // Adopt takes over the place of a running container on a network.

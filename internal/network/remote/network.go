@@ -115,7 +115,10 @@ type Endpoint struct {
 	Prefix  string           `json:"-"` // of its name in there
 	Gateway [2]netip.Addr    `json:"-"`
 	Routes  []Route          `json:"-"`
-	Options map[string]any   `json:"-"` // of the driver, and the ports
+
+	// Options are the driver's and tell of the ports; a later engine tells it of
+	// them again.
+	Options map[string]any
 }
 
 // Route is one that a driver wants in the container.
@@ -357,21 +360,31 @@ func (d *Drivers) Program(ctx context.Context, e *Endpoint, exit bool) error {
 	return d.optional(ctx, e.Driver, networks, "EndpointOperInfo", endpoint{e.Network, e.ID}, nil)
 }
 
-// SetExit tells the driver whether the container leaves by the endpoint.
+// SetExit tells the driver whether the container leaves by the endpoint. One
+// that does not answer is taken to think that it does: it is told otherwise, at
+// the latest, by Leave.
 func (d *Drivers) SetExit(ctx context.Context, e *Endpoint, exit bool) error {
-	was := e.Exit
-	e.Exit = exit
-	if err := d.Note(e); err != nil || was == exit {
-		return err
-	}
 	at := endpoint{e.Network, e.ID}
-	if !exit {
-		return d.optional(ctx, e.Driver, networks, "RevokeExternalConnectivity", at, nil)
+	switch {
+	case exit && !e.Exit:
+		e.Exit = true
+		if err := d.Note(e); err != nil {
+			e.Exit = false
+			return err
+		}
+		return d.optional(ctx, e.Driver, networks, "ProgramExternalConnectivity", struct {
+			endpoint
+			Options map[string]any
+		}{at, e.ports()}, nil)
+	case !exit && e.Exit:
+		err := d.optional(ctx, e.Driver, networks, "RevokeExternalConnectivity", at, nil)
+		if err != nil && !said(err) {
+			return err
+		}
+		e.Exit = false
+		return errors.Join(err, d.Note(e))
 	}
-	return d.optional(ctx, e.Driver, networks, "ProgramExternalConnectivity", struct {
-		endpoint
-		Options map[string]any
-	}{at, e.ports()}, nil)
+	return d.Note(e)
 }
 
 // ports are the options that tell of the container's ports.

@@ -2,6 +2,7 @@ package wiring
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -106,6 +107,20 @@ func (p *Pool) endpoint(ctx context.Context, w *Wire, x Wish) error {
 func (p *Pool) Undo(w *Wire) {
 	w.Seg.Free(w.Addrs)
 	p.plugs.Warn(w.Seg, p.plugs.Leave(w.Plugged))
+}
+
+// Withdraw takes a link out of a namespace in which others stay, if it is in
+// there, and sends the default routes by the exits.
+func (p *Pool) Withdraw(ns *os.File, w *Wire, exits [2]plumb.Exit) {
+	if w.Driven() {
+		w.Plugged.Device = w.Device()
+		p.plugs.Warn(w.Seg, errors.Join(p.plugs.GiveBack(ns, w.Plugged), p.Fit.Reroute(ns, exits)))
+		return
+	}
+	gone := slices.DeleteFunc(slices.Clone(w.Addrs[:]), func(a netip.Addr) bool { return !a.IsValid() })
+	if err := p.Fit.Unplug(ns, gone, exits); err != nil {
+		logger().Warn("a link that was not to be stays", "network", w.Seg.Name, "error", err)
+	}
 }
 
 // Join gives the links of plugins to a namespace.
