@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/url"
 	"os"
 	"slices"
@@ -34,7 +33,7 @@ func checkOptions(options map[string]string) error {
 			return fmt.Errorf("invalid option: %q", o)
 		}
 	}
-	if options["type"] == "cifs" && options["device"] != "" {
+	if isCIFS(options["type"]) && options["device"] != "" {
 		u, err := url.Parse(options["device"])
 		if err != nil {
 			return fmt.Errorf("error parsing mount device url: %w", err)
@@ -110,13 +109,14 @@ func (v *Volume) tree(ctx context.Context) (int, error) {
 	if device == "" {
 		return -1, errors.New("failed to mount local volume: missing device in volume options")
 	}
+	list := strings.Split(text, ",")
 	var err error
-	if kind == "nfs" || kind == "nfs4" || kind == "cifs" {
-		if device, text, err = resolveServer(ctx, kind, device, text); err != nil {
+	if onServer(kind) {
+		if device, list, err = fromServer(ctx, kind, device, list); err != nil {
 			return -1, err
 		}
 	}
-	o := mount.ParseOptions(strings.Split(text, ","))
+	o := mount.ParseOptions(list)
 	var fd int
 	if o.Bind {
 		fd, err = bind(device, &o)
@@ -131,7 +131,7 @@ func (v *Volume) tree(ctx context.Context) (int, error) {
 		err = fmt.Errorf("this kernel has no file system %q (modprobe %s): %w", kind, kind, err)
 	}
 	if err != nil {
-		return -1, fmt.Errorf("failed to mount local volume: mount %s:%s: %w", device, v.Path(), withoutPassword(err, text))
+		return -1, fmt.Errorf("failed to mount local volume: mount %s:%s: %w", device, v.Path(), withoutPassword(explained(kind, err), list))
 	}
 	return fd, nil
 }
@@ -157,54 +157,4 @@ func bind(device string, o *mount.Options) (int, error) {
 		return -1, err
 	}
 	return fd, nil
-}
-
-// resolveServer turns the name of a file server into its address, for the
-// kernel takes nothing else.
-func resolveServer(ctx context.Context, kind, device, text string) (string, string, error) {
-	for _, o := range strings.Split(text, ",") {
-		name, ok := strings.CutPrefix(o, "addr=")
-		if !ok || name == "" {
-			continue
-		}
-		address, err := lookup(ctx, name)
-		return device, strings.Replace(text, "addr="+name, "addr="+address, 1), err
-	}
-	if kind != "cifs" {
-		return device, text, nil
-	}
-	u, err := url.Parse(device)
-	if err != nil {
-		return "", "", fmt.Errorf("error parsing mount device url: %w", err)
-	}
-	if u.Host == "" || net.ParseIP(u.Host) != nil {
-		return device, text, nil
-	}
-	address, err := lookup(ctx, u.Host)
-	return strings.Replace(device, u.Host, address, 1), text, err
-}
-
-func lookup(ctx context.Context, name string) (string, error) {
-	if net.ParseIP(name) != nil {
-		return name, nil
-	}
-	list, err := net.DefaultResolver.LookupIPAddr(ctx, name)
-	if err != nil {
-		return "", fmt.Errorf("error resolving passed in network volume address: %w", err)
-	}
-	return list[0].String(), nil
-}
-
-// withoutPassword keeps what the user is told free of what nobody should read.
-func withoutPassword(err error, options string) error {
-	for _, o := range strings.Split(options, ",") {
-		switch key, _, _ := strings.Cut(o, "="); key {
-		case "password", "password2", "pass":
-			// Only as the whole option: a short password is part of many words.
-			if o != key+"=" && strings.Contains(err.Error(), o) {
-				err = errors.New(strings.ReplaceAll(err.Error(), o, key+"=********"))
-			}
-		}
-	}
-	return err
 }

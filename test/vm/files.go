@@ -69,15 +69,41 @@ func fetchEmulator(ctx context.Context, o Options) (program, line string, err er
 	return filepath.Join(dir, program), filepath.Join(dir, line), err
 }
 
-// fetchFileServer gives what makes a kernel serve NFS.
-func fetchFileServer(ctx context.Context, o Options) ([]string, error) {
-	const lib, usrLib = "lib/x86_64-linux-gnu/", "usr/lib/x86_64-linux-gnu/"
+const lib, usrLib = "lib/x86_64-linux-gnu/", "usr/lib/x86_64-linux-gnu/"
+
+// fetchFileServers gives what makes a guest serve NFS (by its kernel) and SMB (by
+// Samba, whose libraries are most of it: 74 MB).
+func fetchFileServers(ctx context.Context, o Options) ([]string, error) {
+	nfs, err := fetchNFS(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	smb, err := fetchSMB(ctx, o)
+	return append(nfs, smb...), err
+}
+
+func fetchNFS(ctx context.Context, o Options) ([]string, error) {
 	dir, err := fetchFiles(ctx, o, "file-server", []string{
 		"nfs-kernel-server", "libevent-core-2.1-7", "libtirpc3", "libtirpc-common", "libsqlite3-0", "libwrap0",
 		"libgssapi-krb5-2", "libkrb5-3", "libkrb5support0", "libk5crypto3", "libkeyutils1", "libcom-err2", "libnsl2",
 	}, []string{
 		"usr/sbin/exportfs", "usr/sbin/rpc.nfsd", "usr/sbin/rpc.mountd", "etc/netconfig",
 		lib + "lib*.so.[0-9]", usrLib + "lib*.so.[0-9]",
+	})
+	if err != nil {
+		return nil, err
+	}
+	return placed(dir)
+}
+
+func fetchSMB(ctx context.Context, o Options) ([]string, error) {
+	dir, err := fetchFiles(ctx, o, "samba", []string{
+		"samba", "samba-common-bin", "samba-libs", "libavahi-client3", "libavahi-common3", "libbsd0", "libcom-err2", "libgssapi-krb5-2", "libicu72", "libjansson4",
+		"libk5crypto3", "libkeyutils1", "libkrb5-3", "libkrb5support0", "libldap-2.5-0", "libldb2", "libpopt0", "libsasl2-2", "libtalloc2", "libtdb1", "libtevent0",
+		"libtirpc3", "libwbclient0",
+	}, []string{
+		"usr/sbin/smbd", "usr/bin/smbpasswd",
+		lib + "lib*.so.[0-9]", usrLib + "lib*.so.[0-9]", usrLib + "lib*.so.[0-9][0-9]", usrLib + "samba/lib*.so.[0-9]",
 	})
 	if err != nil {
 		return nil, err

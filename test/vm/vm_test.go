@@ -100,8 +100,8 @@ func emulator(t *testing.T) []string {
 	}
 }
 
-// fileServer lists what makes a guest serve NFS.
-func fileServer(t *testing.T) []string {
+// fileServers lists what makes a guest serve NFS and SMB.
+func fileServers(t *testing.T) []string {
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -109,7 +109,7 @@ func fileServer(t *testing.T) []string {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	files, err := fetchFileServer(ctx, Options{Cache: filepath.Join(root, ".cache", "vm"), Output: os.Stdout})
+	files, err := fetchFileServers(ctx, Options{Cache: filepath.Join(root, ".cache", "vm"), Output: os.Stdout})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestFailure(t *testing.T) {
 
 // scripts are those of the whole engine that depend on the kernel and on the
 // version of cgroups.
-const scripts = "TestScript/wherry/(apparmor|userns|exec|options|namespaces|buildstep|emulator|parents|fileserver)$"
+const scripts = "TestScript/wherry/(apparmor|userns|exec|options|namespaces|buildstep|emulator|parents|fileserver|shares)$"
 
 // TestSystemd is the same with systemd as init, for the driver that talks to
 // it, and with the whole engine: on cgroup v2, and on a kernel with AppArmor.
@@ -157,10 +157,10 @@ func TestSystemd(t *testing.T) {
 	out := guest(t, Options{
 		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope", "./internal/linux/apparmor", "./internal/runtime/foreign", "./test/script=" + scripts, "./test/acceptance=(TestStats|TestJournal|TestProfileUnloaded)$", "./test/crash=TestBothKilled$"}, Systemd: true,
 		Programs: []string{"./cmd/wherryd", "./cmd/wherry", "./cmd/wherry-build", "./cmd/wherry-init", "./cmd/wherry-keeper"},
-		Files:    append(emulator(t), fileServer(t)...),
+		Files:    append(emulator(t), fileServers(t)...),
 		Require:  []string{"root", "engine", "busybox", "guest", "cgroup", "cgroup2", "systemd-init", "apparmor", "emulator", "runc", "crun", "apparmor_parser", "journal"},
 	})
-	for _, s := range []string{"apparmor", "buildstep", "emulator", "parents", "fileserver"} {
+	for _, s := range []string{"apparmor", "buildstep", "emulator", "parents", "fileserver", "shares"} {
 		if !t.Failed() && !t.Skipped() && !strings.Contains(out, "--- PASS: TestScript/wherry/"+s) {
 			t.Errorf("the guest did not run the script %s", s)
 		}

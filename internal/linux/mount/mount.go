@@ -46,17 +46,55 @@ func New(fstype, source string, options []string, attr uint64) (int, error) {
 			err = unix.FsconfigSetFlag(fs, key)
 		}
 		if err != nil {
-			return -1, &Error{"mount " + fstype + ": option", o, err}
+			return -1, &Error{"mount " + fstype + ": option", o, explained(fs, err)}
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, &Error{"create file system", fstype, err}
+		return -1, &Error{"create file system", fstype, explained(fs, err)}
 	}
 	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(attr))
 	if err != nil {
 		return -1, &Error{"fsmount", fstype, err}
 	}
 	return fd, nil
+}
+
+// said is an errno with what the kernel said to it.
+type said struct {
+	errno error
+	text  string
+}
+
+func (s *said) Error() string { return s.errno.Error() + " (" + s.text + ")" }
+func (s *said) Unwrap() error { return s.errno }
+
+// explained adds the errors that the kernel noted for the file system that is
+// being made, if it noted any: the errno alone does not say what is wrong.
+func explained(fs int, errno error) error {
+	var text string
+	var buf [1024]byte
+	for {
+		n, err := unix.Read(fs, buf[:]) // a message each, ENODATA after the last
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n < 2 {
+			break
+		}
+		if s := string(buf[2:n]); buf[0] == 'e' { // "e" error, "w" warning, "i" information
+			for s != "" && s[len(s)-1] == '\n' {
+				s = s[:len(s)-1]
+			}
+			if text != "" {
+				text += "; "
+			}
+			text += s
+		}
+	}
+	if text == "" {
+		return errno
+	}
+	return &said{errno, text}
 }
 
 func cut(s string, sep byte) (before, after string, found bool) {
