@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/wherry-engine/wherry/internal/transfer/agent"
 	"github.com/wherry-engine/wherry/internal/transfer/challenge"
 	"github.com/wherry-engine/wherry/internal/transfer/failure"
 )
@@ -130,10 +131,10 @@ func (l *login) realm() (*url.URL, error) {
 
 // stay follows redirects to the same server only.
 func stay(req *http.Request, via []*http.Request) error {
-	if !sameOrigin(via[0].URL, req.URL) {
-		return fmt.Errorf("refusing to send a refresh token on to %s", origin(req.URL))
+	if !agent.SameOrigin(via[0].URL, req.URL) {
+		return fmt.Errorf("refusing to send a refresh token on to %s", agent.Origin(req.URL))
 	}
-	return redirect(req, via)
+	return agent.Redirect(req, via)
 }
 
 // maxToken bounds a token server's answer.

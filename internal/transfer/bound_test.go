@@ -2,13 +2,10 @@ package transfer
 
 import (
 	"context"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -132,51 +129,4 @@ func TestLongLists(t *testing.T) {
 	if _, err := b.pull(f.host() + "/x"); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "x has more than 100000 tags") {
 		t.Error(err)
 	}
-}
-
-// TestCertificatesChange: a certificate that is written again counts at once,
-// and the client that had the old one is given up.
-func TestCertificatesChange(t *testing.T) {
-	root := t.TempDir()
-	dir := filepath.Join(root, "reg.lan")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewTLSServer(nil)
-	server.Close()
-	c, err := New(Options{}, Config{CertDirs: []string{root}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	set := c.set.Load()
-	get := func() *http.Client {
-		t.Helper()
-		list, err := set.endpoints("reg.lan", credentials{}, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return list[0].client
-	}
-	file := filepath.Join(dir, "ca.crt")
-	ca := pemOf(server)
-	if err := os.WriteFile(file, ca, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	first := get()
-	if get() != first {
-		t.Error("a new client, and nothing has changed")
-	}
-	if err := os.WriteFile(file, append(ca, '\n'), 0o600); err != nil { // in place: the directory stays as it is
-		t.Fatal(err)
-	}
-	if get() == first {
-		t.Error("the old client, with the old certificate")
-	}
-	if n := len(set.agents); n != 1 {
-		t.Errorf("%d clients are kept", n)
-	}
-}
-
-func pemOf(s *httptest.Server) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
 }

@@ -31,6 +31,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/image"
+	"github.com/wherry-engine/wherry/internal/transfer/agent"
 )
 
 // Config is what the settings say of registries. It can be replaced while the
@@ -83,13 +84,13 @@ type Client struct {
 // settings is a Config with what is made from it.
 type settings struct {
 	Config
-	networks  []cidr
+	insecure  agent.Insecure
+	agents    agent.Set
 	downloads chan struct{}
 	uploads   chan struct{}
 
-	mu     sync.Mutex
-	agents map[string]agent // by TLS settings
-	plain  map[string]bool  // insecure hosts that were found to speak http
+	mu    sync.Mutex
+	plain map[string]bool // insecure hosts that were found to speak http
 }
 
 // New returns a client; it asks nobody anything yet.
@@ -103,7 +104,7 @@ func New(o Options, c Config) (*Client, error) {
 
 // Configure replaces the settings; work under way goes on with the old ones.
 func (c *Client) Configure(cfg Config) error {
-	s := &settings{Config: cfg, agents: map[string]agent{}, plain: map[string]bool{}}
+	s := &settings{Config: cfg, insecure: agent.NewInsecure(cfg.Insecure), agents: agent.Set{Dirs: cfg.CertDirs}, plain: map[string]bool{}}
 	for _, m := range cfg.HubMirrors {
 		if _, err := mirrorURL(m); err != nil {
 			return err
@@ -116,7 +117,6 @@ func (c *Client) Configure(cfg Config) error {
 			}
 		}
 	}
-	s.networks = insecureNetworks(cfg.Insecure)
 	s.downloads = make(chan struct{}, orOne(cfg.MaxDownloads, 3))
 	s.uploads = make(chan struct{}, orOne(cfg.MaxUploads, 5))
 	if s.MaxAttempts < 1 {

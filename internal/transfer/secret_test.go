@@ -150,37 +150,6 @@ func TestRealms(t *testing.T) {
 	}
 }
 
-func TestRedirects(t *testing.T) {
-	req := func(u string) *http.Request {
-		r, err := http.NewRequest(http.MethodGet, u, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Header.Set("Authorization", "Bearer the-token")
-		return r
-	}
-	for _, c := range []struct {
-		from, to  string
-		ok, keeps bool
-	}{
-		{"https://r.example/a", "https://r.example/b", true, true},
-		{"https://r.example/a", "https://cdn.r.example/b", true, false},
-		{"https://r.example/a", "https://r.example:8443/b", true, false},
-		{"https://r.example/a", "http://r.example/b", false, false},
-		{"http://r.example/a", "https://r.example/b", true, false},
-		{"http://r.example/a", "file:///etc/shadow", false, false},
-	} {
-		to := req(c.to)
-		err := redirect(to, []*http.Request{req(c.from)})
-		if (err == nil) != c.ok {
-			t.Errorf("%s to %s: %v", c.from, c.to, err)
-		}
-		if err == nil && (to.Header.Get("Authorization") != "") != c.keeps {
-			t.Errorf("%s to %s: Authorization %q", c.from, c.to, to.Header.Get("Authorization"))
-		}
-	}
-}
-
 // TestMetadataService: a redirect to a link-local address is not followed.
 func TestMetadataService(t *testing.T) {
 	f, b := newFake(t), newBench(t, Config{MaxAttempts: 1})

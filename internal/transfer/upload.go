@@ -13,6 +13,7 @@ import (
 
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/wherry-engine/wherry/internal/transfer/agent"
 	"github.com/wherry-engine/wherry/internal/transfer/failure"
 )
 
@@ -91,7 +92,7 @@ func (p *push) location(resp *http.Response) (*url.URL, error) {
 		return nil, invalid("registry %s: upload without a valid Location: %q", p.to.base.Host, failure.Clean(text))
 	}
 	if u.Scheme != "https" && u.Scheme != p.to.base.Scheme {
-		return nil, invalid("registry %s wants the upload at %s, which is not https", p.to.base.Host, origin(u))
+		return nil, invalid("registry %s wants the upload at %s, which is not https", p.to.base.Host, agent.Origin(u))
 	}
 	return u, nil
 }
