@@ -49,7 +49,8 @@ func (b *Builder) Classic(ctx context.Context, r *request.Build, body io.Reader,
 	}
 	defer own.close()
 	if attrs["context"] = r.Remote; r.Remote == "" {
-		attrs["context"] = own.uploads.Add(io.NopCloser(classic.Recognizable(body)))
+		delete(attrs, "context")
+		defer e.contexts.Offer(own.ID(), strings.Join(tags, " "), body)()
 	}
 	if len(r.CacheFrom) > 0 && !slices.ContainsFunc(r.CacheFrom, func(ref string) bool { id, _ := b.base(ref); return id != "" }) {
 		attrs["no-cache"] = "" // who names images wants those steps and no others

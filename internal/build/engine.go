@@ -52,6 +52,7 @@ type engine struct {
 	b        *Builder
 	sessions *session.Manager
 	worker   *base.Worker
+	contexts *buildcontext.Directories
 	exec     *executor.Executor
 	control  *control.Controller
 	cache    *bboltcachestorage.Store
@@ -116,11 +117,10 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 	if e.worker, err = base.NewWorker(ctx, opt); err != nil {
 		return nil, fmt.Errorf("open the builder: %w", err)
 	}
-	contexts, err := buildcontext.New(e.worker.CacheMgr)
-	if err != nil {
+	if e.contexts, err = buildcontext.New(e.worker.CacheMgr, e.collect); err != nil {
 		return nil, err
 	}
-	e.worker.SourceManager.Register(contexts)
+	e.worker.SourceManager.Register(e.contexts)
 	workers := &worker.Controller{}
 	if err := workers.Add(&ownWorker{Worker: e.worker, engine: e}); err != nil {
 		return nil, err
@@ -183,6 +183,9 @@ func (e *engine) workerOptions(root string) (base.WorkerOpt, error) {
 	if db, ok := md.DB().(*bolt.DB); ok {
 		db.NoSync, db.NoGrowSync = true, true
 	}
+	if err := space.DropUnfinished(md); err != nil {
+		return base.WorkerOpt{}, errors.Join(err, md.Close())
+	}
 	// That there is a snapshotter tells clients of an image store that keeps
 	// manifests as they are, and thereby of exports of all kinds.
 	labels := map[string]string{label.Executor: "wherry", label.Snapshotter: driver, label.Network: "bridge"}
@@ -208,6 +211,13 @@ func (e *engine) workerOptions(root string) (base.WorkerOpt, error) {
 		MountPoolRoot:   filepath.Join(e.b.tmp(), "cachemounts"),
 		BuildkitVersion: client.BuildkitVersion{Package: "github.com/moby/buildkit", Version: Version},
 	}, nil
+}
+
+// collect removes layers that nobody uses any more.
+func (e *engine) collect() {
+	if err := e.b.cfg.Images.Collect(e.running); err != nil && e.running.Err() == nil {
+		slog.Warn("cannot remove what a failed build wrote", "error", err)
+	}
 }
 
 // labelGateway tells clients what to write for host-gateway.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/auth"
-	"github.com/moby/buildkit/session/upload/uploadprovider"
 	"github.com/moby/moby/api/types/registry"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
@@ -21,9 +20,8 @@ import (
 // files and credentials themselves.
 type ownSession struct {
 	*session.Session
-	uploads *uploadprovider.Uploader
-	cancel  func()
-	ended   sync.WaitGroup
+	cancel func()
+	ended  sync.WaitGroup
 }
 
 func (e *engine) openSession(ctx context.Context, r *request.Build) (*ownSession, error) {
@@ -32,8 +30,7 @@ func (e *engine) openSession(ctx context.Context, r *request.Build) (*ownSession
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	own := &ownSession{Session: s, uploads: uploadprovider.New(), cancel: func() { cancel(nil) }}
-	s.Allow(own.uploads)
+	own := &ownSession{Session: s, cancel: func() { cancel(nil) }}
 	s.Allow(&credentials{known: r.Auth})
 	// Both ends are here; what fails shows up at whoever asks the session.
 	own.ended.Go(func() {

@@ -96,17 +96,37 @@ func (s Server) Build(w http.ResponseWriter, r *http.Request, query url.Values, 
 		if b.Quiet {
 			return s.quiet(r, b, out)
 		}
-		return out.end(s.Classic(r.Context(), b, r.Body, out.send))
+		return out.end(s.classic(r, b, out, out.send))
 	default:
 		return errdefs.ErrInvalidArgument.WithMessage("invalid version " + version)
 	}
+}
+
+// patience is how long a client may pause that still sends the context of a
+// build that has failed.
+const patience = 5 * time.Second
+
+// classic makes a build. One that fails before all of the context was read
+// takes the rest, too: most clients read no answer before they have sent it.
+func (s Server) classic(r *http.Request, b *request.Build, out *stream, message func(jsonstream.Message)) error {
+	err := s.Classic(r.Context(), b, r.Body, message)
+	if err == nil {
+		return nil
+	}
+	c, buffer := http.NewResponseController(out.w), make([]byte, 64<<10)
+	for c.SetReadDeadline(time.Now().Add(patience)) == nil {
+		if _, rerr := r.Body.Read(buffer); rerr != nil {
+			break
+		}
+	}
+	return err
 }
 
 // quiet answers with the image's id alone, or with the output when it failed.
 func (s Server) quiet(r *http.Request, b *request.Build, out *stream) error {
 	var said strings.Builder
 	id := ""
-	err := s.Classic(r.Context(), b, r.Body, func(m jsonstream.Message) {
+	err := s.classic(r, b, out, func(m jsonstream.Message) {
 		said.WriteString(m.Stream)
 		if m.Aux != nil {
 			var v apibuild.Result

@@ -255,23 +255,37 @@ func (d *dir) special(st *types.Stat) error {
 	return d.wrap("create", name, err)
 }
 
-// create makes a regular file. Its time comes last: a file that was not
-// finished is another one to the next transfer.
+// create makes a regular file.
 func create(at int, st *types.Stat, content func(io.Writer) error) error {
-	name := path.Base(st.Path)
-	fd, err := unix.Openat(at, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	f, err := begin(at, st)
 	if err != nil {
-		return &os.PathError{Op: "create", Path: st.Path, Err: err}
+		return err
 	}
-	f := os.NewFile(uintptr(fd), st.Path)
+	return finish(f, st, content)
+}
+
+// begin makes a regular file with nothing in it.
+func begin(at int, st *types.Stat) (*os.File, error) {
+	fd, err := unix.Openat(at, path.Base(st.Path), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, &os.PathError{Op: "create", Path: st.Path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), st.Path), nil
+}
+
+// finish writes and closes a file. Its time comes last: a file that was not
+// finished is another one to the next transfer.
+func finish(f *os.File, st *types.Stat, content func(io.Writer) error) error {
 	defer f.Close()
 	if err := content(f); err != nil {
 		return err
 	}
-	if err := describe(fd, st); err != nil {
-		return &os.PathError{Op: "change", Path: st.Path, Err: err}
+	fd := int(f.Fd())
+	err := describe(fd, st)
+	if err == nil {
+		err = settle(fd, st)
 	}
-	if err := unix.UtimesNanoAt(at, name, times(st), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err != nil {
 		return &os.PathError{Op: "change", Path: st.Path, Err: err}
 	}
 	return f.Close()
@@ -345,7 +359,12 @@ func (d *dir) settle(st *types.Stat) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return d.wrap("change", st.Path, unix.UtimesNanoAt(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), times(st), 0))
+	return d.wrap("change", st.Path, settle(fd, st))
+}
+
+// settle gives an open file the client's time.
+func settle(fd int, st *types.Stat) error {
+	return unix.UtimesNanoAt(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), times(st), 0)
 }
 
 // opened is the directory that a writer used last; files come by directories.

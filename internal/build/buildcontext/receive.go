@@ -398,13 +398,15 @@ func (r *receiver) one(ctx context.Context, f *file, at *opened) error {
 }
 
 // note tells the cache what a name now is; h has seen the content.
-func (r *receiver) note(st *types.Stat, h hash.Hash) (err error) {
+func (r *receiver) note(st *types.Stat, h hash.Hash) error { return note(r.hashes, st, h) }
+
+func note(hashes contenthash.CacheContext, st *types.Stat, h hash.Hash) (err error) {
 	if h == nil {
 		if h, err = contenthash.NewFromStat(st); err != nil {
 			return err
 		}
 	}
-	return r.hashes.HandleChange(fsutil.ChangeKindAdd, st.Path, &digested{fsutil.StatInfo{Stat: st}, digest.NewDigest(digest.SHA256, h)}, nil)
+	return hashes.HandleChange(fsutil.ChangeKindAdd, st.Path, &digested{fsutil.StatInfo{Stat: st}, digest.NewDigest(digest.SHA256, h)}, nil)
 }
 
 // requests asks for files. It is beside the loop over what comes: the client

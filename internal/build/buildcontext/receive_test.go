@@ -198,21 +198,20 @@ func listing(t *testing.T, dir string, times bool) string {
 	return out.String()
 }
 
-// TestLikeBuildKit changes a tree in many ways, sends it after each, and
-// compares what arrives, and what the cache is told, with BuildKit's own.
-func TestLikeBuildKit(t *testing.T) {
-	promise.Root(t)
-	from, ours, theirs := t.TempDir(), t.TempDir(), t.TempDir()
+// step is a change of a tree.
+type step struct {
+	name    string
+	do      func() error
+	nothing bool // nothing is to be changed
+}
+
+// steps change the tree from in many ways.
+func steps(from string) []step {
 	at := func(name string) string { return filepath.Join(from, name) }
 	write := func(name string, size int) error {
 		return os.WriteFile(at(name), bytes.Repeat([]byte(name), size), 0o644)
 	}
-	a, b := newKnown(), newKnown()
-	for _, step := range []struct {
-		name    string
-		do      func() error
-		nothing bool // nothing is to be changed
-	}{
+	return []step{
 		{"an empty one", func() error { return nil }, true},
 		{"all kinds", func() error {
 			return errors.Join(os.Mkdir(at("d"), 0o755), os.Mkdir(at("d/e"), 0o700), write("d/e/f", 1), write("a", 0), write("b", 1<<18), write("d/big", 1<<20),
@@ -255,7 +254,16 @@ func TestLikeBuildKit(t *testing.T) {
 			}
 			return err
 		}, false},
-	} {
+	}
+}
+
+// TestLikeBuildKit changes a tree in many ways, sends it after each, and
+// compares what arrives, and what the cache is told, with BuildKit's own.
+func TestLikeBuildKit(t *testing.T) {
+	promise.Root(t)
+	from, ours, theirs := t.TempDir(), t.TempDir(), t.TempDir()
+	a, b := newKnown(), newKnown()
+	for _, step := range steps(from) {
 		if err := step.do(); err != nil {
 			t.Fatal(step.name, err)
 		}

@@ -1,6 +1,7 @@
 // Package buildcontext owns the way of build contexts and other directories of
 // the client's into the cache: BuildKit's protocol (fsutil's), spoken by any of
-// its clients. Of a directory that was sent before only what changed travels.
+// its clients, of which a directory that was sent before only what changed
+// travels, and the archives that clients of the classic API post.
 //
 // A file is written once, when all of it is there, by name within its open
 // directory. Files that are there are never written to: layers may have links
@@ -12,16 +13,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/moby/buildkit/cache"
 	"github.com/moby/buildkit/cache/contenthash"
-	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/filesync"
-	"github.com/moby/buildkit/snapshot"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/source"
 	"github.com/moby/buildkit/source/local"
@@ -30,43 +29,47 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// Where BuildKit's own source notes which directory a record is of; both find
-// what the other one made.
-const (
-	keyShared   = "local.sharedKey"
-	indexShared = keyShared + ":"
-)
-
-type directories struct {
+// Directories are those of clients, as a source of builds.
+type Directories struct {
 	source.Source
-	cache cache.Accessor
+	cache   cache.Accessor
+	collect func()
+
+	mu     sync.Mutex
+	posted map[string]*posted // by session
 }
 
-// New makes the source of directories of clients.
-func New(c cache.Accessor) (source.Source, error) {
+// New makes the source of directories of clients. It calls collect when files
+// have become garbage.
+func New(c cache.Accessor, collect func()) (*Directories, error) {
 	kit, err := local.NewSource(local.Opt{CacheAccessor: c})
 	if err != nil {
 		return nil, err
 	}
-	return &directories{kit, c}, nil
+	return &Directories{Source: kit, cache: c, collect: collect, posted: map[string]*posted{}}, nil
 }
 
 // Resolve gives one directory. Requests for names of files alone are BuildKit's.
-func (d *directories) Resolve(ctx context.Context, id source.Identifier, sm *session.Manager, v solver.Vertex) (source.SourceInstance, error) {
+func (d *Directories) Resolve(ctx context.Context, id source.Identifier, sm *session.Manager, v solver.Vertex) (source.SourceInstance, error) {
 	kit, err := d.Source.Resolve(ctx, id, sm, v)
 	if err != nil {
 		return nil, err
 	}
 	dir, ok := id.(*local.LocalIdentifier)
+	if ok && dir.Name == Posted {
+		if p := d.postedBy(dir.SessionID); p != nil {
+			return unpacked{kit, p}, nil
+		}
+	}
 	if !ok || dir.MetadataOnly || dir.Differ != fsutil.DiffMetadata {
 		return kit, nil
 	}
-	return &instance{kit, d.cache, *dir, sm}, nil
+	return &instance{kit, d, *dir, sm}, nil
 }
 
 type instance struct {
 	source.SourceInstance
-	cache    cache.Accessor
+	all      *Directories
 	dir      local.LocalIdentifier
 	sessions *session.Manager
 }
@@ -96,85 +99,13 @@ func (i *instance) Snapshot(ctx context.Context, job solver.JobContext) (cache.I
 	return ref, err
 }
 
-// open gives the record of the directory, a new one if none is free.
-func (i *instance) open(ctx context.Context, key string) (ref cache.MutableRef, known bool, err error) {
-	list, err := i.cache.Search(ctx, indexShared+key, false)
-	if err != nil {
-		return nil, false, err
-	}
-	for _, md := range list {
-		if ref, err := i.cache.GetMutable(ctx, md.ID()); err == nil {
-			return ref, true, nil
-		}
-	}
-	ref, err = i.cache.New(ctx, nil, nil, cache.CachePolicyRetain, cache.WithRecordType(client.UsageRecordTypeLocalSource),
-		cache.WithDescription("local source for "+i.dir.Name))
-	return ref, false, err
-}
-
-func (i *instance) fetch(ctx context.Context, caller session.Caller) (_ cache.ImmutableRef, err error) {
-	key := i.dir.Name + ":" + i.dir.SharedKeyHint + ":" + caller.SharedKey()
-	ref, named, err := i.open(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err == nil {
-			return
-		}
-		// What is there is neither the old nor the new tree.
-		if perr := ref.SetCachePolicyDefault(); perr != nil {
-			slog.Warn("a build context that failed stays in the cache", "error", perr)
-		}
-		contenthash.ClearCacheContext(ref)
-		go ref.Release(context.WithoutCancel(ctx)) //nolint:errcheck // the collector of garbage does it then
-	}()
-	mounts, err := ref.Mount(ctx, false, nil)
-	if err != nil {
-		return nil, err
-	}
-	if mounts.IdentityMapping() != nil {
-		return nil, errors.New("a build context cannot have mapped owners")
-	}
-	place := snapshot.LocalMounter(mounts)
-	dir, err := place.Mount()
-	if err != nil {
-		return nil, err
-	}
-	unmount := func() error {
-		defer func() { place = nil }()
-		if place == nil {
-			return nil
-		}
-		return place.Unmount()
-	}
-	defer unmount() //nolint:errcheck // reported below
-	hashes, err := contenthash.GetCacheContext(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	r := &receiver{hashes: hashes, progress: report(ctx, "transferring "+i.dir.Name+":"), changing: func() error {
-		if !named {
-			return nil
-		}
-		named = false
-		return ref.ClearValueAndIndex(keyShared, indexShared)
-	}}
-	if err := i.receive(ctx, caller, dir, r); err != nil {
-		return nil, err
-	}
-	if err := unmount(); err != nil {
-		return nil, err
-	}
-	if err := contenthash.SetCacheContext(ctx, ref, hashes); err != nil {
-		return nil, err
-	}
-	if !named {
-		if err := ref.SetString(keyShared, key, indexShared+key); err != nil {
-			return nil, err
-		}
-	}
-	return ref.Commit(ctx)
+func (i *instance) fetch(ctx context.Context, caller session.Caller) (cache.ImmutableRef, error) {
+	r := &receiver{progress: report(ctx, "transferring "+i.dir.Name+":")}
+	return i.all.renew(ctx, i.dir.Name+":"+i.dir.SharedKeyHint+":"+caller.SharedKey(), i.dir.Name,
+		func(dir string, hashes contenthash.CacheContext, changing func() error) error {
+			r.hashes, r.changing = hashes, changing
+			return i.receive(ctx, caller, dir, r)
+		})
 }
 
 // receive asks the client for the directory.

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/buildkit/client/llb"
 	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
 	"github.com/moby/buildkit/frontend/dockerui"
 	"github.com/moby/buildkit/frontend/gateway/client"
@@ -51,6 +52,10 @@ func (c *Outputs) Frontend(ctx context.Context, gw client.Client) (*client.Resul
 	out := c.get(opts[Key])
 	if out == nil {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("the classic frontend serves the engine's own builds only")
+	}
+	if opts["context"] == "" { // the request brought it
+		sent := llb.Local(dockerui.DefaultLocalNameContext, llb.SessionID(gw.BuildOpts().SessionID), dockerui.WithInternalName("load build context"))
+		gw = withInputs{gw, map[string]llb.State{dockerui.DefaultLocalNameContext: sent, dockerui.DefaultLocalNameDockerfile: sent}}
 	}
 	ui, err := dockerui.NewClient(gw)
 	if err != nil {

@@ -1,12 +1,8 @@
 package classic
 
 import (
-	"archive/tar"
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strconv"
 	"strings"
@@ -14,25 +10,9 @@ import (
 	"github.com/containerd/errdefs"
 	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
 
+	"github.com/wherry-engine/wherry/internal/build/buildcontext"
 	"github.com/wherry-engine/wherry/internal/build/request"
 )
-
-// Recognizable puts a plain entry for the context's directory in front of a
-// tar: BuildKit looks at the first kilobyte only to tell a tar from a
-// Dockerfile, and the extended headers that some clients begin with are longer.
-func Recognizable(body io.Reader) io.Reader {
-	r := bufio.NewReader(body)
-	head, err := r.Peek(512)
-	if err != nil || !bytes.Equal(head[257:262], []byte("ustar")) {
-		return r
-	}
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: "./", Mode: 0o755, Format: tar.FormatUSTAR}); err != nil {
-		return r // it always fits
-	}
-	return io.MultiReader(&b, r)
-}
 
 var (
 	failedStep   = regexp.MustCompile(`process ("(?:[^"\\]|\\.)*") did not complete successfully`)
@@ -51,6 +31,9 @@ func Error(err error) (told error, ok bool) {
 		return &request.StepError{Command: command, Code: int(exit.ExitCode)}, true
 	}
 	text := err.Error()
+	if i := strings.Index(text, buildcontext.Broken); i >= 0 {
+		return errdefs.ErrInvalidArgument.WithMessage(text[i:]), true
+	}
 	if m := missingFile.FindStringSubmatch(text); m != nil {
 		return fmt.Errorf("COPY failed: file not found in build context or excluded by .dockerignore: stat %s: file does not exist", strings.TrimPrefix(m[1], "/")), true
 	}
