@@ -95,6 +95,7 @@ type Registry struct {
 	MaxDownloads          int
 	MaxUploads            int
 	MaxDownloadAttempts   int
+	PushCompression       string // "gzip", "zstd" or "none"
 	HTTPProxy, HTTPSProxy string
 	NoProxy               string
 	Hosts                 map[string]RegistryHost // by host, "*.domain" or "*"
@@ -230,7 +231,7 @@ func New(getenv func(string) string) *Config {
 			MTU: 1500, ICC: true, Masquerade: true, Forward: true, Firewall: true, UserlandProxy: true,
 			DefaultIP: netip.IPv4Unspecified(), FirewallMode: "docker",
 		},
-		Registry: Registry{MaxDownloads: 3, MaxUploads: 5, MaxDownloadAttempts: 5},
+		Registry: Registry{MaxDownloads: 3, MaxUploads: 5, MaxDownloadAttempts: 5, PushCompression: "gzip"},
 		Builder:  Builder{HostNetwork: true, Devices: true},
 		accepted: map[string]string{},
 	}

@@ -93,6 +93,9 @@ var options = []option{
 	{flag: "max-concurrent-downloads", key: "max-concurrent-downloads", reload: true, say: "Set the max concurrent downloads", bind: func(c *Config) value { return integer(&c.Registry.MaxDownloads) }},
 	{flag: "max-concurrent-uploads", key: "max-concurrent-uploads", reload: true, say: "Set the max concurrent uploads", bind: func(c *Config) value { return integer(&c.Registry.MaxUploads) }},
 	{flag: "max-download-attempts", key: "max-download-attempts", reload: true, say: "Set the max download attempts for each pull", bind: func(c *Config) value { return integer(&c.Registry.MaxDownloadAttempts) }},
+	{flag: "push-compression", key: "push-compression", reload: true, say: `How a push compresses layers that are not ("gzip"|"zstd"|"none"; wherryd's own)`, bind: func(c *Config) value {
+		return choice(&c.Registry.PushCompression, "push compression", "gzip", "zstd", "none")
+	}},
 	{key: "registry-hosts", reload: true, say: "Mirrors of each registry (wherryd's own)", bind: func(c *Config) value { return hosts(&c.Registry.Hosts) }},
 	{flag: "http-proxy", key: "http-proxy", say: "HTTP proxy URL to use for outgoing traffic", bind: func(c *Config) value { return text(&c.Registry.HTTPProxy) }},
 	{flag: "https-proxy", key: "https-proxy", say: "HTTPS proxy URL to use for outgoing traffic", bind: func(c *Config) value { return text(&c.Registry.HTTPSProxy) }},

@@ -345,9 +345,9 @@ func reloadable(c *config.Config) map[string]string {
 		"debug": strconv.FormatBool(c.Debug), "labels": list(c.Labels),
 		"registry-mirrors": list(c.Registry.Mirrors), "insecure-registries": list(c.Registry.Insecure), "default-runtime": c.DefaultRuntime,
 		"max-concurrent-downloads": strconv.Itoa(c.Registry.MaxDownloads), "max-concurrent-uploads": strconv.Itoa(c.Registry.MaxUploads),
-		"max-download-attempts": strconv.Itoa(c.Registry.MaxDownloadAttempts),
-		"live-restore":          strconv.FormatBool(c.LiveRestore),
-		"shutdown-timeout":      strconv.Itoa(c.ShutdownTimeout), "default-shm-size": strconv.FormatInt(c.ShmSize, 10), "default-ipc-mode": c.IpcMode,
+		"max-download-attempts": strconv.Itoa(c.Registry.MaxDownloadAttempts), "push-compression": c.Registry.PushCompression,
+		"live-restore":     strconv.FormatBool(c.LiveRestore),
+		"shutdown-timeout": strconv.Itoa(c.ShutdownTimeout), "default-shm-size": strconv.FormatInt(c.ShmSize, 10), "default-ipc-mode": c.IpcMode,
 	}
 }
 

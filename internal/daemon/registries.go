@@ -19,6 +19,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/config"
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/transfer"
+	"github.com/wherry-engine/wherry/internal/transfer/pack"
 )
 
 // dockerCerts is where certificates of registries lie on a machine that has
@@ -30,7 +31,8 @@ func transferConfig(c *config.Config) (transfer.Config, error) {
 	r := c.Registry
 	t := transfer.Config{
 		HubMirrors: r.Mirrors, Insecure: r.Insecure, MaxDownloads: r.MaxDownloads, MaxUploads: r.MaxUploads, MaxAttempts: r.MaxDownloadAttempts,
-		CertDirs: []string{filepath.Join(filepath.Dir(c.File), "certs.d")}, Mirrors: map[string][]transfer.Mirror{},
+		Compression: pack.Form(r.PushCompression),
+		CertDirs:    []string{filepath.Join(filepath.Dir(c.File), "certs.d")}, Mirrors: map[string][]transfer.Mirror{},
 	}
 	if t.CertDirs[0] != dockerCerts {
 		t.CertDirs = append(t.CertDirs, dockerCerts)

@@ -77,7 +77,8 @@ func (x Exchange) Receive(ctx context.Context, a Arrival) (img *Image, fresh boo
 }
 
 // Pushed records the digest that a registry now knows an image by, if it was not
-// removed meanwhile.
+// removed meanwhile. With layers that a push has compressed that is another
+// than its target's.
 func (x Exchange) Pushed(ctx context.Context, img *Image, ref reference.Canonical) error {
 	s := x.s
 	s.change.Lock()
@@ -86,11 +87,41 @@ func (x Exchange) Pushed(ctx context.Context, img *Image, ref reference.Canonica
 	s.mu.RLock()
 	known, gone := s.index.names[r.name] != nil, s.index.ids[img.ID] == nil
 	s.mu.RUnlock()
-	if known || gone || r.target.Digest != ref.Digest() {
+	if known || gone {
 		return nil
 	}
 	_, err := s.commit(content.With(ctx), nil, []*record{r})
 	return err
+}
+
+// Again gives other names to an image that was pushed from here with layers
+// compressed, and would now come back under the digest that this gave it: what
+// it consists of is here. ok tells whether there is one, fresh is Receive's.
+func (x Exchange) Again(ctx context.Context, ref reference.Canonical, names []reference.Named) (img *Image, fresh, ok bool, err error) {
+	s := x.s
+	s.change.Lock()
+	defer s.change.Unlock()
+	s.mu.RLock()
+	r := s.index.names[ref.String()]
+	s.mu.RUnlock()
+	if r == nil || r.target.Digest == ref.Digest() {
+		return nil, false, false, nil
+	}
+	if img, err = s.Resolve(ctx, ref.String()); err != nil {
+		return nil, false, false, err
+	}
+	var puts []*record
+	s.mu.RLock()
+	for _, n := range names {
+		if old := s.index.names[n.String()]; old == nil || old.id != r.id {
+			puts = append(puts, named(img, n))
+		}
+	}
+	s.mu.RUnlock()
+	if len(puts) > 0 {
+		_, err = s.commit(content.With(ctx), nil, puts)
+	}
+	return img, len(puts) > 0, true, err
 }
 
 // Tags lists the tags of a repository that are here, sorted.

@@ -32,6 +32,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/transfer/agent"
+	"github.com/wherry-engine/wherry/internal/transfer/pack"
 )
 
 // Config is what the settings say of registries. It can be replaced while the
@@ -44,6 +45,9 @@ type Config struct {
 	MaxDownloads int // at a time, of all pulls
 	MaxUploads   int
 	MaxAttempts  int // for one blob, without any progress
+	// Compression is what layers that are not compressed become by a push; ""
+	// is gzip.
+	Compression pack.Form
 }
 
 // Mirror stands in for the registry host, "*.domain" or "*" that it is listed
@@ -119,6 +123,9 @@ func (c *Client) Configure(cfg Config) error {
 	}
 	s.downloads = make(chan struct{}, orOne(cfg.MaxDownloads, 3))
 	s.uploads = make(chan struct{}, orOne(cfg.MaxUploads, 5))
+	if s.Compression == "" {
+		s.Compression = pack.Gzip
+	}
 	if s.MaxAttempts < 1 {
 		s.MaxAttempts = 5
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/image/manifest"
 	"github.com/wherry-engine/wherry/internal/snapshot"
 	"github.com/wherry-engine/wherry/internal/transfer/failure"
+	"github.com/wherry-engine/wherry/internal/transfer/progress"
 )
 
 // Limits on what belongs to an image besides its layers.
@@ -37,13 +38,13 @@ type pull struct {
 	named    reference.Named // tagged, canonical or both
 	platform string
 	from     []*remote
-	report   *reporter
+	report   *progress.Reporter
 }
 
 // Pull fetches an image: ref is a name with tag or digest, or without either
 // for all tags; platform may be "". auth is an X-Registry-Auth header.
-// progress is called by one goroutine at a time and not after Pull returned.
-func (c *Client) Pull(ctx context.Context, ref, platform, auth string, progress func(jsonstream.Message)) error {
+// send is called by one goroutine at a time and not after Pull returned.
+func (c *Client) Pull(ctx context.Context, ref, platform, auth string, send func(jsonstream.Message)) error {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
 		return invalid("%v", err)
@@ -61,8 +62,8 @@ func (c *Client) Pull(ctx context.Context, ref, platform, auth string, progress 
 	if err != nil {
 		return err
 	}
-	p := &pull{Client: c, named: named, platform: platform, from: from, report: newReporter(progress)}
-	defer p.report.close()
+	p := &pull{Client: c, named: named, platform: platform, from: from, report: progress.New(send)}
+	defer p.report.Close()
 	if !reference.IsNameOnly(named) {
 		fresh, err := p.one(ctx)
 		if err == nil {
@@ -107,7 +108,7 @@ func (p *pull) status(fresh bool) {
 	if fresh {
 		text = "Status: Downloaded newer image for "
 	}
-	p.report.line("", text+reference.FamiliarString(p.named))
+	p.report.Line("", text+reference.FamiliarString(p.named))
 }
 
 // one pulls what p.named refers to, and tells whether that is new here.
@@ -123,7 +124,12 @@ func (p *pull) one(ctx context.Context) (fresh bool, err error) {
 	if c, ok := p.named.(reference.Canonical); ok {
 		tag = c.Digest().String()
 	}
-	p.report.line(tag, "Pulling from "+reference.Path(p.named))
+	p.report.Line(tag, "Pulling from "+reference.Path(p.named))
+	if c, err := reference.WithDigest(reference.TrimNamed(p.named), top.desc.Digest); err == nil && p.platform == "" {
+		if img, fresh, ok, err := p.images.Again(ctx, c, p.names(top)); ok || err != nil {
+			return fresh, p.pulled(top, img, err)
+		}
+	}
 	ctx, end, err := p.blobs.Resume(ctx, "pull-"+top.desc.Digest.Encoded())
 	if err != nil {
 		return false, err
@@ -137,9 +143,16 @@ func (p *pull) one(ctx context.Context) (fresh bool, err error) {
 		return false, err
 	}
 	end(false)
-	p.report.line("", "Digest: "+top.desc.Digest.String())
-	p.images.Announce(events.ActionPull, img, p.named)
-	return fresh, nil
+	return fresh, p.pulled(top, img, nil)
+}
+
+// pulled tells of it.
+func (p *pull) pulled(top *fetched, img *image.Image, err error) error {
+	if err == nil {
+		p.report.Line("", "Digest: "+top.desc.Digest.String())
+		p.images.Announce(events.ActionPull, img, p.named)
+	}
+	return err
 }
 
 // find gets the top manifest or index from the first remote that has it.
@@ -243,10 +256,10 @@ func (p *pull) layers(ctx context.Context, g *errgroup.Group, top, run *fetched)
 	}
 	for i := range list {
 		if old[i] {
-			p.report.state(ids[i], "Already exists")
+			p.report.State(ids[i], "Already exists")
 			close(ready[i])
 		} else {
-			p.report.state(ids[i], "Pulling fs layer")
+			p.report.State(ids[i], "Pulling fs layer")
 		}
 	}
 	for i, l := range list {
@@ -258,7 +271,7 @@ func (p *pull) layers(ctx context.Context, g *errgroup.Group, top, run *fetched)
 			if err != nil {
 				return err
 			}
-			p.report.state(ids[i], "Download complete")
+			p.report.State(ids[i], "Download complete")
 			close(ready[i])
 			return nil
 		})
@@ -275,10 +288,10 @@ func (p *pull) layers(ctx context.Context, g *errgroup.Group, top, run *fetched)
 				return context.Cause(ctx)
 			}
 		},
-		Unpacking: func(n int, done, total int64) { p.report.bytes(ids[n], "Extracting", done, total) },
+		Unpacking: func(n int, done, total int64) { p.report.Bytes(ids[n], "Extracting", done, total) },
 		Unpacked: func(n int) {
 			if !old[n] {
-				p.report.state(ids[n], "Pull complete")
+				p.report.State(ids[n], "Pull complete")
 			}
 		}}
 	return p.images.Receive(ctx, a)
@@ -293,13 +306,13 @@ func (p *pull) watch(name string, total int64) observer {
 			if retry < 2*time.Second {
 				unit = "second"
 			}
-			p.report.state(name, fmt.Sprintf("Retrying in %d %s", int(retry.Seconds()), unit))
+			p.report.State(name, fmt.Sprintf("Retrying in %d %s", int(retry.Seconds()), unit))
 		case s == waiting:
-			p.report.state(name, "Waiting")
+			p.report.State(name, "Waiting")
 		case s == verifying:
-			p.report.state(name, "Verifying Checksum")
+			p.report.State(name, "Verifying Checksum")
 		default:
-			p.report.bytes(name, "Downloading", done, total)
+			p.report.Bytes(name, "Downloading", done, total)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -20,6 +21,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/image/manifest"
 	"github.com/wherry-engine/wherry/internal/transfer/failure"
+	"github.com/wherry-engine/wherry/internal/transfer/progress"
 )
 
 // sourceLabel on a blob, with the registry's host behind it: the repositories
@@ -34,14 +36,16 @@ type push struct {
 	*Client
 	named  reference.Named
 	to     *remote
-	report *reporter
-	done   map[digest.Digest]bool // blobs that are there
+	report *progress.Reporter
+	sent   map[digest.Digest]bool // blobs that are there, or on their way
+	mu     sync.Mutex
+	packing
 }
 
 // Push sends an image, or all tags of a repository when ref has neither tag
 // nor digest. platform, if given, sends that platform's manifest alone. The
 // other arguments are Pull's.
-func (c *Client) Push(ctx context.Context, ref, platform, auth string, progress func(jsonstream.Message)) error {
+func (c *Client) Push(ctx context.Context, ref, platform, auth string, send func(jsonstream.Message)) error {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
 		return invalid("%v", err)
@@ -63,9 +67,10 @@ func (c *Client) Push(ctx context.Context, ref, platform, auth string, progress 
 		return err
 	}
 	defer release()
-	p := &push{Client: c, named: named, report: newReporter(progress), done: map[digest.Digest]bool{}}
-	defer p.report.close()
-	p.report.line("", "The push refers to repository ["+reference.TrimNamed(named).Name()+"]")
+	p := &push{Client: c, named: named, report: progress.New(send), sent: map[digest.Digest]bool{},
+		packing: packing{form: c.set.Load().Compression, done: manifest.Changes{}}}
+	defer p.report.Close()
+	p.report.Line("", "The push refers to repository ["+reference.TrimNamed(named).Name()+"]")
 	tags, images, err := p.meant(ctx)
 	if err != nil {
 		return err
@@ -134,24 +139,33 @@ func (p *push) one(ctx context.Context, ref reference.Named, img *image.Image, p
 	if err != nil {
 		return err
 	}
+	p.packed(ctx, img, pieces)
 	if err := p.blobsOf(ctx, pieces); err != nil {
 		return err
 	}
-	for _, piece := range pieces {
-		name := piece.Desc.Digest.String()
-		if piece.Desc.Digest == target.Digest {
+	docs, changes, err := p.documents(ctx, pieces)
+	if err != nil {
+		return err
+	}
+	whole := target.Digest == img.Target.Digest
+	if now, ok := changes[target.Digest]; ok {
+		target = now
+	}
+	for _, doc := range docs {
+		name := doc.Digest.String()
+		if doc.Digest == target.Digest {
 			name = tagged.Tag()
 		}
-		if err := p.manifest(ctx, piece.Desc, name); err != nil {
+		if err := p.manifest(ctx, doc, name); err != nil {
 			return err
 		}
 	}
-	p.report.line("", fmt.Sprintf("%s: digest: %s size: %d", tagged.Tag(), target.Digest, target.Size))
+	p.report.Line("", fmt.Sprintf("%s: digest: %s size: %d", tagged.Tag(), target.Digest, target.Size))
 	p.aux(map[string]any{"Tag": tagged.Tag(), "Digest": target.Digest.String(), "Size": target.Size})
 	if note {
 		p.aux(map[string]any{"manifestPushedInsteadOfIndex": true, "originalIndex": img.Target, "selectedManifest": target})
 	}
-	if c, err := reference.WithDigest(reference.TrimNamed(ref), target.Digest); err == nil {
+	if c, err := reference.WithDigest(reference.TrimNamed(ref), target.Digest); err == nil && whole {
 		if err := p.images.Pushed(ctx, img, c); err != nil {
 			return err
 		}
@@ -166,7 +180,7 @@ func (p *push) aux(v any) {
 		return // plain maps of text and numbers can be written
 	}
 	raw := json.RawMessage(b)
-	p.report.message(jsonstream.Message{Progress: &jsonstream.Progress{}, Aux: &raw})
+	p.report.Message(jsonstream.Message{Progress: &jsonstream.Progress{}, Aux: &raw})
 }
 
 // plan decides what is pushed: the target, or the manifest alone when a
@@ -213,7 +227,7 @@ func (p *push) blobsOf(ctx context.Context, pieces []image.Piece) error {
 	g, ctx := errgroup.WithContext(ctx)
 	slots := p.set.Load().uploads
 	for _, piece := range pieces {
-		if piece.Doc.Image == nil {
+		if piece.Doc.Image == nil || attests(piece, p.changed) {
 			continue
 		}
 		names := p.layerNames(ctx, piece)
@@ -223,20 +237,16 @@ func (p *push) blobsOf(ctx context.Context, pieces []image.Piece) error {
 			if i < len(names) {
 				name = names[i]
 			}
-			if p.done[d.Digest] {
+			if p.sent[d.Digest] {
 				continue
 			}
-			p.done[d.Digest] = true
-			if name != "" {
-				p.report.state(name, "Preparing")
-			}
+			p.sent[d.Digest] = true
+			p.state(name, "Preparing")
 			g.Go(func() error {
 				select {
 				case slots <- struct{}{}:
 				default:
-					if name != "" {
-						p.report.state(name, "Waiting")
-					}
+					p.state(name, "Waiting")
 					select {
 					case slots <- struct{}{}:
 					case <-ctx.Done():
@@ -244,6 +254,9 @@ func (p *push) blobsOf(ctx context.Context, pieces []image.Piece) error {
 					}
 				}
 				defer func() { <-slots }()
+				if _, ok := p.plain[d.Digest]; ok {
+					return p.pack(ctx, d, name)
+				}
 				return p.blob(ctx, d, name)
 			})
 		}
@@ -251,61 +264,90 @@ func (p *push) blobsOf(ctx context.Context, pieces []image.Piece) error {
 	return g.Wait()
 }
 
-// layerNames are what the layers are shown as: docker shows diffIDs.
-func (p *push) layerNames(ctx context.Context, piece image.Piece) (names []string) {
+// diffs are the diffIDs that a manifest's config lists; an attestation's is no image.
+func (p *push) diffs(ctx context.Context, piece image.Piece) []digest.Digest {
 	var config ocispec.Image
 	if b, err := p.blobs.Read(ctx, piece.Doc.Image.Config.Digest, maxConfig); err == nil {
-		_ = json.Unmarshal(b, &config) // an attestation's is no image; the layers' own names do
+		_ = json.Unmarshal(b, &config) // none, then
 	}
+	return config.RootFS.DiffIDs
+}
+
+// layerNames are what the layers are shown as: docker shows diffIDs.
+func (p *push) layerNames(ctx context.Context, piece image.Piece) (names []string) {
+	diffs := p.diffs(ctx, piece)
 	for i, l := range piece.Doc.Image.Layers {
 		d := l.Digest
-		if len(config.RootFS.DiffIDs) == len(piece.Doc.Image.Layers) {
-			d = config.RootFS.DiffIDs[i]
+		if len(diffs) == len(piece.Doc.Image.Layers) {
+			d = diffs[i]
 		}
 		names = append(names, id.Short(d.String()))
 	}
 	return names
 }
 
+// state says what is done with a layer; without a name nobody is told.
+func (p *push) state(name, status string) {
+	if name != "" {
+		p.report.State(name, status)
+	}
+}
+
+// there tells whether the repository has a blob, if it lets itself be asked.
+func (p *push) there(ctx context.Context, d digest.Digest) (bool, error) {
+	there, err := p.to.has(ctx, "blobs", d.String())
+	if errdefs.IsPermissionDenied(err) {
+		err = nil
+	}
+	return there, err
+}
+
 // blob makes sure that the registry has a blob.
 func (p *push) blob(ctx context.Context, d ocispec.Descriptor, name string) error {
-	state := func(status string) {
-		if name != "" {
-			p.report.state(name, status)
-		}
-	}
-	there, err := p.to.has(ctx, "blobs", d.Digest.String())
-	if err != nil && !errdefs.IsPermissionDenied(err) {
+	there, err := p.there(ctx, d.Digest)
+	if err != nil {
 		return err
 	}
 	if there {
-		state("Layer already exists")
+		p.state(name, "Layer already exists")
 		return p.remember(ctx, d.Digest)
 	}
-	from, err := p.upload(ctx, d, func(done int64) {
-		if name != "" {
-			p.report.bytes(name, "Pushing", done, d.Size)
-		}
-	})
+	labels, err := p.blobs.Labels(ctx, d.Digest)
+	if err != nil {
+		return err
+	}
+	var in []string
+	if list := labels[sourceLabel+reference.Domain(p.named)]; list != "" {
+		in = strings.Split(list, ",")
+	}
+	location, from, err := p.begin(ctx, d.Digest, in)
 	if err != nil {
 		return err
 	}
 	if from != "" {
-		state("Mounted from " + from)
-	} else {
-		state("Pushed")
+		p.state(name, "Mounted from "+from)
+		return p.remember(ctx, d.Digest)
 	}
+	ra, err := p.blobs.Open(ctx, d.Digest)
+	if err != nil {
+		return err
+	}
+	defer ra.Close()
+	if err := p.send(ctx, &stored{d, ra, func(done int64) {
+		if name != "" {
+			p.report.Bytes(name, "Pushing", done, d.Size)
+		}
+	}}, location); err != nil {
+		return err
+	}
+	p.state(name, "Pushed")
 	return p.remember(ctx, d.Digest)
 }
 
 // manifest sends a document under a tag or its digest.
-func (p *push) manifest(ctx context.Context, d ocispec.Descriptor, name string) error {
-	b, err := p.blobs.Read(ctx, d.Digest, manifest.MaxSize)
-	if err != nil {
-		return err
-	}
+func (p *push) manifest(ctx context.Context, d document, name string) error {
 	resp, err := p.to.do(ctx, call{method: http.MethodPut, url: p.to.url("manifests", name),
-		header: http.Header{"Content-Type": {d.MediaType}}, body: bodyOf(b), size: int64(len(b))})
+		header: http.Header{"Content-Type": {d.MediaType}}, body: bodyOf(d.body), size: d.Size})
 	if err != nil {
 		return err
 	}

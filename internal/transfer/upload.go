@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/wherry-engine/wherry/internal/transfer/agent"
 	"github.com/wherry-engine/wherry/internal/transfer/failure"
@@ -28,59 +29,43 @@ func bodyOf(b []byte) func() (io.Reader, error) {
 	return func() (io.Reader, error) { return bytes.NewReader(b), nil }
 }
 
-// upload sends a blob, or has the registry take it from another of its
+// begin starts an upload, or has the registry take the blob from another of its
 // repositories, whose name it then returns.
-func (p *push) upload(ctx context.Context, d ocispec.Descriptor, report func(int64)) (from string, err error) {
+func (p *push) begin(ctx context.Context, d digest.Digest, in []string) (location *url.URL, from string, err error) {
 	at := p.to.url("blobs", "uploads")
 	at.Path += "/"
-	var location *url.URL
-	for _, from := range p.sources(ctx, d) {
+	tried := 0
+	for _, from := range in {
+		if from == reference.Path(p.named) || tried == 3 {
+			continue
+		}
+		tried++
 		p.to.login.need("repository:" + from + ":pull")
 		u := *at
-		u.RawQuery = url.Values{"mount": {d.Digest.String()}, "from": {from}}.Encode()
+		u.RawQuery = url.Values{"mount": {d.String()}, "from": {from}}.Encode()
 		resp, err := p.to.do(ctx, call{method: http.MethodPost, url: &u, body: bodyOf(nil)})
 		if err != nil {
-			return "", err
+			return nil, "", err
 		}
 		drain(resp)
 		if resp.StatusCode == http.StatusCreated {
-			return from, nil
+			return nil, from, nil
 		}
-		if resp.StatusCode == http.StatusAccepted {
-			if location, err = p.location(resp); err != nil {
-				return "", err
-			}
-			break // it does not mount, or not that one, and has begun an upload
+		if resp.StatusCode == http.StatusAccepted { // it does not mount, or not that one, and has begun an upload
+			location, err = p.location(resp)
+			return location, "", err
 		}
 	}
-	if location == nil {
-		resp, err := p.to.do(ctx, call{method: http.MethodPost, url: at, body: bodyOf(nil)})
-		if err != nil {
-			return "", err
-		}
-		if resp.StatusCode != http.StatusAccepted {
-			return "", failure.Read(resp)
-		}
-		drain(resp)
-		if location, err = p.location(resp); err != nil {
-			return "", err
-		}
+	resp, err := p.to.do(ctx, call{method: http.MethodPost, url: at, body: bodyOf(nil)})
+	if err != nil {
+		return nil, "", err
 	}
-	return "", p.send(ctx, d, location, report)
-}
-
-// sources are other repositories of the registry that have the blob.
-func (p *push) sources(ctx context.Context, d ocispec.Descriptor) (list []string) {
-	labels, err := p.blobs.Labels(ctx, d.Digest)
-	if err != nil || labels[sourceLabel+reference.Domain(p.named)] == "" {
-		return nil
+	if resp.StatusCode != http.StatusAccepted {
+		return nil, "", failure.Read(resp)
 	}
-	for _, path := range strings.Split(labels[sourceLabel+reference.Domain(p.named)], ",") {
-		if path != reference.Path(p.named) && len(list) < 3 {
-			list = append(list, path)
-		}
-	}
-	return list
+	drain(resp)
+	location, err = p.location(resp)
+	return location, "", err
 }
 
 // location reads where an upload goes on. It may be another server, which then
@@ -97,69 +82,83 @@ func (p *push) location(resp *http.Response) (*url.URL, error) {
 	return u, nil
 }
 
-// send uploads the blob's content. A chunk that fails is sent again from where
-// the registry says it has come to.
-func (p *push) send(ctx context.Context, d ocispec.Descriptor, location *url.URL, report func(int64)) error {
-	ra, err := p.blobs.Open(ctx, d.Digest)
+// feed is what an upload sends.
+type feed interface {
+	// Next returns what follows the first at bytes, n of them and least or more
+	// unless the end comes before, and whether nothing follows these.
+	Next(at, least int64) (body func() io.Reader, n int64, last bool, err error)
+	// Descriptor is the blob's digest and size; it is known once Next has said last.
+	Descriptor() ocispec.Descriptor
+}
+
+// send uploads a blob. A chunk that fails is sent again from where the registry
+// says it has come to.
+func (p *push) send(ctx context.Context, f feed, location *url.URL) error {
+	body, n, last, err := f.Next(0, 0)
 	if err != nil {
 		return err
 	}
-	defer ra.Close()
-	sent := int64(0)
-	step := int64(chunk)
-	for fails := 0; d.Size > whole && sent < d.Size; {
-		n := min(step, d.Size-sent)
+	if last && n <= whole {
+		return p.finish(ctx, f.Descriptor().Digest, location, body, n)
+	}
+	sent, least := int64(0), int64(0)
+	for fails := 0; ; {
 		at := sent
-		resp, err := p.to.do(ctx, call{method: http.MethodPatch, url: location, size: n,
-			header: http.Header{"Content-Type": {"application/octet-stream"}, "Content-Range": {fmt.Sprintf("%d-%d", sent, sent+n-1)}},
-			body: func() (io.Reader, error) {
-				return &meter{r: io.NewSectionReader(ra, at, n), at: at, report: report}, nil
-			}})
+		resp, err := p.to.do(ctx, call{method: http.MethodPatch, url: location, size: n, body: anew(body),
+			header: http.Header{"Content-Type": {"application/octet-stream"}, "Content-Range": {fmt.Sprintf("%d-%d", at, at+n-1)}}})
 		if err == nil && (resp.StatusCode == http.StatusAccepted || resp.StatusCode == http.StatusNoContent) {
 			drain(resp)
 			if location, err = p.location(resp); err != nil {
 				return err
 			}
-			if least, err := strconv.ParseInt(resp.Header.Get("OCI-Chunk-Min-Length"), 10, 64); err == nil {
-				step = max(step, least)
+			if wants, err := strconv.ParseInt(resp.Header.Get("OCI-Chunk-Min-Length"), 10, 64); err == nil {
+				least = max(least, wants)
 			}
-			if sent, err = p.reached(resp, sent+n, d.Size); err != nil {
+			if sent, err = p.reached(resp, at+n, at+n); err != nil {
 				return err
 			}
 			if sent > at {
 				fails = 0
+			} else if fails++; fails > p.to.tries {
+				return invalid("registry %s: the upload of a blob does not get beyond %d bytes", p.to.base.Host, at)
+			}
+		} else {
+			if err == nil {
+				err = failure.Read(resp)
+			}
+			if fails++; ctx.Err() != nil || fails > p.to.tries {
+				return err
+			}
+			if serr := sleep(ctx, 200*time.Millisecond<<min(fails, 5)); serr != nil {
+				return serr
+			}
+			state, serr := p.to.do(ctx, call{method: http.MethodGet, url: location})
+			if serr != nil {
 				continue
 			}
-			if fails++; fails > p.to.tries {
-				return invalid("registry %s: the upload of %s does not get beyond %d bytes", p.to.base.Host, d.Digest, at)
+			drain(state)
+			if state.StatusCode != http.StatusNoContent && state.StatusCode != http.StatusOK {
+				return err // it has forgotten the upload
 			}
-			continue
+			if next, lerr := p.location(state); lerr == nil {
+				location = next
+			}
+			if sent, serr = p.reached(state, 0, at+n); serr != nil {
+				return serr
+			}
 		}
-		if err == nil {
-			err = failure.Read(resp)
+		if last && sent == at+n {
+			break
 		}
-		if fails++; ctx.Err() != nil || fails > p.to.tries {
+		if body, n, last, err = f.Next(sent, least); err != nil {
 			return err
 		}
-		if serr := sleep(ctx, 200*time.Millisecond<<min(fails, 5)); serr != nil {
-			return serr
-		}
-		state, serr := p.to.do(ctx, call{method: http.MethodGet, url: location})
-		if serr != nil {
-			continue
-		}
-		drain(state)
-		if state.StatusCode != http.StatusNoContent && state.StatusCode != http.StatusOK {
-			return err // it has forgotten the upload
-		}
-		if next, lerr := p.location(state); lerr == nil {
-			location = next
-		}
-		if sent, serr = p.reached(state, 0, d.Size); serr != nil {
-			return serr
-		}
 	}
-	return p.finish(ctx, d, ra, location, sent, report)
+	return p.finish(ctx, f.Descriptor().Digest, location, func() io.Reader { return http.NoBody }, 0)
+}
+
+func anew(body func() io.Reader) func() (io.Reader, error) {
+	return func() (io.Reader, error) { return body(), nil }
 }
 
 // reached reads from a Range header how much the registry has of a blob.
@@ -180,19 +179,12 @@ func (p *push) reached(resp *http.Response, otherwise, size int64) (int64, error
 }
 
 // finish closes the upload, with what is left to be sent.
-func (p *push) finish(ctx context.Context, d ocispec.Descriptor, ra io.ReaderAt, location *url.URL, sent int64, report func(int64)) error {
+func (p *push) finish(ctx context.Context, d digest.Digest, location *url.URL, body func() io.Reader, left int64) error {
 	u := *location
 	q := u.Query()
-	q.Set("digest", d.Digest.String())
+	q.Set("digest", d.String())
 	u.RawQuery = q.Encode()
-	left := d.Size - sent
-	resp, err := p.to.do(ctx, call{method: http.MethodPut, url: &u, size: left, header: http.Header{"Content-Type": {"application/octet-stream"}},
-		body: func() (io.Reader, error) {
-			if left == 0 {
-				return http.NoBody, nil
-			}
-			return &meter{r: io.NewSectionReader(ra, sent, left), at: sent, report: report}, nil
-		}})
+	resp, err := p.to.do(ctx, call{method: http.MethodPut, url: &u, size: left, body: anew(body), header: http.Header{"Content-Type": {"application/octet-stream"}}})
 	if err != nil {
 		return err
 	}
@@ -200,8 +192,29 @@ func (p *push) finish(ctx context.Context, d ocispec.Descriptor, ra io.ReaderAt,
 		return failure.Read(resp)
 	}
 	drain(resp)
-	report(d.Size)
 	return nil
+}
+
+// stored is a blob that lies here; report is told how far it is.
+type stored struct {
+	d      ocispec.Descriptor
+	ra     io.ReaderAt
+	report func(int64)
+}
+
+func (b *stored) Descriptor() ocispec.Descriptor { return b.d }
+
+func (b *stored) Next(at, least int64) (func() io.Reader, int64, bool, error) {
+	n := b.d.Size - at
+	if b.d.Size > whole {
+		n = min(max(chunk, least), n)
+	}
+	return func() io.Reader {
+		if n == 0 {
+			return http.NoBody // not a body of an unknown length
+		}
+		return &meter{r: io.NewSectionReader(b.ra, at, n), at: at, report: b.report}
+	}, n, at+n == b.d.Size, nil
 }
 
 // meter reports how much of a blob was sent.
