@@ -71,7 +71,7 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 			err = fmt.Errorf("failed to create task for container: %w", StartFailure(err))
 		}
 		c.SetStartFailed(code, err.Error())
-		c.Ending = nil
+		c.SandboxID, c.Ports, c.Ending = "", nil, nil
 		warn("save record", c.ID, c.Save(atomicfile.Cached))
 		e.attached.Abandon(c.ID)
 		return err

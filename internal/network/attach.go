@@ -155,17 +155,27 @@ func wishes(n *segment.Segment, ep *network.EndpointSettings) *network.EndpointS
 	if ep == nil {
 		return &network.EndpointSettings{}
 	}
+	out := AtRest(ep)
+	if n.Plugged() && ep.EndpointID != "" {
+		out.MacAddress = givenMAC(ep) // what a driver chose once is no wish
+	}
+	out.NetworkID, out.DNSNames = "", nil
+	return out
+}
+
+// AtRest is an endpoint of a container that does not run: what was chosen for its
+// last run may be somebody else's by now.
+func AtRest(ep *network.EndpointSettings) *network.EndpointSettings {
+	if ep == nil {
+		return nil
+	}
 	out := ep.Copy()
 	if len(ep.MacAddress) > 0 && (ep.IPAddress.IsValid() || ep.GlobalIPv6Address.IsValid()) && slices.Equal(ep.MacAddress, wiring.MACOf(segment.AddressesOf(ep))) {
 		out.MacAddress = nil // made here from the addresses of that time
 	}
-	if n.Plugged() && ep.EndpointID != "" {
-		out.MacAddress = givenMAC(ep) // what a driver chose once is no wish
-	}
-	out.NetworkID, out.EndpointID = "", ""
+	out.EndpointID = ""
 	out.IPAddress, out.IPPrefixLen, out.Gateway = netip.Addr{}, 0, netip.Addr{}
 	out.GlobalIPv6Address, out.GlobalIPv6PrefixLen, out.IPv6Gateway = netip.Addr{}, 0, netip.Addr{}
-	out.DNSNames = nil
 	return out
 }
 

@@ -44,7 +44,7 @@ func (v *View) Inspect(ctx context.Context, ref string, size bool) (*apicontaine
 	if !r.State.StartedAt.IsZero() {
 		resp.HostnamePath = filepath.Join(dir, "hostname")
 	}
-	resp.NetworkSettings = &apicontainer.NetworkSettings{SandboxID: r.SandboxID, Ports: r.Ports, Networks: r.Networks}
+	resp.NetworkSettings = &apicontainer.NetworkSettings{SandboxID: r.SandboxID, Ports: r.Ports, Networks: networks(&r)}
 	if r.SandboxID != "" && r.State.Pid != 0 {
 		resp.NetworkSettings.SandboxKey = "/proc/" + itoa(r.State.Pid) + "/ns/net"
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
+	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/snapshot"
 	"github.com/wherry-engine/wherry/internal/stats"
 )
@@ -222,6 +223,18 @@ func onNetwork(f filter.Args, r *container.Record) bool {
 	return false
 }
 
+// networks are those that a container has, or will have when it runs.
+func networks(r *container.Record) map[string]*apinetwork.EndpointSettings {
+	if r.State.Running && !r.State.Restarting {
+		return r.Networks
+	}
+	out := make(map[string]*apinetwork.EndpointSettings, len(r.Networks))
+	for name, ep := range r.Networks {
+		out[name] = network.AtRest(ep)
+	}
+	return out
+}
+
 // ports reads the values "80", "80/udp" and "8000-8010/tcp" of a filter.
 func ports(key string, specs []string) (map[apinetwork.Port]bool, error) {
 	set := map[apinetwork.Port]bool{}
@@ -258,7 +271,7 @@ func (v *View) summary(ctx context.Context, r *container.Record, now time.Time, 
 		ID: r.ID, Names: []string{"/" + r.Name}, Image: v.imageName(ctx, r), ImageID: r.ImageID, ImageManifestDescriptor: r.ImageManifest,
 		Command: commandLine(r.Path, r.Args), Created: r.Created.Unix(), Ports: portSummaries(r), Labels: r.Config.Labels,
 		State: r.State.Status(), Status: r.State.Sentence(now), Mounts: v.mounts(r),
-		NetworkSettings: &apicontainer.NetworkSettingsSummary{Networks: r.Networks},
+		NetworkSettings: &apicontainer.NetworkSettingsSummary{Networks: networks(r)},
 	}
 	if s.Labels == nil {
 		s.Labels = map[string]string{}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	apicontainer "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
@@ -67,6 +68,13 @@ func TestValidate(t *testing.T) {
 		{apicontainer.HostConfig{Resources: apicontainer.Resources{PidsLimit: &neg}}, ""},
 		{apicontainer.HostConfig{Resources: apicontainer.Resources{CPURealtimeRuntime: 1}}, "kernel does not support CPU real-time scheduler"},
 		{apicontainer.HostConfig{AutoRemove: true, RestartPolicy: apicontainer.RestartPolicy{Name: "always"}}, "can't create 'AutoRemove' container with restart policy"},
+		{apicontainer.HostConfig{ExtraHosts: []string{"far:host-gateway", "near:1.2.3.4", "six:::1"}}, ""},
+		{apicontainer.HostConfig{ExtraHosts: []string{"near=1.2.3.4"}}, `bad format for add-host: "near=1.2.3.4"`},
+		{apicontainer.HostConfig{ExtraHosts: []string{":1.2.3.4"}}, `bad format for add-host: ":1.2.3.4"`},
+		{apicontainer.HostConfig{ExtraHosts: []string{"near:there"}}, `invalid IP address in add-host: "there"`},
+		{apicontainer.HostConfig{PortBindings: network.PortMap{network.MustParsePort("80"): {{}, {HostPort: "8000-8005"}, {HostPort: "0"}}}}, ""},
+		{apicontainer.HostConfig{PortBindings: network.PortMap{network.MustParsePort("80"): {{HostPort: "x"}}}}, `invalid port specification: "x"`},
+		{apicontainer.HostConfig{PortBindings: network.PortMap{network.MustParsePort("80"): {{HostPort: "70000"}}}}, `invalid port specification: "70000"`},
 		{apicontainer.HostConfig{OomScoreAdj: 1001}, "range for oom score adj is [-1000, 1000]"},
 		{apicontainer.HostConfig{PidMode: "nonsense"}, "invalid PID mode"},
 		{apicontainer.HostConfig{IpcMode: "nonsense"}, "invalid IPC mode"},

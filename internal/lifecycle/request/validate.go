@@ -4,6 +4,7 @@ package request
 
 import (
 	"fmt"
+	"net/netip"
 	"path"
 	"runtime"
 	"slices"
@@ -11,10 +12,12 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/sys/signal"
 	"github.com/opencontainers/selinux/go-selinux"
 
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
+	"github.com/wherry-engine/wherry/internal/network/resolv"
 	"github.com/wherry-engine/wherry/internal/runtime/limits"
 )
 
@@ -61,6 +64,17 @@ func Validate(cfg *container.Config, h *container.HostConfig, f cgroup.Features)
 		return nil, invalid("SHM size can not be less than 0")
 	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
 		return nil, invalid("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
+	}
+	// What host-gateway stands for is found out at the start.
+	if _, err := resolv.ExtraHosts(h.ExtraHosts, []netip.Addr{netip.IPv6Unspecified()}); err != nil {
+		return nil, err
+	}
+	for _, bindings := range h.PortBindings {
+		for _, b := range bindings {
+			if _, err := network.ParsePortRange(b.HostPort); err != nil && b.HostPort != "" {
+				return nil, invalid("invalid port specification: %q", b.HostPort)
+			}
+		}
 	}
 	for k := range h.Annotations {
 		if k == "" {
