@@ -204,9 +204,39 @@ func (s *Store) Rename(c *Container, name string) {
 	c.Name = name
 }
 
-// Get finds a container by full id, name (a leading slash is allowed) or
-// unique prefix of its id, in this order, as dockerd does.
+// Get finds a container by full id, name (a leading slash is allowed), the name
+// of a link ("web/db" is what web calls db) or unique prefix of its id, in this
+// order, as dockerd does.
 func (s *Store) Get(ref string) (*Container, error) {
+	c, err := s.find(ref)
+	if c == nil && strings.Contains(ref, "/") {
+		if c := s.linked(ref); c != nil {
+			return c, nil
+		}
+	}
+	return c, err
+}
+
+// linked finds a container by the name that another gives it, nil for none.
+func (s *Store) linked(ref string) *Container {
+	name, alias, _ := strings.Cut(strings.TrimPrefix(ref, "/"), "/")
+	s.mu.RLock()
+	from := s.byID[s.names[name]]
+	s.mu.RUnlock()
+	if from == nil {
+		return nil
+	}
+	r := from.Snapshot()
+	for _, l := range r.Links() {
+		if l.Alias == alias {
+			to, _ := s.find(l.Target) // nil when it has gone, and the link with it
+			return to
+		}
+	}
+	return nil
+}
+
+func (s *Store) find(ref string) (*Container, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if c := s.byID[ref]; c != nil {
