@@ -3,6 +3,7 @@ package cgroup
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -145,22 +146,75 @@ func TestSharedDevices(t *testing.T) {
 	}
 }
 
-func TestCPUWeight(t *testing.T) {
-	for shares, want := range map[uint64]uint64{0: 0, 1: 1, 2: 1, 512: 59, 1024: 100, 2048: 174, 262144: 10000, 1 << 30: 10000} {
-		if got := cpuWeight(shares); got != want {
-			t.Errorf("%d shares: weight %d, want %d", shares, got, want)
+// A group without limits is seen under every controller all the same, and is
+// really in the cpuset that it sees.
+func TestSharedRest(t *testing.T) {
+	h := hierarchy(t)
+	if h.Version() != 1 {
+		promise.Lacks(t, "cgroup1", "v1 only")
+	}
+	var all []string
+	for _, m := range h.mounts {
+		if !slices.Contains(all, m.dir) {
+			all = append(all, m.dir)
 		}
 	}
-	for w, want := range map[uint16]uint64{10: 1, 500: 4950, 1000: 10000} {
-		if got := ioWeight(w); got != want {
-			t.Errorf("weight %d: %d, want %d", w, got, want)
+	plain := fresh(t, h, &Resources{Devices: dockerDevices()})
+	limited := fresh(t, h, &Resources{Devices: dockerDevices(), CPU: &specs.LinuxCPU{Cpus: "0"}})
+	for name, g := range map[string]*Group{"plain": plain, "limited": limited} {
+		var dirs []string
+		for _, c := range g.Controllers() {
+			dirs = append(dirs, c.Dir)
+			if own := strings.HasSuffix(c.Dir, g.path); own != c.Own {
+				t.Errorf("%s: %+v", name, c)
+			}
+			if shared := filepath.Base(c.Dir) == sharedName; c.Seen != (shared && c.Name != "cpuset") {
+				t.Errorf("%s: %+v", name, c)
+			}
+			if c.Name == "cpuset" && c.Own != (g == limited) {
+				t.Errorf("%s: %+v", name, c)
+			}
+		}
+		if len(dirs) != len(all) {
+			t.Errorf("%s: %d of %d hierarchies: %v", name, len(dirs), len(all), dirs)
+		}
+		for _, f := range g.Tasks() {
+			if filepath.Base(filepath.Dir(f)) == sharedName && !strings.HasPrefix(f, h.mounts["cpuset"].dir+"/") {
+				t.Errorf("%s joins %s", name, f)
+			}
 		}
 	}
-}
+	dir := filepath.Join(h.mounts["cpuset"].dir, parentOfTests, sharedName)
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		want, err := read(filepath.Join(h.mounts["cpuset"].dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := read(filepath.Join(dir, file)); err != nil || got != want || got == "" {
+			t.Errorf("%s is %q, above %q: %v", file, got, want, err)
+		}
+	}
+	if err := h.Clean(parentOfTests); err != nil {
+		t.Error(err)
+	}
+	if !exists(dir) {
+		t.Error("clean removed what a group uses")
+	}
 
-func TestBitmask(t *testing.T) {
-	if m, err := bitmask("0-2,9"); err != nil || len(m) != 2 || m[0] != 7 || m[1] != 2 {
-		t.Errorf("%v, %v", m, err)
+	// A process in it tells another engine where it is; it gets a cpuset of its
+	// own when it gets a limit.
+	c := spawn(t, plain, "wait")
+	c.line(t)
+	again, err := h.Open(plain.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { discard(t, h, again) }) // it knows of the cpuset, the other one does not
+	if _, err := again.Set(&Resources{CPU: &specs.LinuxCPU{Cpus: "0"}}); err != nil {
+		t.Fatal(err)
+	}
+	if at, err := pathOf(c.Process.Pid, h.mounts["cpuset"], "cpuset"); err != nil || at != plain.path {
+		t.Errorf("it is in %s, %v", at, err)
 	}
 }
 

@@ -45,6 +45,7 @@ type Controller struct {
 	Name string // as mounted, e.g. "memory" or "cpu,cpuacct"
 	Dir  string // absolute; for shared groups (devices) not the group's own
 	Own  bool   // the directory is this group's alone
+	Seen bool   // the group is not in it, and only looks at it
 }
 
 const (
@@ -127,7 +128,9 @@ func (g *Group) DirBeside(pid int) string {
 func (g *Group) Tasks() []string {
 	var out []string
 	for _, c := range g.Controllers() {
-		out = append(out, filepath.Join(c.Dir, "tasks"))
+		if !c.Seen {
+			out = append(out, filepath.Join(c.Dir, "tasks"))
+		}
 	}
 	return out
 }
@@ -168,7 +171,7 @@ func (g *Group) holder(take bool) *scope.Holder {
 // warnings, as from Create.
 func (g *Group) Set(r *Resources) ([]string, error) {
 	if g.unit.Name != "" {
-		props, err := properties(g.h.version, r)
+		props, err := scope.Limits(g.h.version, r)
 		if err == nil {
 			err = g.h.systemd.Set(g.unit, props)
 		}

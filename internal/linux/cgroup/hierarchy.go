@@ -11,7 +11,8 @@
 // needs: making and removing nine directories is a large part of a process's
 // start. Device rules that many groups have in common live in one directory
 // beside them (<parent>/devices-<hash>) which all of them join; freezer, blkio,
-// cpuset and hugetlb directories appear when first asked for. A group that may use
+// cpuset and hugetlb directories appear when first asked for, and until then the
+// group is in a directory that it shares with others (<parent>/wherry-shared). A group that may use
 // every device has directories everywhere: who is in it may make groups below.
 package cgroup
 
@@ -297,7 +298,7 @@ func (m *machine) clean(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, d := range append(shared, dir) {
+	for _, d := range append(shared, filepath.Join(dir, sharedName), dir) {
 		if len(m.shared[d]) > 0 {
 			return unix.EBUSY
 		}

@@ -40,6 +40,7 @@ type groupV1 struct {
 	mu      sync.Mutex
 	own     map[string]string // mount point -> directory
 	devices string            // the directory joined for device rules, "" for none
+	shared  map[string]string // mount point -> directory of those without limits there
 	kept    *kept             // for Keep
 }
 
@@ -143,7 +144,11 @@ func (g *groupV1) make(r *Resources) ([]string, error) {
 	if err := g.joinDevices(r); err != nil {
 		return nil, err
 	}
-	return g.apply(r)
+	warnings, err := g.apply(r)
+	if err == nil {
+		err = g.shareRest()
+	}
+	return warnings, err
 }
 
 func (g *groupV1) open() error {
@@ -157,30 +162,14 @@ func (g *groupV1) open() error {
 	if len(g.own) == 0 {
 		return notFound(g.path)
 	}
-	mount, ok := g.m.mounts["devices"]
-	if !ok || g.in("devices") != "" {
-		return nil
-	}
 	list, err := pids(filepath.Join(g.anchorDir(), "cgroup.procs"))
 	if err != nil {
 		return err
 	}
-	parent := path.Dir(g.path)
 	for _, pid := range list {
-		at, err := pathOf(pid, mount, "devices")
-		if err != nil {
-			continue // it died meanwhile
+		if g.found(pid) {
+			break
 		}
-		// It may have gone on into groups of its own, further below.
-		rest, ok := strings.CutPrefix(at, strings.TrimSuffix(parent, "/")+"/")
-		if first, _, _ := strings.Cut(rest, "/"); ok && strings.HasPrefix(first, devicesPrefix) {
-			g.devices = filepath.Join(mount.dir, parent, first)
-		} else if at == parent || ok {
-			g.devices = filepath.Join(mount.dir, parent)
-		} else {
-			continue
-		}
-		break
 	}
 	return nil
 }
@@ -191,16 +180,24 @@ func pathOf(pid int, m mount, controller string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if at, ok := pathIn(text, m, controller); ok {
+		return at, nil
+	}
+	return "", fmt.Errorf("process %d is in no cgroup of %q", pid, controller)
+}
+
+// pathIn is pathOf for a text of /proc/PID/cgroup.
+func pathIn(text []byte, m mount, controller string) (string, bool) {
 	for line := range strings.Lines(string(text)) {
 		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		if len(f) == 3 && slices.Contains(strings.Split(strings.TrimPrefix(f[1], "name="), ","), controller) {
 			if m.root == "/" {
-				return f[2], nil
+				return f[2], true
 			}
-			return "/" + strings.TrimPrefix(strings.TrimPrefix(f[2], m.root), "/"), nil
+			return "/" + strings.TrimPrefix(strings.TrimPrefix(f[2], m.root), "/"), true
 		}
 	}
-	return "", fmt.Errorf("process %d is in no cgroup of %q", pid, controller)
+	return "", false
 }
 
 // joinDevices chooses the directory for the group's device rules, made when it
@@ -215,7 +212,9 @@ func (g *groupV1) joinDevices(r *Resources) error {
 	if err != nil {
 		return err
 	}
-	g.release()
+	if g.devices != "" {
+		g.leave(g.devices)
+	}
 	if own := g.in("devices"); own != "" && !g.unit {
 		return rules.WriteV1(own)
 	}
@@ -231,14 +230,9 @@ func (g *groupV1) joinDevices(r *Resources) error {
 		return nil
 	}
 	dir := filepath.Join(parent, devicesPrefix+rules.Hash())
-	g.m.mu.Lock() // from here on Clean leaves it
-	if g.m.shared[dir] == nil {
-		g.m.shared[dir] = set{}
-	}
-	g.m.shared[dir][g.path] = struct{}{}
-	g.m.mu.Unlock()
+	g.use(dir)
 	if err := g.shareDevices(dir, rules); err != nil {
-		g.release()
+		g.leave(dir)
 		return err
 	}
 	g.devices = dir
@@ -269,17 +263,6 @@ func (g *groupV1) shareDevices(dir string, rules *device.Rules) error {
 	return nil
 }
 
-// release takes the group off the lists of those that share directories.
-func (g *groupV1) release() {
-	g.m.mu.Lock()
-	defer g.m.mu.Unlock()
-	for dir, users := range g.m.shared {
-		if delete(users, g.path); len(users) == 0 {
-			delete(g.m.shared, dir)
-		}
-	}
-}
-
 func (g *groupV1) controllers() []Controller {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -293,6 +276,11 @@ func (g *groupV1) controllers() []Controller {
 	}
 	if g.devices != "" {
 		out = append(out, Controller{Name: g.m.mounts["devices"].name, Dir: g.devices})
+	}
+	for _, at := range slices.Sorted(maps.Keys(g.shared)) {
+		if g.own[at] == "" {
+			out = append(out, Controller{Name: names[at], Dir: g.shared[at], Seen: at != g.m.mounts["cpuset"].dir})
+		}
 	}
 	// Where systemd runs, processes must leave the cgroup of the service that
 	// started them, or they are killed with it.
@@ -311,6 +299,9 @@ func (g *groupV1) controllers() []Controller {
 
 func (g *groupV1) add(pid int) error {
 	for _, c := range g.controllers() {
+		if c.Seen {
+			continue
+		}
 		if err := writeInt(filepath.Join(c.Dir, "cgroup.procs"), pid); err != nil {
 			return err
 		}

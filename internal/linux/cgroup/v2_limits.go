@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +11,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/linux/scope"
 )
 
 func (g *groupV2) set(r *Resources) ([]string, error) {
@@ -95,30 +96,13 @@ func (g *groupV2) apply(r *Resources) ([]string, error) {
 	return l.warnings, l.err
 }
 
-// cpuWeight converts shares, 2 to 262144 around 1024, to a weight, 1 to 10000
-// around 100, so that least, middle and most meet: the formula of runc 1.4 and
-// crun 1.23, see https://github.com/opencontainers/cgroups
-// (ConvertCPUSharesToCgroupV2Value). The older, linear one made 39 of 1024.
-func cpuWeight(shares uint64) uint64 {
-	switch {
-	case shares == 0:
-		return 0
-	case shares <= 2:
-		return 1
-	case shares >= 262144:
-		return 10000
-	}
-	l := math.Log2(float64(shares))
-	return uint64(math.Ceil(math.Pow(10, (l*l+125*l)/612-7.0/34)))
-}
-
 func (l *limits) cpu(c *specs.LinuxCPU) {
 	const none = "Your kernel does not support CPU limits. CPU limits discarded."
 	if c.Idle != nil {
 		l.put("cpu.idle", fmt.Sprint(*c.Idle), "Your kernel does not support CPU idle. Discarded.")
 	}
 	if c.Shares != nil && *c.Shares != 0 && (c.Idle == nil || *c.Idle == 0) {
-		l.put("cpu.weight", fmt.Sprint(cpuWeight(*c.Shares)), none)
+		l.put("cpu.weight", fmt.Sprint(scope.CPUWeight(*c.Shares)), none)
 	}
 	if c.Burst != nil && (c.Quota == nil || *c.Quota == 0) {
 		l.put("cpu.max.burst", fmt.Sprint(*c.Burst), "Your kernel does not support CPU burst. Discarded.")
@@ -218,14 +202,10 @@ func (l *limits) memory(m *specs.LinuxMemory) {
 	}
 }
 
-// ioWeight converts 10 to 1000 (default 500) to 1 to 10000, as the OCI
-// specification asks for.
-func ioWeight(w uint16) uint64 { return 1 + (uint64(max(w, 10))-10)*9999/990 }
-
 func (l *limits) io(b *specs.LinuxBlockIO) {
 	const noWeight = "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
 	// BFQ has a file and a scale of its own, which is v1's.
-	file, convert := "io.weight", ioWeight
+	file, convert := "io.weight", scope.IOWeight
 	if exists(filepath.Join(l.dir, "io.bfq.weight")) {
 		file, convert = "io.bfq.weight", func(w uint16) uint64 { return uint64(w) }
 	}

@@ -44,3 +44,22 @@ func TestHolder(t *testing.T) {
 		t.Errorf("%v", h.cmd.ProcessState)
 	}
 }
+
+func TestCPUWeight(t *testing.T) {
+	for shares, want := range map[uint64]uint64{0: 0, 1: 1, 2: 1, 512: 59, 1024: 100, 2048: 174, 262144: 10000, 1 << 30: 10000} {
+		if got := CPUWeight(shares); got != want {
+			t.Errorf("%d shares: weight %d, want %d", shares, got, want)
+		}
+	}
+	for w, want := range map[uint16]uint64{10: 1, 500: 4950, 1000: 10000} {
+		if got := IOWeight(w); got != want {
+			t.Errorf("weight %d: %d, want %d", w, got, want)
+		}
+	}
+}
+
+func TestBitmask(t *testing.T) {
+	if m, err := bitmask("0-2,9"); err != nil || len(m) != 2 || m[0] != 7 || m[1] != 2 {
+		t.Errorf("%v, %v", m, err)
+	}
+}

@@ -1,0 +1,155 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wherry-engine/wherry/internal/linux/scope"
+)
+
+// sharedName is the directory beside groups that those without limits under a
+// controller have in common. Programs look for their group under all of them: a
+// JVM that finds no cpuset believes that it has no memory limit either. Groups
+// are really in that of cpuset, whose path such programs compare; joining the
+// others costs a third of a millisecond each, and nobody asks.
+const sharedName = "wherry-shared"
+
+// shareRest chooses the directories of those controllers under which the group
+// has none of its own. They are made once, and stay until Clean. Called with
+// g.mu held.
+func (g *groupV1) shareRest() error {
+	for c, mount := range g.m.mounts {
+		if c == "devices" || g.own[mount.dir] != "" || g.shared[mount.dir] != "" || c == "systemd" && scope.Running() {
+			continue
+		}
+		dir := g.sharedIn(mount)
+		g.use(dir)
+		err := g.share(c, dir)
+		if err != nil {
+			g.leave(dir)
+		}
+		switch {
+		case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+			continue // it is somebody else's, and no limit needs it
+		case err != nil:
+			return err
+		}
+		g.takeShared(mount, dir)
+	}
+	return nil
+}
+
+func (g *groupV1) sharedIn(m mount) string {
+	return filepath.Join(m.dir, path.Dir(g.path), sharedName)
+}
+
+func (g *groupV1) takeShared(m mount, dir string) {
+	if g.shared == nil {
+		g.shared = map[string]string{}
+	}
+	g.shared[m.dir] = dir
+}
+
+// share makes the directory of those without limits if it is not there, and
+// gives a cpuset what its parent has by now.
+func (g *groupV1) share(controller, dir string) error {
+	var made func(string) error
+	if controller == "cpuset" {
+		made = fillCpuset
+	}
+	if err := g.m.mkdirs(dir, made); err == nil {
+		g.m.remember(dir)
+	} else if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	if controller != "cpuset" {
+		return nil
+	}
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		have, err := read(filepath.Join(dir, file))
+		if err != nil {
+			return err
+		}
+		parent, err := read(filepath.Join(filepath.Dir(dir), file))
+		if err != nil {
+			return err
+		}
+		if have != parent {
+			if err := write(filepath.Join(dir, file), parent); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// found takes note of the directories that the group shares with others, by one
+// of its processes; false when that has died meanwhile. Called with g.mu held.
+func (g *groupV1) found(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return false
+	}
+	parent := path.Dir(g.path)
+	for c, mount := range g.m.mounts {
+		at, ok := pathIn(text, mount, c)
+		if !ok || g.own[mount.dir] != "" {
+			continue
+		}
+		// It may have gone on into groups of its own, further below.
+		rest, below := strings.CutPrefix(at, strings.TrimSuffix(parent, "/")+"/")
+		first, _, _ := strings.Cut(rest, "/")
+		switch {
+		case c == "devices" && below && strings.HasPrefix(first, devicesPrefix):
+			g.devices = filepath.Join(mount.dir, parent, first)
+		case c == "devices":
+			if below || at == parent {
+				g.devices = filepath.Join(mount.dir, parent)
+			}
+		case c != "cpuset" || below && first == sharedName:
+			if dir := g.sharedIn(mount); exists(dir) {
+				g.use(dir)
+				g.takeShared(mount, dir)
+			}
+		}
+	}
+	return true
+}
+
+// use puts the group on the list of those that share a directory: from here on
+// Clean leaves it.
+func (g *groupV1) use(dir string) {
+	g.m.mu.Lock()
+	defer g.m.mu.Unlock()
+	if g.m.shared[dir] == nil {
+		g.m.shared[dir] = set{}
+	}
+	g.m.shared[dir][g.path] = struct{}{}
+}
+
+// leave takes it off one of these lists, release off all.
+func (g *groupV1) leave(dir string) {
+	g.m.mu.Lock()
+	defer g.m.mu.Unlock()
+	g.left(dir)
+}
+
+func (g *groupV1) release() {
+	g.m.mu.Lock()
+	defer g.m.mu.Unlock()
+	for dir := range g.m.shared {
+		g.left(dir)
+	}
+}
+
+func (g *groupV1) left(dir string) {
+	if delete(g.m.shared[dir], g.path); len(g.m.shared[dir]) == 0 {
+		delete(g.m.shared, dir)
+	}
+}
