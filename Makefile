@@ -96,7 +96,8 @@ bench: build ## times, memory and builds beside docker.io, podman and the bare k
 
 .PHONY: bench-network
 bench-network: build ## throughput, connections and the kernel's work per packet through networks and ports, beside docker.io
-	go test -count=1 -run '^$$' -bench 'Traffic|Path' -benchtime 21x ./test/network
+	go test -count=1 -run '^$$' -bench Traffic -benchtime 101x -timeout 20m ./test/network
+	go test -count=1 -run '^$$' -bench Path -benchtime 21x -timeout 20m ./test/network
 
 .PHONY: lint
 lint: ## gofmt and golangci-lint, built on the spot the first time
