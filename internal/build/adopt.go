@@ -15,10 +15,11 @@ import (
 )
 
 // Where BuildKit notes the snapshot of a record, if its name is not the
-// record's, and the digest of its layer.
+// record's, the digest of its layer, and the record that still has its files.
 const (
 	keySnapshot = "cache.snapshot"
 	keyDiffID   = "cache.diffID"
+	keyEqual    = "cache.equalMutable"
 )
 
 // note reads what BuildKit noted of a record, "" for nothing.

@@ -41,6 +41,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/build/buildcontext"
 	"github.com/wherry-engine/wherry/internal/build/classic"
 	"github.com/wherry-engine/wherry/internal/build/executor"
+	"github.com/wherry-engine/wherry/internal/build/linked"
 	"github.com/wherry-engine/wherry/internal/build/space"
 	"github.com/wherry-engine/wherry/internal/content"
 )
@@ -67,6 +68,7 @@ type engine struct {
 	classics classic.Outputs
 	refusals refusals
 	room     *space.Room
+	links    linked.Ledger
 
 	serving sync.Once
 	http2   *grpc.Server // see direct

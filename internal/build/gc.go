@@ -9,6 +9,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"golang.org/x/sys/unix"
 
+	"github.com/wherry-engine/wherry/internal/build/linked"
 	"github.com/wherry-engine/wherry/internal/build/space"
 )
 
@@ -89,7 +90,7 @@ func (e *engine) newRoom() *space.Room {
 }
 
 // worth gives the rules with which something would go: what images have, too,
-// is no part of the cap.
+// is no part of the cap, and what several records have is one's.
 func (e *engine) worth(ctx context.Context, policy []client.PruneInfo, tight bool) ([]client.PruneInfo, error) {
 	list, err := e.worker.DiskUsage(ctx, client.DiskUsageInfo{})
 	if err != nil {
@@ -99,27 +100,62 @@ func (e *engine) worth(ctx context.Context, policy []client.PruneInfo, tight boo
 	for _, u := range list {
 		total += max(u.Size, 0)
 	}
-	bound := true
+	bound, capped := true, false
 	for _, p := range policy {
 		bound = bound && p.MaxUsedSpace > 0 && p.MaxUsedSpace >= total
+		capped = capped || len(p.Filter) == 0 && p.MaxUsedSpace > 0 && p.MaxUsedSpace < total
 	}
-	if bound && !tight {
+	switch {
+	case bound && !tight:
 		return nil, nil
+	case !capped:
+		return policy, nil
 	}
-	if list, err = e.records(ctx); err != nil {
+	return e.raised(ctx, policy)
+}
+
+// raised gives rules for the whole cache in BuildKit's measure, in which what
+// images have, too, and what several records have, is a part of the cache's size.
+func (e *engine) raised(ctx context.Context, policy []client.PruneInfo) ([]client.PruneInfo, error) {
+	if !slices.ContainsFunc(policy, func(p client.PruneInfo) bool { return p.MaxUsedSpace > 0 && len(p.Filter) == 0 }) {
+		return policy, nil
+	}
+	list, err := e.records(ctx)
+	if err != nil {
 		return nil, err
 	}
-	var common int64
-	for _, u := range list {
-		if u.Shared {
-			common += max(u.Size, 0)
-		}
+	account, err := e.common(ctx, list)
+	if err != nil {
+		return nil, err
 	}
+	extra := uncounted(list, account)
 	out := slices.Clone(policy)
 	for i := range out {
 		if out[i].MaxUsedSpace > 0 && len(out[i].Filter) == 0 {
-			out[i].MaxUsedSpace += common
+			out[i].MaxUsedSpace += extra
 		}
 	}
 	return out, nil
+}
+
+// uncounted sums what of BuildKit's sizes is no part of the cache's.
+func uncounted(list []*client.UsageInfo, account *linked.Account) (bytes int64) {
+	twice := account.Twice()
+	for _, u := range list {
+		if u.Shared {
+			bytes += max(u.Size, 0)
+		} else {
+			bytes += twice[u.ID]
+		}
+	}
+	return bytes
+}
+
+// Prune empties the cache for BuildKit's clients, and by its own collector.
+func (w *ownWorker) Prune(ctx context.Context, removed chan client.UsageInfo, policy ...client.PruneInfo) error {
+	policy, err := w.engine.raised(ctx, policy)
+	if err != nil {
+		return err
+	}
+	return w.Worker.Prune(ctx, removed, policy...)
 }

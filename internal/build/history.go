@@ -228,8 +228,23 @@ func (h *history) usage(ctx context.Context) (*client.UsageInfo, error) {
 // DiskUsage is the account that BuildKit's clients see.
 func (w *ownWorker) DiskUsage(ctx context.Context, o client.DiskUsageInfo) ([]*client.UsageInfo, error) {
 	list, err := w.Worker.DiskUsage(ctx, o)
-	if err != nil || strings.Join(o.Filter, "") != "" || o.AgeLimit > 0 {
-		return list, err // the history is none of the records that are asked for
+	if err != nil {
+		return nil, err
+	}
+	all, err := w.engine.records(ctx)
+	if err != nil {
+		return nil, err
+	}
+	common, err := w.engine.common(ctx, all)
+	if err != nil {
+		return nil, err
+	}
+	twice := common.Twice()
+	for _, u := range list {
+		u.Size = max(0, u.Size-twice[u.ID])
+	}
+	if strings.Join(o.Filter, "") != "" || o.AgeLimit > 0 {
+		return list, nil // the history is none of the records that are asked for
 	}
 	u, err := w.engine.history.usage(ctx)
 	if err == nil && u != nil {

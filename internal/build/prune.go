@@ -34,12 +34,12 @@ func (b *Builder) Reduce(ctx context.Context, p request.Prune) (*apibuild.CacheP
 	}
 	// BuildKit holds base images for some minutes after a build, for the next.
 	e.room.Idle(imageutil.CancelCacheLeases)
+	list, err := e.records(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if !info.All && len(info.Filter) == 0 {
 		// What an image has, too, does not go with the record: nothing is won.
-		list, err := e.records(ctx)
-		if err != nil {
-			return nil, err
-		}
 		for _, r := range list {
 			if !r.Shared {
 				info.Filter = append(info.Filter, "id=="+r.ID)
@@ -51,8 +51,20 @@ func (b *Builder) Reduce(ctx context.Context, p request.Prune) (*apibuild.CacheP
 			return report, nil
 		}
 	}
+	common, err := e.common(ctx, list)
+	if err != nil {
+		return nil, err
+	}
+	if info.MaxUsedSpace > 0 {
+		info.MaxUsedSpace += uncounted(list, common)
+	}
 	report, err := e.prune(ctx, info)
 	if err == nil {
+		gone := map[string]bool{}
+		for _, id := range report.CachesDeleted {
+			gone[id] = true
+		}
+		report.SpaceReclaimed -= min(report.SpaceReclaimed, uint64(common.Over(gone)))
 		err = b.cfg.Images.Collect(ctx)
 	}
 	if err == nil {

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 
+	"github.com/wherry-engine/wherry/internal/build/linked"
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/snapshot"
@@ -32,6 +34,21 @@ func (e *engine) records(ctx context.Context) ([]*client.UsageInfo, error) {
 		r.Shared = held[shared(e.snapshotName(r.ID))]
 	}
 	return list, nil
+}
+
+// common takes the account of files that several records have by links.
+func (e *engine) common(ctx context.Context, list []*client.UsageInfo) (*linked.Account, error) {
+	ctx = content.With(ctx)
+	layers := e.b.cfg.Images.Snapshots()
+	var all []linked.Holder
+	for _, r := range list {
+		record := cmp.Or(e.note(r.ID, keyEqual), r.ID)
+		dir, still, err := snapshot.Files(ctx, layers, shared(e.snapshotName(record)))
+		if err == nil { // else removed meanwhile, or not unpacked
+			all = append(all, linked.Holder{ID: r.ID, Dir: dir, Still: still, Image: r.Shared})
+		}
+	}
+	return e.links.Read(all)
 }
 
 // inImages names the snapshots that have the files of images.
@@ -78,6 +95,11 @@ func (b *Builder) DiskUsage(ctx context.Context) (*apibuild.DiskUsage, error) {
 	if err != nil {
 		return nil, err
 	}
+	common, err := e.common(ctx, list)
+	if err != nil {
+		return nil, err
+	}
+	twice := common.Twice()
 	past, err := e.history.usage(ctx)
 	if err != nil {
 		return nil, err
@@ -86,6 +108,10 @@ func (b *Builder) DiskUsage(ctx context.Context) (*apibuild.DiskUsage, error) {
 		list = append(list, past)
 	}
 	for _, r := range list {
+		if !r.Shared {
+			// BuildKit measured a base before it was unpacked.
+			r.Size = max(0, max(r.Size, e.bytesOf(ctx, r.ID))-twice[r.ID])
+		}
 		u.Items = append(u.Items, apibuild.CacheRecord{
 			ID: r.ID, Parents: r.Parents, Type: string(r.RecordType), Description: r.Description, InUse: r.InUse, Shared: r.Shared,
 			Size: r.Size, CreatedAt: r.CreatedAt, LastUsedAt: r.LastUsedAt, UsageCount: r.UsageCount,
@@ -96,9 +122,6 @@ func (b *Builder) DiskUsage(ctx context.Context) (*apibuild.DiskUsage, error) {
 		}
 		if r.Shared {
 			continue // the image's
-		}
-		if n := e.bytesOf(ctx, r.ID); n > r.Size { // BuildKit measured a base before it was unpacked
-			r.Size, u.Items[len(u.Items)-1].Size = n, n
 		}
 		u.TotalSize += r.Size
 		if !r.InUse {

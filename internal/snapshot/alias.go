@@ -47,6 +47,27 @@ func (s *Store) Describe(mounts []mount.Mount, size bool) (map[string]string, er
 	return labels, nil
 }
 
+// Files is the directory of a snapshot's own files; still says that they do not
+// change any more.
+func Files(ctx context.Context, s *Store, name string) (dir string, still bool, err error) {
+	info, err := s.sn.Stat(ctx, name)
+	if err != nil {
+		return "", false, err
+	}
+	if info.Kind == snapshots.KindCommitted {
+		if dir = info.Labels[labelDir]; dir == "" || !filepath.IsLocal(dir) {
+			return "", true, fmt.Errorf("layer %s: its directory is not recorded", name)
+		}
+		return filepath.Join(s.base, dir), true, nil
+	}
+	mounts, err := s.sn.Mounts(ctx, name)
+	if err != nil {
+		return "", false, err
+	}
+	dir, _, _, err = directories(mounts)
+	return dir, false, err
+}
+
 // Alias gives the files of a committed snapshot the further name of a layer on
 // top of the chain parent ("" for none). The lease in ctx keeps it.
 func (s *Store) Alias(ctx context.Context, chain, parent string, target snapshots.Info) error {

@@ -82,14 +82,15 @@ func timeBuilds(dir string) (err error) {
 	}
 	// In this order: the ratios are to the fourth and the fifth.
 	subjects := []struct {
-		name  string
-		build func(...string) *exec.Cmd
+		name   string
+		engine *harness.Engine
+		build  func(...string) *exec.Cmd
 	}{
-		{"wherry build", with(w, harness.Binary("wherry"))},
-		{"wherryd, docker's BuildKit client", with(w, harness.OldDockerCLI(), "DOCKER_BUILDKIT=1")},
-		{"wherryd, docker's classic client", with(w, harness.OldDockerCLI(), "DOCKER_BUILDKIT=0")},
-		{"docker.io, BuildKit", with(d, harness.OldDockerCLI(), "DOCKER_BUILDKIT=1")},
-		{"docker.io, classic", with(d, harness.OldDockerCLI(), "DOCKER_BUILDKIT=0")},
+		{"wherry build", w, with(w, harness.Binary("wherry"))},
+		{"wherryd, docker's BuildKit client", w, with(w, harness.OldDockerCLI(), "DOCKER_BUILDKIT=1")},
+		{"wherryd, docker's classic client", w, with(w, harness.OldDockerCLI(), "DOCKER_BUILDKIT=0")},
+		{"docker.io, BuildKit", d, with(d, harness.OldDockerCLI(), "DOCKER_BUILDKIT=1")},
+		{"docker.io, classic", d, with(d, harness.OldDockerCLI(), "DOCKER_BUILDKIT=0")},
 	}
 	contexts := map[string]string{}
 	for _, name := range []string{"twelve", "files", "large"} {
@@ -137,6 +138,11 @@ func timeBuilds(dir string) (err error) {
 		times := make([]sample, len(subjects)+1)
 		for round := range *builds + 1 { // the first warms up
 			for i, s := range subjects {
+				if l.first {
+					if err := forget(s.engine, l.context); err != nil {
+						return err
+					}
+				}
 				switch {
 				case l.first && l.context == "files":
 					if err := fillSmall(path, round*len(subjects)+i); err != nil {
@@ -179,6 +185,19 @@ func timeBuilds(dir string) (err error) {
 			fmt.Printf("  %-38s %10s %10s  wherry build / cp: %.2f\n", "cp -r and syncfs", ms(m), ms(times[len(subjects)].times[0]), float64(times[0].median())/float64(m))
 		}
 		fmt.Println()
+	}
+	return nil
+}
+
+// forget removes what an engine has of a context, so that the disk need not
+// have room for all rounds. Neither an image that is not there nor an empty
+// cache is an error.
+func forget(e *harness.Engine, image string) error {
+	for _, args := range [][]string{{"rmi", "-f", image}, {"image", "prune", "-f"}, {"builder", "prune", "-af"}} {
+		cmd := e.Command(context.Background(), harness.OldDockerCLI(), args...)
+		if out, err := cmd.CombinedOutput(); err != nil && args[0] != "rmi" {
+			return fmt.Errorf("%v: %w: %s", args, err, out)
+		}
 	}
 	return nil
 }

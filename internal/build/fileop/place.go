@@ -3,6 +3,7 @@ package fileop
 import (
 	"encoding/binary"
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -235,5 +236,25 @@ func inodes(at int, name string, into map[uint64]bool) error {
 	return nil
 }
 
-// mark is the file beside a layer's directory that says that it has links.
+// mark is the file beside a layer's directory that says that it has links, and
+// to files of which layers: a line with the Origin of each.
 func mark(layer string) string { return filepath.Join(filepath.Dir(layer), "linked") }
+
+// Origin names a layer's directory in marks.
+func Origin(layer string) string { return filepath.Base(filepath.Dir(layer)) }
+
+// Origins tells whether a layer has links, and of which layers' files.
+func Origins(layer string) (list []string, linked bool) {
+	text, err := os.ReadFile(mark(layer))
+	return strings.Fields(string(text)), err == nil
+}
+
+// setMark notes that a layer has links to files of another one.
+func setMark(layer, from string) error {
+	f, err := os.OpenFile(mark(layer), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(Origin(from) + "\n")
+	return errors.Join(err, f.Close())
+}

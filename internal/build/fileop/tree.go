@@ -32,6 +32,7 @@ var particular = []string{"/etc/", "/var/spool/"}
 type copying struct {
 	ctx    context.Context
 	owner  *fs.User
+	from   string
 	layers []string
 	top    int // the directory of the layer
 
@@ -66,7 +67,7 @@ func copyTree(ctx context.Context, from, src string, unpack bool, layers []strin
 		return errOther // it may be an archive
 	}
 	into := strings.HasSuffix(dst, "/") || strings.HasSuffix(dst, "/.")
-	c := &copying{ctx: ctx, owner: owner, layers: layers, links: map[uint64]string{}}
+	c := &copying{ctx: ctx, owner: owner, from: from, layers: layers, links: map[uint64]string{}}
 	top, err := root(layers)
 	if err != nil {
 		return err
@@ -372,7 +373,7 @@ func (c *copying) share(src int, name string, st *unix.Stat_t, p *place, to, at 
 		return false, nil
 	}
 	if !c.marked {
-		if err := os.WriteFile(mark(c.layers[0]), nil, 0o600); err != nil {
+		if err := setMark(c.layers[0], c.from); err != nil {
 			return false, err
 		}
 		c.marked = true
