@@ -52,7 +52,7 @@ func (l *launcher) connect(ctx context.Context, c *container.Container, u *undo.
 		}
 		return n, nil
 	case h.NetworkMode.IsContainer():
-		other, err := l.runningContainer(h.NetworkMode.ConnectedContainer())
+		other, err := l.donor("net", h.NetworkMode.ConnectedContainer())
 		if err != nil {
 			return nil, err
 		}
@@ -119,16 +119,24 @@ func (l *launcher) release(ctx context.Context, c *container.Container, n *netwo
 	return l.keeper.Release(ctx, key)
 }
 
-// runningContainer finds the container whose namespace another one joins.
-func (p *parts) runningContainer(ref string) (container.Record, error) {
+// donor finds the container whose namespace, of the kind net, pid or ipc, another
+// one joins.
+func (p *parts) donor(kind, ref string) (container.Record, error) {
 	other, err := p.store.Get(ref)
 	if err != nil {
 		return container.Record{}, err
 	}
 	r := other.Snapshot()
+	idle, ipc := !r.State.Running || r.State.Pid == 0, "can't join IPC of container "+r.ID+": "
 	switch {
-	case !r.State.Running || r.State.Pid == 0:
+	case idle && kind == "net":
 		return r, errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot join network namespace of a non running container: container %s is %s", ref, r.State.Status()))
+	case idle && kind == "ipc":
+		return r, errdefs.ErrConflict.WithMessage(ipc + "container " + r.ID + " is not running")
+	case idle:
+		return r, errdefs.ErrConflict.WithMessage("container " + r.ID + " is not running")
+	case kind == "ipc" && (r.HostConfig.IpcMode.IsPrivate() || r.HostConfig.IpcMode.IsNone()):
+		return r, errdefs.ErrConflict.WithMessage(ipc + "non-shareable IPC (hint: use IpcMode:shareable for the donor container)")
 	case r.State.Restarting:
 		return r, errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is restarting, wait until the container is running", r.ID))
 	}

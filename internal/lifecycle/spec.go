@@ -45,7 +45,7 @@ func (l *launcher) namespaces(c *container.Record, n *networking) (map[specs.Lin
 		if n == nil {
 			return nil
 		}
-		other, err := l.runningContainer(ref)
+		other, err := l.donor(file, ref)
 		if err != nil {
 			return err
 		}
