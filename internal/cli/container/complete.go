@@ -95,6 +95,8 @@ func completeRunFlags(sh *shell.Shell, cmd *cobra.Command) {
 	}
 	completeSignal(cmd, "stop-signal")
 	_ = cmd.RegisterFlagCompletionFunc("network", shell.Complete(sh, 0, network.Names))
+	_ = cmd.RegisterFlagCompletionFunc("mount", completeMount(sh))
+	_ = cmd.RegisterFlagCompletionFunc("volume", completeVolume(sh))
 	_ = cmd.RegisterFlagCompletionFunc("volume-driver", shell.Complete(sh, 0, volume.Drivers))
 	for _, flag := range []string{"volumes-from", "link"} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, shell.Complete(sh, 0, all))

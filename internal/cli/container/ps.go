@@ -46,6 +46,7 @@ func NewPs(sh *shell.Shell) *cobra.Command {
 	f.IntVarP(&p.last, "last", "n", -1, "Show the n containers created last, in any state")
 	f.StringVar(&p.format, "format", "", show.FormatHelp)
 	f.VarP(&p.filter, "filter", "f", "Conditions that the containers must meet")
+	shell.CompleteFilter(sh, cmd, "filter", psFilters)
 	return cmd
 }
 

@@ -29,6 +29,12 @@ func Names(ctx context.Context, api client.APIClient) ([]string, error) {
 	return out, nil
 }
 
+// allDrivers lists what networks can be driven by.
+func allDrivers(ctx context.Context, api client.APIClient) ([]string, error) {
+	r, err := api.Info(ctx, client.InfoOptions{})
+	return r.Info.Plugins.Network, err
+}
+
 // drivers lists what makes networks.
 func drivers(ctx context.Context, api client.APIClient) ([]string, error) {
 	r, err := api.Info(ctx, client.InfoOptions{})

@@ -42,6 +42,10 @@ func NewLs(sh *shell.Shell) *cobra.Command {
 	f.BoolVar(&l.noTrunc, "no-trunc", false, "Do not truncate the output")
 	f.StringVar(&l.format, "format", "", show.FormatHelp)
 	f.VarP(&l.filter, "filter", "f", `Filter values (e.g. "driver=bridge")`)
+	shell.CompleteFilter(sh, cmd, "filter", map[string]shell.Names{
+		"dangling": shell.Bools, "driver": allDrivers, "id": nil, "label": nil, "name": Names,
+		"scope": shell.Fixed("global", "local", "swarm"), "type": shell.Fixed("builtin", "custom"),
+	})
 	return cmd
 }
 

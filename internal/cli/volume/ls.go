@@ -52,5 +52,6 @@ func NewLs(sh *shell.Shell) *cobra.Command {
 	f.BoolVarP(&quiet, "quiet", "q", false, "Only display volume names")
 	f.StringVar(&format, "format", "", show.FormatHelp)
 	f.VarP(&filter, "filter", "f", `Filter values (e.g. "dangling=true")`)
+	shell.CompleteFilter(sh, cmd, "filter", map[string]shell.Names{"dangling": shell.Bools, "driver": Drivers, "label": nil, "name": Names})
 	return cmd
 }
