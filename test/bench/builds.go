@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -40,23 +41,25 @@ RUN echo 7 >> /6
 CMD ["cat", "/6"]
 `
 
+// The subjects that others are compared with.
+const (
+	buildkit = "docker.io, BuildKit"
+	classic  = "docker.io, classic"
+)
+
 // timeBuilds times builds by wherry and docker.io of the same contexts, interleaved.
 func timeBuilds(dir string) (err error) {
-	w, err := harness.New(harness.Options{})
-	if err != nil {
-		return err
-	}
-	d, err := harness.New(harness.Options{Kind: harness.Docker})
-	if err != nil {
-		return err
-	}
-	closeAll := sync.OnceValue(func() error {
-		// dockerd's BuildKit makes it and leaves it behind.
-		groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + d.ID + "/buildkit")
-		for _, g := range groups {
-			os.Remove(g)
+	var engines []*harness.Engine
+	closeAll := sync.OnceValue(func() (err error) {
+		for _, e := range engines {
+			// dockerd's BuildKit makes it and leaves it behind.
+			groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + e.ID + "/buildkit")
+			for _, g := range groups {
+				os.Remove(g)
+			}
+			err = errors.Join(err, e.Close())
 		}
-		return errors.Join(w.Close(), d.Close())
+		return err
 	})
 	defer func() { err = errors.Join(err, closeAll()) }()
 	stop := make(chan os.Signal, 1)
@@ -67,12 +70,20 @@ func timeBuilds(dir string) (err error) {
 		os.RemoveAll(dir)
 		os.Exit(130)
 	}()
-	if err := errors.Join(w.Start(), d.Start()); err != nil {
-		return err
+	for _, o := range []harness.Options{{}, {Kind: harness.Docker}, {Bin: *against}} {
+		if o.Bin == "" && len(engines) == 2 {
+			break // nothing to compare with
+		}
+		e, err := harness.New(o)
+		if err != nil {
+			return err
+		}
+		engines = append(engines, e)
+		if err := errors.Join(e.Start(), e.LoadBusybox()); err != nil {
+			return err
+		}
 	}
-	if err := errors.Join(w.LoadBusybox(), d.LoadBusybox()); err != nil {
-		return err
-	}
+	w, d := engines[0], engines[1]
 	with := func(e *harness.Engine, program string, env ...string) func(...string) *exec.Cmd {
 		return func(args ...string) *exec.Cmd {
 			cmd := e.Command(context.Background(), program, append([]string{"build", "-q"}, args...)...)
@@ -80,18 +91,24 @@ func timeBuilds(dir string) (err error) {
 			return cmd
 		}
 	}
-	// In this order: the ratios are to the fourth and the fifth.
-	subjects := []struct {
+	type subject struct {
 		name   string
 		engine *harness.Engine
 		build  func(...string) *exec.Cmd
-	}{
+	}
+	subjects := []subject{
 		{"wherry build", w, with(w, harness.Binary("wherry"))},
 		{"wherryd, docker's BuildKit client", w, with(w, harness.OldDockerCLI(), "DOCKER_BUILDKIT=1")},
 		{"wherryd, docker's classic client", w, with(w, harness.OldDockerCLI(), "DOCKER_BUILDKIT=0")},
-		{"docker.io, BuildKit", d, with(d, harness.OldDockerCLI(), "DOCKER_BUILDKIT=1")},
-		{"docker.io, classic", d, with(d, harness.OldDockerCLI(), "DOCKER_BUILDKIT=0")},
+		{buildkit, d, with(d, harness.OldDockerCLI(), "DOCKER_BUILDKIT=1")},
+		{classic, d, with(d, harness.OldDockerCLI(), "DOCKER_BUILDKIT=0")},
 	}
+	if *against != "" {
+		o := engines[2]
+		subjects = append(subjects, subject{"wherry build of " + *against, o, with(o, o.OwnCLI())},
+			subject{"docker's BuildKit client, that wherryd", o, with(o, harness.OldDockerCLI(), "DOCKER_BUILDKIT=1")})
+	}
+	subjects = slices.DeleteFunc(subjects, func(s subject) bool { return !strings.Contains(s.name, *only) })
 	contexts := map[string]string{}
 	for _, name := range []string{"twelve", "files", "large"} {
 		contexts[name] = filepath.Join(dir, name)
@@ -175,10 +192,18 @@ func timeBuilds(dir string) (err error) {
 			}
 		}
 		fmt.Printf("%-40s %10s %10s  %s\n", l.name, "median", "fastest", "median of docker.io's: BuildKit, classic")
+		medians := map[string]time.Duration{}
 		for i, s := range subjects {
-			m := times[i].median()
-			fmt.Printf("  %-38s %10s %10s  %.2f  %.2f\n", s.name, ms(m), ms(times[i].times[0]),
-				float64(m)/float64(times[3].median()), float64(m)/float64(times[4].median()))
+			medians[s.name] = times[i].median()
+		}
+		for i, s := range subjects {
+			fmt.Printf("  %-38s %10s %10s", s.name, ms(medians[s.name]), ms(times[i].times[0]))
+			for _, other := range []string{buildkit, classic} {
+				if m, ok := medians[other]; ok {
+					fmt.Printf("  %.2f", float64(medians[s.name])/float64(m))
+				}
+			}
+			fmt.Println()
 		}
 		if l.first {
 			m := times[len(subjects)].median()
