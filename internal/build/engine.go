@@ -41,6 +41,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/build/buildcontext"
 	"github.com/wherry-engine/wherry/internal/build/classic"
 	"github.com/wherry-engine/wherry/internal/build/executor"
+	"github.com/wherry-engine/wherry/internal/build/history"
 	"github.com/wherry-engine/wherry/internal/build/linked"
 	"github.com/wherry-engine/wherry/internal/build/space"
 	"github.com/wherry-engine/wherry/internal/content"
@@ -64,7 +65,7 @@ type engine struct {
 	active   sync.WaitGroup // builds
 
 	caches   caches
-	history  *history
+	history  *history.Store
 	classics classic.Outputs
 	refusals refusals
 	room     *space.Room
@@ -131,15 +132,15 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 		return nil, fmt.Errorf("open the builder's cache: %w", err)
 	}
 	undo = append(undo, e.cache.Close)
-	records, err := unsynced(filepath.Join(root, "history.db"))
+	records, err := history.Unsynced(filepath.Join(root, "history.db"))
 	if err != nil {
 		return nil, fmt.Errorf("open the history of builds: %w", err)
 	}
 	undo = append(undo, records.Close)
-	if e.history, err = openHistory(ctx, root); err != nil {
+	if e.history, err = history.Open(ctx, root); err != nil {
 		return nil, fmt.Errorf("open the history of builds: %w", err)
 	}
-	undo = append(undo, e.history.close)
+	undo = append(undo, e.history.Close)
 	frontends, err := e.frontends(workers)
 	if err != nil {
 		return nil, err
@@ -154,10 +155,10 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 		CacheManager: e.results, CacheStore: e.cache,
 		ResolveCacheExporterFuncs: e.caches.exporters, ResolveCacheImporterFuncs: e.caches.importers,
 		Entitlements: b.cfg.Entitlements, HistoryDB: records,
-		LeaseManager: leaseutil.WithNamespace(leasesOf{holds{store.Leases()}, e.history.mgr}, content.Namespace),
-		ContentStore: ctdsnapshot.NewContentStore(blobsOf{store.Blobs(), e.history.store.ContentStore()}, content.Namespace),
+		LeaseManager: leaseutil.WithNamespace(e.history.Leases(holds{store.Leases()}), content.Namespace),
+		ContentStore: ctdsnapshot.NewContentStore(e.history.Blobs(store.Blobs()), content.Namespace),
 		GarbageCollect: func(ctx context.Context) error {
-			return errors.Join(e.worker.GarbageCollect(ctx), e.history.collect(ctx))
+			return errors.Join(e.worker.GarbageCollect(ctx), e.history.Collect(ctx))
 		},
 		GracefulStop: running.Done(),
 	})
@@ -271,7 +272,7 @@ func (e *engine) close() error {
 	case <-time.After(patience):
 		slog.Warn("builds do not end; the next start removes what they leave")
 	}
-	err := errors.Join(e.control.Close(), e.history.close(), e.exec.Close(), sweepTemporary(e.b.tmp()))
+	err := errors.Join(e.control.Close(), e.history.Close(), e.exec.Close(), sweepTemporary(e.b.tmp()))
 	if err == nil {
 		err = end(filepath.Join(e.b.cfg.Root, "build"))
 	}

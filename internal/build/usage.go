@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/moby/buildkit/client"
@@ -100,7 +101,7 @@ func (b *Builder) DiskUsage(ctx context.Context) (*apibuild.DiskUsage, error) {
 		return nil, err
 	}
 	twice := common.Twice()
-	past, err := e.history.usage(ctx)
+	past, err := e.history.Usage(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -183,4 +184,32 @@ func (e *engine) bytesOf(ctx context.Context, record string) (n int64) {
 func (b *Builder) used() bool {
 	_, err := os.Stat(filepath.Join(b.cfg.Root, "build", "workerid"))
 	return err == nil
+}
+
+// DiskUsage is the account that BuildKit's clients see.
+func (w *ownWorker) DiskUsage(ctx context.Context, o client.DiskUsageInfo) ([]*client.UsageInfo, error) {
+	list, err := w.Worker.DiskUsage(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	all, err := w.engine.records(ctx)
+	if err != nil {
+		return nil, err
+	}
+	common, err := w.engine.common(ctx, all)
+	if err != nil {
+		return nil, err
+	}
+	twice := common.Twice()
+	for _, u := range list {
+		u.Size = max(0, u.Size-twice[u.ID])
+	}
+	if strings.Join(o.Filter, "") != "" || o.AgeLimit > 0 {
+		return list, nil // the history is none of the records that are asked for
+	}
+	u, err := w.engine.history.Usage(ctx)
+	if err == nil && u != nil {
+		list = append(list, u)
+	}
+	return list, err
 }

@@ -1,4 +1,4 @@
-package build
+package history
 
 import (
 	"context"
