@@ -13,6 +13,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/cli"
 	"github.com/wherry-engine/wherry/internal/cli/build"
 	"github.com/wherry-engine/wherry/internal/cli/shell"
+	_ "github.com/wherry-engine/wherry/internal/grpcbuffers" // for files
 )
 
 // Set by the linker.

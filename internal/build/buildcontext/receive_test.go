@@ -123,6 +123,12 @@ func (l *locked) String() string {
 // transfer sends from; receive gets the other end.
 func transfer(t *testing.T, from string, receive func(context.Context, *end) error) error {
 	t.Helper()
+	return transferThrough(t, from, &counted{bytes: map[uint32]int{}}, receive)
+}
+
+// transferThrough has the sender's end be in sent, which counts.
+func transferThrough(t *testing.T, from string, sent *counted, receive func(context.Context, *end) error) error {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	a, b := pair(ctx)
@@ -130,15 +136,16 @@ func transfer(t *testing.T, from string, receive func(context.Context, *end) err
 	if err != nil {
 		t.Fatal(err)
 	}
-	sent := make(chan error, 1)
+	sent.end = a
+	ended := make(chan error, 1)
 	go func() {
-		err := fsutil.Send(ctx, a, source, nil)
+		err := fsutil.Send(ctx, sent, source, nil)
 		close(a.out)
-		sent <- err
+		ended <- err
 	}()
 	err = receive(ctx, b)
 	if err == nil {
-		err = <-sent
+		err = <-ended
 	}
 	return err
 }
@@ -364,5 +371,56 @@ func TestHostile(t *testing.T) {
 				t.Error("it got out")
 			}
 		})
+	}
+}
+
+// counted counts what a sender sends of files.
+type counted struct {
+	*end
+	bytes map[uint32]int
+}
+
+func (c *counted) SendMsg(m any) error {
+	if p, ok := m.(*types.Packet); ok && p.Type == types.PACKET_DATA {
+		c.bytes[p.ID] += len(p.Data)
+	}
+	return c.end.SendMsg(m)
+}
+
+// TestOnlyChangedTravel counts the bytes of files, first and with one changed.
+func TestOnlyChangedTravel(t *testing.T) {
+	promise.Root(t)
+	const files, size = 500, 1000
+	from, to, l, n := t.TempDir(), t.TempDir(), newKnown(), 0
+	for i := range files {
+		if err := os.WriteFile(fmt.Sprint(from, "/", i), bytes.Repeat([]byte{byte(i)}, size), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name         string
+		do           func() error
+		files, bytes int
+	}{
+		{"first", func() error { return nil }, files, files * size},
+		{"unchanged", func() error { return nil }, 0, 0},
+		{"one changed", func() error { return os.WriteFile(from+"/7", make([]byte, size+1), 0o644) }, 1, size + 1},
+		{"a mode", func() error { return os.Chmod(from+"/8", 0o600) }, 1, size},
+		{"one removed", func() error { return os.Remove(from + "/9") }, 0, 0},
+	} {
+		if err := c.do(); err != nil {
+			t.Fatal(err)
+		}
+		sent := &counted{bytes: map[uint32]int{}}
+		if err := transferThrough(t, from, sent, receiverInto(to, l, &n)); err != nil {
+			t.Fatal(c.name, err)
+		}
+		sum := 0
+		for _, n := range sent.bytes {
+			sum += n
+		}
+		if sum != c.bytes {
+			t.Errorf("%s: %d bytes of %d files travelled, not %d of %d", c.name, sum, len(sent.bytes), c.bytes, c.files)
+		}
 	}
 }

@@ -72,10 +72,11 @@ func (d *Directories) renew(ctx context.Context, key, name string, do func(dir s
 	if err := within(ctx, ref, func(dir string) error { return do(dir, hashes, changing) }); err != nil {
 		return nil, err
 	}
-	if err := contenthash.SetCacheContext(ctx, ref, hashes); err != nil {
-		return nil, err
-	}
 	if !named {
+		// They are a megabyte for each ten thousand files.
+		if err := contenthash.SetCacheContext(ctx, ref, hashes); err != nil {
+			return nil, err
+		}
 		if err := errors.Join(ref.SetString(keyShared, key, indexShared+key), ref.SetCachePolicyRetain()); err != nil {
 			return nil, err
 		}

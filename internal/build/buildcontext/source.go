@@ -27,6 +27,8 @@ import (
 	"github.com/moby/buildkit/util/progress"
 	"github.com/tonistiigi/fsutil"
 	"google.golang.org/grpc/metadata"
+
+	_ "github.com/wherry-engine/wherry/internal/grpcbuffers" // for files
 )
 
 // Directories are those of clients, as a source of builds.
