@@ -104,7 +104,7 @@ func (g register) wanted(r Request, bridge string) ([]wiring.Wish, error) {
 	case main.Driver == spec.Host:
 		return nil, errors.New("network: the host's own namespace needs no sandbox")
 	}
-	ports := remote.Ports{Exposed: r.Exposed, Published: r.Ports}
+	ports := remote.PortsOf(r.Exposed, r.Ports, r.PublishAll)
 	var out []wiring.Wish
 	for ref, ep := range r.Endpoints {
 		n, err := g.Find(ref)

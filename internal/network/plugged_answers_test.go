@@ -287,3 +287,65 @@ func testStuck(t *testing.T) {
 		t.Error("it is there")
 	}
 }
+
+// TestNoGateway: a driver that wants to be asked may want no gateway; one that a
+// user wishes for is taken all the same.
+func TestNoGateway(t *testing.T) { fresh(t, func() { testNoGateway(t) }) }
+
+func testNoGateway(t *testing.T) {
+	cfg := testConfig(t)
+	d, s := plugIn(t, &cfg)
+	d.GwAllocChecker, d.SkipIPv4 = true, true
+	m := open(t, cfg)
+	var asked string
+	d.Listen(func(method string, body []byte) {
+		if method == "NetworkDriver.GwAllocCheck" {
+			asked = string(body)
+		}
+	})
+	six := true
+	for ipam, want := range map[string][]string{"ours": {"invalid IP", "fd99::1"}, "default": {"invalid IP", "fd01::1"}} {
+		r := told(map[string]string{"key": "value"}, nil)
+		r.IPAM.Driver, r.EnableIPv6 = ipam, &six
+		if ipam == "default" {
+			r.IPAM.Config = []network.IPAMConfig{{Subnet: netip.MustParsePrefix("10.97.0.0/24")}, {Subnet: netip.MustParsePrefix("fd01::/64")}}
+		}
+		create(t, m, r)
+		in, err := m.Inspect("net", false)
+		if err != nil || len(in.IPAM.Config) != 2 || in.IPAM.Config[0].Gateway.String() != want[0] || in.IPAM.Config[1].Gateway.String() != want[1] {
+			t.Errorf("%s: %+v, %v", ipam, in.IPAM, err)
+		}
+		if !strings.Contains(asked, `"com.docker.network.generic":{"key":"value"}`) || !strings.Contains(asked, `"com.docker.network.enable_ipv6":true`) {
+			t.Errorf("asked %s", asked)
+		}
+		sb := attach(t, m, Request{ContainerID: id.New(), Network: "net"})
+		if got := sb.Endpoints["net"].IPAddress; got.As4()[3] != 1 {
+			t.Errorf("%s: the first has %s", ipam, got)
+		}
+		sb.NS.Close()
+		for cid := range m.boxes {
+			if err := m.Release(context.Background(), cid); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := m.Remove(context.Background(), "net"); err != nil {
+			t.Error(err)
+		}
+	}
+	r := ours("net")
+	r.IPAM.Config = []network.IPAMConfig{{Subnet: netip.MustParsePrefix("10.99.7.0/24"), Gateway: netip.MustParseAddr("10.99.7.9")}}
+	create(t, m, r)
+	if in, err := m.Inspect("net", false); err != nil || in.IPAM.Config[0].Gateway.String() != "10.99.7.9" {
+		t.Errorf("%+v, %v", in.IPAM, err)
+	}
+	if _, err := m.Remove(context.Background(), "net"); err != nil {
+		t.Error(err)
+	}
+	if got := d.Held(); len(got) > 0 {
+		t.Errorf("held %q", got)
+	}
+	delete(s.Handlers, "NetworkDriver.GwAllocCheck")
+	if _, err := m.Create(context.Background(), ours("net")); err == nil || !strings.Contains(err.Error(), "GwAllocCheck") {
+		t.Errorf("a driver that is not there to be asked: %v", err)
+	}
+}

@@ -23,13 +23,14 @@ network create -d PLUGIN --internal --subnet 10.44.0.0/16 --gateway 10.44.0.9 --
 network create -d PLUGIN --ipam-driver PLUGIN --subnet 10.45.0.0/16 --gateway 10.45.0.9 --aux-address x=10.45.0.3 three
 run -d --name plain --network one busybox sleep 1000
 run -d --name busy --network three -p 8080:80 -p 127.0.0.1:5353:53/udp --expose 443 --ip 10.45.0.55 --mac-address 02:11:22:33:44:55 busybox sleep 1000
+run -d --name open --network one -P --expose 7000 --expose 53/udp -p 8090:90 busybox sleep 1000
 network connect two plain
 network connect --ip 10.45.0.77 three plain
 network disconnect two plain
 network create -d PLUGIN --ipam-driver PLUGIN afar
 network connect afar busy
 network disconnect afar busy
-rm -f plain busy
+rm -f plain busy open
 network rm one two three afar
 `
 

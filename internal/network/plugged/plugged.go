@@ -65,6 +65,10 @@ func (d *Drivers) Pools(ctx context.Context, n *segment.Segment, u *undo.Stack) 
 		if err := d.remote.Check(ctx, n.Driver); err != nil {
 			return err
 		}
+		var err error
+		if n.NoGateway, err = d.remote.SkipsGateway(ctx, &n.Network); err != nil {
+			return err
+		}
 	}
 	if !n.PluggedIPAM() {
 		return nil
@@ -85,7 +89,7 @@ func (d *Drivers) Pools(ctx context.Context, n *segment.Segment, u *undo.Stack) 
 			asked = []network.IPAMConfig{{}}
 		}
 		for _, c := range asked {
-			pool, err := d.remote.RequestPool(ctx, n.IPAM.Driver, &c, n.IPAM.Options, f.Six())
+			pool, err := d.remote.RequestPool(ctx, n.IPAM.Driver, &c, n.IPAM.Options, f.Six(), n.NoGateway[f])
 			if err != nil {
 				return err
 			}
@@ -235,16 +239,16 @@ func (d *Drivers) Address(ctx context.Context, n *segment.Segment, e *remote.End
 		if pool == nil || given.IsValid() && !st.Subnet.Contains(given) {
 			continue
 		}
-		at, err := d.remote.RequestAddress(ctx, e.IPAM, pool, given, e.ForLink())
+		at, err := d.remote.RequestFor(ctx, e, int(f), pool, given)
 		if err != nil {
 			failed = errors.Join(failed, err)
 			continue
 		}
 		if err := st.Addrs.Take(at.Addr()); err != nil {
 			// Whoever has it keeps it: it is not given back.
+			e.Pools[f], e.Addrs[f] = "", netip.Prefix{}
 			return netip.Addr{}, fmt.Errorf("plugin %s gives the address %s: %w", e.IPAM, at.Addr(), err)
 		}
-		e.Pools[f], e.Addrs[f] = pool.ID, at
 		return at.Addr(), nil
 	}
 	return netip.Addr{}, failed

@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -28,8 +29,9 @@ func (d *Drivers) NeedsMAC(ctx context.Context, ipam string) (bool, error) {
 
 // RequestPool asks for a subnet: the one that config has, else one of the
 // plugin's choice. Gateway and auxiliary addresses are taken in it, and written
-// to config. On an error nothing is held.
-func (d *Drivers) RequestPool(ctx context.Context, ipam string, config *network.IPAMConfig, options map[string]string, six bool) (_ *spec.Pool, err error) {
+// to config; with skipGateway only a gateway that somebody wants. On an error
+// nothing is held.
+func (d *Drivers) RequestPool(ctx context.Context, ipam string, config *network.IPAMConfig, options map[string]string, six, skipGateway bool) (_ *spec.Pool, err error) {
 	var spaces struct{ LocalDefaultAddressSpace string }
 	if err := d.call(ctx, ipam, addresses, "GetDefaultAddressSpaces", nil, &spaces); err != nil {
 		return nil, err
@@ -69,7 +71,7 @@ func (d *Drivers) RequestPool(ctx context.Context, ipam string, config *network.
 			return nil, lie(ipam, addresses, "RequestPool", "it answers with the gateway %q, which is no address of its pool %s", text, p.Subnet)
 		}
 		config.Gateway = at.Addr()
-	} else {
+	} else if config.Gateway.IsValid() || !skipGateway {
 		at, err := d.RequestAddress(ctx, ipam, p, config.Gateway, map[string]string{optType: optGateway})
 		if err != nil {
 			return nil, err
@@ -142,6 +144,66 @@ func (d *Drivers) RequestAddress(ctx context.Context, ipam string, p *spec.Pool,
 		return at, errors.Join(err, d.ReleaseAddress(context.WithoutCancel(ctx), ipam, p.ID, at.Addr()))
 	}
 	return at, nil
+}
+
+// Ask is a question for an address: the one, or one for the hardware address.
+type Ask struct {
+	Address netip.Addr `json:",omitzero"`
+	MAC     string     `json:",omitempty"`
+}
+
+// errLost is an address that a plugin may keep for nobody.
+var errLost = errors.New("the engine ended while the plugin was asked for an address, and does not know which it gave: it may keep that for nobody")
+
+// RequestFor is RequestAddress for an endpoint. What is asked for is on record
+// before: whatever becomes of the engine, Leave gives it back. A plugin may give
+// any address, and the engine end before it has it: then a plugin that knows
+// addresses by the link's is asked for it again, and of another one it is lost.
+func (d *Drivers) RequestFor(ctx context.Context, e *Endpoint, f int, p *spec.Pool, given netip.Addr) (netip.Prefix, error) {
+	ask := &Ask{Address: given}
+	if e.TellMAC {
+		ask.MAC = e.MAC.String()
+	}
+	e.Pools[f], e.Asked[f] = p.ID, ask
+	if err := d.Note(e); err != nil {
+		e.Pools[f], e.Asked[f] = "", nil
+		return netip.Prefix{}, err
+	}
+	at, err := d.RequestAddress(ctx, e.IPAM, p, given, e.ForLink())
+	switch {
+	case err == nil:
+		e.Asked[f], e.Addrs[f] = nil, at
+		if err := d.Note(e); err != nil {
+			return at, err
+		}
+	case said(err) || at.IsValid(): // it gave none, or it was given back
+		e.Asked[f], e.Pools[f] = nil, ""
+	}
+	return at, err
+}
+
+// takeBack gives back what a plugin may have given to a question that was cut off.
+func (d *Drivers) takeBack(ctx context.Context, ipam, pool string, ask *Ask) error {
+	at := ask.Address
+	if !at.IsValid() {
+		if ask.MAC == "" {
+			return fmt.Errorf("plugin %s, pool %s: %w", ipam, pool, errLost)
+		}
+		var out struct{ Address string }
+		err := d.call(ctx, ipam, addresses, "RequestAddress", struct {
+			PoolID, Address string
+			Options         map[string]string
+		}{pool, "", map[string]string{OptMAC: ask.MAC}}, &out)
+		if err != nil {
+			return err
+		}
+		prefix, err := netip.ParsePrefix(out.Address)
+		if err != nil {
+			return fmt.Errorf("plugin %s, pool %s: %w", ipam, pool, errLost)
+		}
+		at = prefix.Addr()
+	}
+	return d.ReleaseAddress(ctx, ipam, pool, at)
 }
 
 // ForLink are the options of a request for a link's address.

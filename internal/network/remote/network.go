@@ -62,8 +62,8 @@ func (d *Drivers) Check(ctx context.Context, driver string) error {
 	return err
 }
 
-// Create makes a network. On an error the driver holds nothing.
-func (d *Drivers) Create(ctx context.Context, n *spec.Network) error {
+// optionsOf are the options of a network as its driver is told of them.
+func optionsOf(n *spec.Network) map[string]any {
 	generic := maps.Clone(n.Options)
 	if generic == nil {
 		generic = map[string]string{}
@@ -72,11 +72,27 @@ func (d *Drivers) Create(ctx context.Context, n *spec.Network) error {
 	if n.Internal {
 		options[optInternal] = true
 	}
+	return options
+}
+
+// SkipsGateway asks a driver that wants to be asked whether a network that is to
+// be made needs no gateway, of IPv4 and of IPv6.
+func (d *Drivers) SkipsGateway(ctx context.Context, n *spec.Network) (skip [2]bool, err error) {
+	if _, c, err := d.get(ctx, n.Driver, networks); err != nil || !c.GwAllocChecker {
+		return skip, err
+	}
+	var out struct{ SkipIPv4, SkipIPv6 bool }
+	err = d.call(ctx, n.Driver, networks, "GwAllocCheck", struct{ Options map[string]any }{optionsOf(n)}, &out)
+	return [2]bool{out.SkipIPv4, out.SkipIPv6}, err
+}
+
+// Create makes a network. On an error the driver holds nothing.
+func (d *Drivers) Create(ctx context.Context, n *spec.Network) error {
 	err := d.call(ctx, n.Driver, networks, "CreateNetwork", struct {
 		NetworkID          string
 		Options            map[string]any
 		IPv4Data, IPv6Data []data
-	}{n.ID, options, dataOf(n, false), dataOf(n, true)}, nil)
+	}{n.ID, optionsOf(n), dataOf(n, false), dataOf(n, true)}, nil)
 	if err != nil && !said(err) {
 		_, again := d.Delete(context.WithoutCancel(ctx), n.Driver, n.ID) // it may have made it
 		if again != nil && !said(again) {
@@ -105,6 +121,7 @@ type Endpoint struct {
 	Driver, IPAM string          // "" where it is the engine's own
 	Pools        [2]string       // of the addresses, where they are a plugin's
 	Addrs        [2]netip.Prefix // what it has, of IPv4 and of IPv6
+	Asked        [2]*Ask         `json:",omitempty"` // what a plugin was asked for and has not answered, as far as is known
 	Made         bool            // the driver was told of it
 	Joined       bool            // the driver was told that a container has it
 	Exit         bool            // the driver was told that the container leaves by it
@@ -131,6 +148,23 @@ type Route struct {
 type Ports struct {
 	Exposed   network.PortSet
 	Published network.PortMap
+}
+
+// PortsOf are the exposed ports and those that are published: with all every
+// exposed one is, at any port of the host where nothing was said.
+func PortsOf(exposed network.PortSet, published network.PortMap, all bool) Ports {
+	out := Ports{Exposed: exposed, Published: published}
+	if !all {
+		return out
+	}
+	out.Published = network.PortMap{}
+	maps.Copy(out.Published, published)
+	for port := range exposed {
+		if len(published[port]) == 0 {
+			out.Published[port] = []network.PortBinding{{}}
+		}
+	}
+	return out
 }
 
 type transport struct {
@@ -410,13 +444,17 @@ func (d *Drivers) Leave(ctx context.Context, e *Endpoint) error {
 		failed = append(failed, d.call(ctx, e.Driver, networks, "DeleteEndpoint", at, nil))
 	}
 	for f, pool := range e.Pools {
-		if pool != "" && e.Addrs[f].IsValid() {
+		switch ask := e.Asked[f]; {
+		case pool == "":
+		case ask != nil:
+			failed = append(failed, d.takeBack(ctx, e.IPAM, pool, ask))
+		case e.Addrs[f].IsValid():
 			failed = append(failed, d.ReleaseAddress(ctx, e.IPAM, pool, e.Addrs[f].Addr()))
 		}
 	}
 	heard := true
 	for _, err := range failed {
-		heard = heard && (err == nil || said(err))
+		heard = heard && (err == nil || said(err) || errors.Is(err, errLost))
 	}
 	if heard {
 		failed = append(failed, d.forget(e.ID))

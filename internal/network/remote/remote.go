@@ -61,6 +61,7 @@ type Capabilities struct {
 	Scope                 string // of a network's driver: local or global
 	RequiresMACAddress    bool   // of a driver of addresses: it wants to know the link's
 	RequiresRequestReplay bool   // it knows nothing after the engine's start, and has to be asked again
+	GwAllocChecker        bool   // of a network's driver: it wants to be asked whether networks have gateways
 }
 
 // New makes the drivers of the plugins in a set; dir is where the record is kept.

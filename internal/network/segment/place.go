@@ -34,7 +34,7 @@ func (b *Host) Place(n *Segment) error {
 			}
 		}
 		for _, c := range configs {
-			if c.Gateway.IsValid() || n.PluggedIPAM() || n.Internal && !n.Bridged() && !n.Plugged() {
+			if c.Gateway.IsValid() || n.PluggedIPAM() || n.NoGateway[f] || n.Internal && !n.Bridged() && !n.Plugged() {
 				continue
 			}
 			c.Gateway = ipam.First(c.Subnet)

@@ -26,6 +26,8 @@ type Segment struct {
 	LinkMTU int        // what its links have
 	Pending bool       // plugins are being told that it begins or ends: nobody comes
 
+	NoGateway [2]bool // a new one's driver wants no gateway that nobody asked for, of IPv4 and of IPv6
+
 	Directory dns.Directory
 }
 

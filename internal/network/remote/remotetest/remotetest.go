@@ -5,7 +5,8 @@
 // What it does otherwise is told by options, of the network for its driver and
 // of the IPAM driver for its addresses: answer.METHOD=JSON answers that, with
 // {link} for the link that it made; fail=METHOD fails; hang=METHOD never
-// answers; huge=METHOD answers without end.
+// answers; late=METHOD does what it is asked for and never answers; huge=METHOD
+// answers without end.
 package remotetest
 
 import (
@@ -27,6 +28,8 @@ import (
 type Driver struct {
 	// Capabilities are what it says of itself as a driver of addresses.
 	RequiresMACAddress, RequiresRequestReplay bool
+	// GwAllocChecker, and what it answers then, are those as a driver of networks.
+	GwAllocChecker, SkipIPv4, SkipIPv6 bool
 
 	home *os.File
 	rt   *rtnl.Conn
@@ -50,6 +53,7 @@ type lan struct {
 type pool struct {
 	subnet  netip.Prefix
 	taken   map[netip.Addr]bool
+	leased  map[string]netip.Addr // by the link's hardware address, where it is told
 	options map[string]string
 }
 
@@ -81,7 +85,10 @@ func (d *Driver) Server() *plugintest.Server {
 	s := &plugintest.Server{Implements: []string{"NetworkDriver", "IpamDriver"}, Handlers: map[string]plugintest.Handler{}}
 	for method, h := range map[string]func(*question) (any, error){
 		"NetworkDriver.GetCapabilities": func(*question) (any, error) {
-			return map[string]string{"Scope": "local", "ConnectivityScope": "local"}, nil
+			return map[string]any{"Scope": "local", "ConnectivityScope": "local", "GwAllocChecker": d.GwAllocChecker}, nil
+		},
+		"NetworkDriver.GwAllocCheck": func(*question) (any, error) {
+			return map[string]bool{"SkipIPv4": d.SkipIPv4, "SkipIPv6": d.SkipIPv6}, nil
 		},
 		"NetworkDriver.CreateNetwork":               d.createNetwork,
 		"NetworkDriver.DeleteNetwork":               d.deleteNetwork,
@@ -145,6 +152,9 @@ func (d *Driver) answer(method string, body []byte, h func(*question) (any, erro
 		return nil, errors.New("closing")
 	case options["huge"]:
 		return strings.Repeat("x", 5<<20), nil
+	}
+	if options["late"] == short {
+		defer func() { <-d.stop }()
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -316,7 +326,7 @@ func (d *Driver) requestPool(q *question) (any, error) {
 			subnet = netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0x99, 14: 0, 7: byte(i)}), 64)
 		}
 	}
-	p := &pool{subnet: subnet, taken: map[netip.Addr]bool{}, options: map[string]string{}}
+	p := &pool{subnet: subnet, taken: map[netip.Addr]bool{}, leased: map[string]netip.Addr{}, options: map[string]string{}}
 	for k, v := range q.Options {
 		p.options[k] = fmt.Sprint(v)
 	}
@@ -354,10 +364,17 @@ func (d *Driver) requestAddress(q *question) (any, error) {
 			return nil, fmt.Errorf("%s is taken", a)
 		}
 	}
-	for p.taken[a] {
+	mac, _ := q.Options["com.docker.network.endpoint.macaddress"].(string)
+	if had, ok := p.leased[mac]; ok && q.Address == "" && p.taken[had] {
+		a = had
+	}
+	for p.taken[a] && p.leased[mac] != a {
 		a = a.Next()
 	}
 	p.taken[a] = true
+	if mac != "" {
+		p.leased[mac] = a
+	}
 	return map[string]string{"Address": netip.PrefixFrom(a, p.subnet.Bits()).String()}, nil
 }
 
@@ -399,12 +416,15 @@ func (d *Driver) Held() []string {
 	return out
 }
 
-// Tell gives all networks an option more.
+// Tell gives all networks and pools an option more.
 func (d *Driver) Tell(option, value string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, n := range d.nets {
 		n.options[option] = value
+	}
+	for _, p := range d.pools {
+		p.options[option] = value
 	}
 }
 
@@ -415,6 +435,9 @@ func (d *Driver) Heal() {
 	d.heard = nil
 	for _, n := range d.nets {
 		n.options = map[string]string{}
+	}
+	for _, p := range d.pools {
+		p.options = map[string]string{}
 	}
 }
 
