@@ -130,6 +130,8 @@ func TestErrors(t *testing.T) {
 		{`{"nope":1,"debug":true}`, "", "the following directives don't match any configuration option: nope"},
 		{`{"metrics-addr":"127.0.0.1:1"}`, "", "metrics-addr is not supported by this version of wherryd"},
 		{`{"metrics-addr":"x"}`, "", "metrics-addr is not supported by this version of wherryd"},
+		{`{"ip6tables":false}`, "", "ip6tables is not supported by this version of wherryd: rules for IPv4 and IPv6 are one table"},
+		{``, "--ip6tables=false", "--ip6tables is not supported by this version of wherryd: rules for IPv4 and IPv6 are one table"},
 		{``, "--firewall-backend iptables --metrics-addr x", "--metrics-addr, --firewall-backend are not supported by this version of wherryd"},
 		{`{`, "", "unable to configure the Docker daemon with file "},
 		{`{"debug":"maybe"}`, "", `debug: strconv.ParseBool: parsing "maybe": invalid syntax`},

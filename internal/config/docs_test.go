@@ -60,10 +60,14 @@ func tables() string {
 	table(served, "Served", "what it does", func(o option) string { return strings.ReplaceAll(o.say, "|", " or ") })
 	table(idle, "Accepted with a warning", "why it means nothing here", func(o option) string { return o.say })
 	table(refused, "Refused by name", "accepted all the same with", func(o option) string {
-		if o.harmless == "" {
-			return "–"
+		last := "–"
+		if o.harmless != "" {
+			last = "`" + o.harmless + "`"
 		}
-		return "`" + o.harmless + "`"
+		if o.say != "" {
+			last += " (" + o.say + ")"
+		}
+		return last
 	})
 	b.WriteString("\n")
 	return b.String()

@@ -16,7 +16,7 @@ type option struct {
 	toggle           bool   // not served, and its flag needs no value
 	harmless         string // value that asks for what wherryd does anyway; never refused
 	reload           bool   // takes effect at SIGHUP
-	say              string // the help text; for idle, why it means nothing
+	say              string // the help text; for idle, why it means nothing; for refused, why and the way out
 	bind             func(*Config) value
 }
 
@@ -134,7 +134,7 @@ var options = []option{
 	{flag: "userland-proxy", key: "userland-proxy", say: "Carry IPv6 clients of published ports to containers without IPv6", bind: func(c *Config) value { return boolean(&c.Bridge.UserlandProxy) }},
 	{flag: "userland-proxy-path", key: "userland-proxy-path", class: idle, say: "the proxy is part of wherryd"},
 	{flag: "ipv6", key: "ipv6", say: "Enable IPv6 networking on the default bridge network", bind: func(c *Config) value { return boolean(&c.Bridge.IPv6) }},
-	{flag: "ip6tables", key: "ip6tables", class: refused, toggle: true, harmless: "true"},
+	{flag: "ip6tables", key: "ip6tables", class: refused, toggle: true, harmless: "true", say: "rules for IPv4 and IPv6 are one table, and without them an IPv6 network would be open to all; leave it out, or let --iptables=false write no rules at all"},
 	{flag: "bip6", key: "bip6", say: "IPv6 address for the default bridge", bind: func(c *Config) value { return network6(&c.Bridge.IP6) }},
 	{flag: "fixed-cidr-v6", key: "fixed-cidr-v6", say: "IPv6 subnet for the default bridge network", bind: func(c *Config) value { return network6(&c.Bridge.FixedCIDR6) }},
 	{flag: "default-gateway-v6", key: "default-gateway-v6", say: "Default gateway IPv6 address for the default bridge network", bind: func(c *Config) value { return address(&c.Bridge.Gateway6) }},

@@ -111,12 +111,20 @@ func (o option) name() string {
 	return o.flag
 }
 
+// notSupported refuses settings by name; with the only one comes the reason, if
+// there is more to say.
 func notSupported(names []string) error {
 	switch len(names) {
 	case 0:
 		return nil
 	case 1:
-		return fmt.Errorf("%s is not supported by this version of wherryd", names[0])
+		why := ""
+		for _, o := range options {
+			if o.class == refused && o.say != "" && (names[0] == o.key || names[0] == "--"+o.flag) {
+				why = ": " + o.say
+			}
+		}
+		return fmt.Errorf("%s is not supported by this version of wherryd%s", names[0], why)
 	}
 	return fmt.Errorf("%s are not supported by this version of wherryd", strings.Join(names, ", "))
 }
