@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -253,33 +254,29 @@ func (rm *removal) apply(ctx context.Context, prune bool) ([]imageapi.DeleteResp
 	if !rm.delete {
 		return out, nil
 	}
-	out = append(out, deleted(ctx, s, rm.img)...)
+	out = append(out, deleted(s, rm.img)...)
 	if prune {
 		out = append(out, pruneParents(ctx, s, rm.img.Parent)...)
 	}
 	// The names are gone; removing the files must not stop half-way.
-	if err := s.Collect(context.WithoutCancel(ctx)); err != nil {
+	ctx = content.With(context.WithoutCancel(ctx))
+	if err := s.Collect(ctx); err != nil {
 		return out, fmt.Errorf("remove the files of image %s: %w", self, err)
 	}
-	return out, nil
+	// What another image, a container or the builder's cache stands on is there still.
+	layers := s.content.Snapshotter(s.snapshots.Driver())
+	return slices.DeleteFunc(out, func(r imageapi.DeleteResponse) bool {
+		_, err := layers.Stat(ctx, r.Deleted)
+		return r.Deleted != "" && err == nil
+	}), nil
 }
 
-// deleted lists the image and those of its layers that nobody else has.
-func deleted(ctx context.Context, s *Store, img *Image) []imageapi.DeleteResponse {
+// deleted lists the image and its layers.
+func deleted(s *Store, img *Image) []imageapi.DeleteResponse {
 	s.publish(events.ActionDelete, img, img.ID.String(), img.ID.String())
 	out := []imageapi.DeleteResponse{{Deleted: img.ID.String()}}
-	needed := map[digest.Digest]bool{}
-	for _, e := range s.entries() {
-		if other, err := s.image(ctx, e); err == nil {
-			for i := range other.Config.RootFS.DiffIDs {
-				needed[identity.ChainID(other.Config.RootFS.DiffIDs[:i+1])] = true
-			}
-		}
-	}
 	for i := len(img.Config.RootFS.DiffIDs); i > 0; i-- {
-		if chain := identity.ChainID(img.Config.RootFS.DiffIDs[:i]); !needed[chain] {
-			out = append(out, imageapi.DeleteResponse{Deleted: chain.String()})
-		}
+		out = append(out, imageapi.DeleteResponse{Deleted: identity.ChainID(img.Config.RootFS.DiffIDs[:i]).String()})
 	}
 	return out
 }
@@ -302,7 +299,7 @@ func pruneParents(ctx context.Context, s *Store, parent digest.Digest) (out []im
 		if _, err := s.commit(ctx, drops, nil); err != nil {
 			return out
 		}
-		out = append(out, deleted(ctx, s, img)...)
+		out = append(out, deleted(s, img)...)
 		parent = img.Parent
 	}
 	return out

@@ -106,7 +106,8 @@ func TestRemoveRules(t *testing.T) {
 	}
 }
 
-// A container's layers outlive its image, and go with the container.
+// A container's layers outlive its image, and go with the container. What stays
+// is not said to be deleted, whose ever it was.
 func TestForcedRemoveKeepsContainer(t *testing.T) {
 	f := open(t, "")
 	ctx := context.Background()
@@ -119,7 +120,14 @@ func TestForcedRemoveKeepsContainer(t *testing.T) {
 	if _, err := f.Snapshots().CreateWritable(cid, lower, snapshot.WritableOptions{Volatile: true}); err != nil {
 		t.Fatal(err)
 	}
-	f.remove("a:1", true)
+	f.mustLoad(dockerArchive([]string{"b:1"}, nil, busybox(), tarOf(file{name: "more"})))
+	short, b := id.Short(f.image("a:1").ID.String()), f.image("b:1")
+	if got, want := f.remove("a:1", true), "Untagged: a:1\nDeleted: "+short; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := f.remove("b:1", false), "Untagged: b:1\nDeleted: "+id.Short(b.ID.String())+"\nDeleted: "+id.Short(b.ChainID.String()); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 	f.restart()
 	f.background.Wait()
 	w, err := f.Snapshots().OpenWritable(cid, snapshot.Lower{})
