@@ -39,6 +39,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/wherry-engine/wherry/internal/build/buildcontext"
+	"github.com/wherry-engine/wherry/internal/build/caches"
 	"github.com/wherry-engine/wherry/internal/build/classic"
 	"github.com/wherry-engine/wherry/internal/build/executor"
 	"github.com/wherry-engine/wherry/internal/build/history"
@@ -64,7 +65,7 @@ type engine struct {
 	stop     func()
 	active   sync.WaitGroup // builds
 
-	caches   caches
+	caches   *caches.Caches
 	history  *history.Store
 	classics classic.Outputs
 	refusals refusals
@@ -148,12 +149,12 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 	e.results = solver.NewCacheManager(ctx, "local", e.cache, worker.NewCacheResultStorage(workers))
 	running, stop := context.WithCancelCause(ctx)
 	e.running, e.stop = running, func() { stop(errClosed) }
-	e.caches = e.newCaches()
+	e.caches = caches.New(e.sessions, b.cfg.Images, e.worker.ContentStore(), b.cfg.Registries.Hosts)
 	version.Version = Version // what clients are told
 	e.control, err = control.NewController(control.Opt{
 		SessionManager: e.sessions, WorkerController: workers, Frontends: frontends,
 		CacheManager: e.results, CacheStore: e.cache,
-		ResolveCacheExporterFuncs: e.caches.exporters, ResolveCacheImporterFuncs: e.caches.importers,
+		ResolveCacheExporterFuncs: e.caches.Exporters, ResolveCacheImporterFuncs: e.caches.Importers,
 		Entitlements: b.cfg.Entitlements, HistoryDB: records,
 		LeaseManager: leaseutil.WithNamespace(e.history.Leases(holds{store.Leases()}), content.Namespace),
 		ContentStore: ctdsnapshot.NewContentStore(e.history.Blobs(store.Blobs()), content.Namespace),

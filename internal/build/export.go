@@ -13,10 +13,13 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
+	"github.com/moby/buildkit/cache"
+	cacheconfig "github.com/moby/buildkit/cache/config"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/util/compression"
 	"github.com/moby/buildkit/util/progress"
 	"github.com/moby/buildkit/worker/base"
 	"github.com/moby/moby/api/types/events"
@@ -104,6 +107,9 @@ func (x *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 		// As with commit: what stays here is not compressed; a push compresses.
 		attrs[string(exptypes.OptKeyLayerCompression)] = "uncompressed"
 	}
+	if i.compression, err = compression.ParseAttributes(attrs); err != nil {
+		return nil, err
+	}
 	inner, err := x.inner.Resolve(ctx, id, attrs)
 	i.ExporterInstance = inner
 	return i, err
@@ -119,6 +125,8 @@ type imageExport struct {
 	store  bool
 	push   bool
 	flat   bool // squash
+
+	compression compression.Config
 }
 
 // Type is shown by the history of builds.
@@ -157,12 +165,38 @@ func (i *imageExport) Export(ctx context.Context, src *exporter.Source, info exp
 		}
 	}
 	if i.store {
+		if err := i.fetch(ctx, src, info.SessionID); err != nil {
+			return nil, nil, nil, err
+		}
 		if err := i.receive(ctx, src, desc, resp); err != nil {
 			return nil, nil, nil, err
 		}
 	}
 	held = true
 	return resp, finalize, &leased{DescriptorReference: ref, release: release}, nil
+}
+
+// fetch brings what a build took from a registry's cache and needed no file of.
+func (i *imageExport) fetch(ctx context.Context, src *exporter.Source, id string) error {
+	refs := []cache.ImmutableRef{src.Ref}
+	for _, ref := range src.Refs {
+		refs = append(refs, ref)
+	}
+	for _, ref := range refs {
+		if ref == nil {
+			continue
+		}
+		remotes, err := ref.GetRemotes(ctx, false, cacheconfig.RefConfig{Compression: i.compression}, false, session.NewGroup(id))
+		if err != nil {
+			return err
+		}
+		if lazy, ok := remotes[0].Provider.(cache.Unlazier); ok {
+			if err := lazy.Unlazy(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // leased ends a lease with the last use of what it keeps.

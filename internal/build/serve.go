@@ -55,7 +55,7 @@ func (e *engine) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo
 // taken as it is, as docker does, unless the client asks for a pull. Devices are
 // those that specifications describe now, and networks are the engine's.
 func (e *engine) amend(r *controlapi.SolveRequest) error {
-	if err := e.caches.check(r); err != nil {
+	if err := e.caches.Check(r); err != nil {
 		return err
 	}
 	if devices := e.exec.Devices(); devices != nil {

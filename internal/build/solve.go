@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/wherry-engine/wherry/internal/build/caches"
 	"github.com/wherry-engine/wherry/internal/build/flatten"
 	"github.com/wherry-engine/wherry/internal/build/request"
 )
@@ -257,7 +258,7 @@ func frontendAttrs(r *request.Build) (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		a[attrImports] = string(text)
+		a[caches.AttrImports] = string(text)
 	}
 	if r.ShmSize > 0 {
 		a["shm-size"] = strconv.FormatInt(r.ShmSize, 10)
