@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"io"
-	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -144,7 +143,12 @@ type document struct {
 // with compressed layers: what is attested of a manifest then speaks of the new
 // one. What attestations consist of is sent on the way.
 func (p *push) documents(ctx context.Context, pieces []image.Piece) (list []document, _ manifest.Changes, err error) {
-	changes := maps.Clone(p.packing.done)
+	changes := manifest.Changes{} // not those of other images of this push
+	for d := range p.plain {
+		if now, ok := p.packing.done[d]; ok {
+			changes[d] = now
+		}
+	}
 	order := func(piece image.Piece) int {
 		switch {
 		case piece.Doc.Index != nil:

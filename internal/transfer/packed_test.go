@@ -233,6 +233,33 @@ func TestPushForms(t *testing.T) {
 	}
 }
 
+// TestPushPackedBeside: of two images with the same plain layers that are pushed
+// at once the one that keeps its digest gets them as they are.
+func TestPushPackedBeside(t *testing.T) {
+	for _, kept := range []string{"a", "z"} { // the first and the last of them
+		first, to, b := newFake(t), newFake(t), newBench(t, Config{Compression: pack.None})
+		old := b.built(first.host()+"/app:v1", "", "", 100, 3000)
+		first.before = (&taker{f: first, uploads: map[string]*bytes.Buffer{}}).serve
+		if out, err := b.push(first.host()+"/app:v1", ""); err != nil {
+			t.Fatal(err, out)
+		}
+		if err := b.store.Tag(context.Background(), first.host()+"/app:v1", to.host()+"/app:"+kept); err != nil {
+			t.Fatal(err)
+		}
+		img := b.built(to.host()+"/app:m", "", "", 100, 3000, 10)
+		b.config.Compression = pack.Gzip
+		b.restart()
+		to.before = (&taker{f: to, uploads: map[string]*bytes.Buffer{}}).serve
+		if out, err := b.push(to.host()+"/app", ""); err != nil {
+			t.Fatal(err, out)
+		}
+		to.packedAs(t, "app/m", img, archive.Gzip)
+		if d := to.packedAs(t, "app/"+kept, old, archive.None); d != old.Target.Digest {
+			t.Errorf("%s had the digest %s, and has %s", kept, old.Target.Digest, d)
+		}
+	}
+}
+
 const statement = `{"_type":"https://in-toto.io/Statement/v0.1","subject":[{"name":"pkg:docker/app@v1","digest":{"sha256":"DIGEST"}}],"predicate":{"a":"<b>"}}`
 
 // TestPushAttested: what an index says of an image is said of what was pushed.

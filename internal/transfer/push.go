@@ -37,9 +37,15 @@ type push struct {
 	named  reference.Named
 	to     *remote
 	report *progress.Reporter
-	sent   map[digest.Digest]bool // blobs that are there, or on their way
+	sent   map[blob]bool // those that are there, or on their way
 	mu     sync.Mutex
 	packing
+}
+
+// blob is one that an image has, to be sent as it is or compressed.
+type blob struct {
+	digest.Digest
+	packed bool
 }
 
 // Push sends an image, or all tags of a repository when ref has neither tag
@@ -67,7 +73,7 @@ func (c *Client) Push(ctx context.Context, ref, platform, auth string, send func
 		return err
 	}
 	defer release()
-	p := &push{Client: c, named: named, report: progress.New(send), sent: map[digest.Digest]bool{},
+	p := &push{Client: c, named: named, report: progress.New(send), sent: map[blob]bool{},
 		packing: packing{form: c.set.Load().Compression, done: manifest.Changes{}}}
 	defer p.report.Close()
 	p.report.Line("", "The push refers to repository ["+reference.TrimNamed(named).Name()+"]")
@@ -237,10 +243,11 @@ func (p *push) blobsOf(ctx context.Context, pieces []image.Piece) error {
 			if i < len(names) {
 				name = names[i]
 			}
-			if p.sent[d.Digest] {
+			_, packed := p.plain[d.Digest]
+			if p.sent[blob{d.Digest, packed}] {
 				continue
 			}
-			p.sent[d.Digest] = true
+			p.sent[blob{d.Digest, packed}] = true
 			p.state(name, "Preparing")
 			g.Go(func() error {
 				select {
@@ -254,7 +261,7 @@ func (p *push) blobsOf(ctx context.Context, pieces []image.Piece) error {
 					}
 				}
 				defer func() { <-slots }()
-				if _, ok := p.plain[d.Digest]; ok {
+				if packed {
 					return p.pack(ctx, d, name)
 				}
 				return p.blob(ctx, d, name)
