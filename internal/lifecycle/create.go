@@ -49,10 +49,7 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 	c := &container.Container{Record: container.Record{
 		ID: id.New(), Created: time.Now().UTC(), Config: r.Config, HostConfig: r.HostConfig, Platform: "linux", Driver: e.snapshots.Driver(),
 	}}
-	lower, foreign, err := e.make.applyImage(ctx, c, r.Platform)
-	if err != nil {
-		return resp, err
-	}
+	// Before the image is looked for: a client would fetch one in vain.
 	e.make.applyDefaults(c.HostConfig)
 	warnings, err := request.Validate(c.Config, c.HostConfig, e.cgroups.Features())
 	if err != nil {
@@ -63,6 +60,13 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 	}
 	if _, err := spec.Capabilities(c.HostConfig); err != nil {
 		return resp, err
+	}
+	lower, foreign, err := e.make.applyImage(ctx, c, r.Platform)
+	if err != nil {
+		return resp, err
+	}
+	if _, err := request.Validate(c.Config, nil, e.cgroups.Features()); err != nil {
+		return resp, err // the image's
 	}
 	if len(c.Config.Volumes) == 0 {
 		c.Config.Volumes = nil
