@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 
 	"github.com/distribution/reference"
@@ -26,10 +25,6 @@ func NewPush(sh *shell.Shell) *cobra.Command {
 		Args:        shell.ExactArgs(1),
 		Annotations: shell.Aliases("image push", "push"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ref, err := repository(sh, args[0], allTags, quiet, untrusted)
-			if err != nil {
-				return err
-			}
 			o := client.ImagePushOptions{All: allTags}
 			p, err := parsePlatforms(platform)
 			if err != nil {
@@ -37,6 +32,13 @@ func NewPush(sh *shell.Shell) *cobra.Command {
 			}
 			if len(p) > 0 {
 				o.Platform = &p[0]
+				flag := bold.in(sh.Out, "--platform")
+				printNote(sh.Out, "Using "+flag+" pushes only the specified platform manifest of a multi-platform image index.",
+					"Other components, like attestations, will not be included.", "To push the complete multi-platform image, remove the "+flag+" flag.", "")
+			}
+			ref, err := repository(sh, args[0], allTags, quiet, untrusted)
+			if err != nil {
+				return err
 			}
 			return push(cmd.Context(), sh, ref, o, quiet)
 		},
@@ -46,7 +48,7 @@ func NewPush(sh *shell.Shell) *cobra.Command {
 	f.BoolVarP(&allTags, "all-tags", "a", false, "Push all tags of an image to the repository")
 	f.BoolVarP(&quiet, "quiet", "q", false, "Suppress verbose output")
 	f.BoolVar(&untrusted, "disable-content-trust", true, "Skip image signing")
-	f.StringVar(&platform, "platform", "", `Push this platform's manifest alone, as "os[/arch[/variant]]" (e.g., "linux/amd64")`)
+	f.StringVar(&platform, "platform", "", "Push a platform-specific manifest as a single-platform image to the registry.\nImage index won't be pushed, meaning that other manifests, including attestations won't be preserved.\n'os[/arch[/variant]]': Explicit platform (eg. linux/amd64)")
 	return cmd
 }
 
@@ -69,9 +71,14 @@ func push(ctx context.Context, sh *shell.Shell, ref reference.Named, o client.Im
 	if quiet {
 		out = shell.NewOut(io.Discard)
 	}
-	var notes []string
+	var notes [][]string
+	defer func() {
+		for _, n := range notes {
+			printNote(sh.Out, n...)
+		}
+	}()
 	err = jsonmessage.DisplayStream(r, out.Raw(), jsonmessage.WithAuxCallback(func(m jsonstream.Message) {
-		if n := note(m.Aux); n != "" {
+		if n := note(sh.Out, m.Aux); n != nil {
 			notes = append(notes, n)
 		}
 	}))
@@ -81,9 +88,6 @@ func push(ctx context.Context, sh *shell.Shell, ref reference.Named, o client.Im
 	if err != nil {
 		return err
 	}
-	for _, n := range notes {
-		fmt.Fprintln(sh.Err, "\n"+n)
-	}
 	if quiet {
 		sh.Println(ref.String())
 	}
@@ -91,14 +95,15 @@ func push(ctx context.Context, sh *shell.Shell, ref reference.Named, o client.Im
 }
 
 // note words what the engine says beside the progress, if a person should know it.
-func note(aux *json.RawMessage) string {
+func note(out *shell.Out, aux *json.RawMessage) []string {
 	var v struct {
 		Instead  bool               `json:"manifestPushedInsteadOfIndex"`
 		Original ocispec.Descriptor `json:"originalIndex"`
 		Selected ocispec.Descriptor `json:"selectedManifest"`
 	}
 	if aux == nil || json.Unmarshal(*aux, &v) != nil || !v.Instead {
-		return ""
+		return nil
 	}
-	return fmt.Sprintf("Not all multiplatform-content is present and only the available single-platform image was pushed\n%s -> %s", v.Original.Digest, v.Selected.Digest)
+	return []string{"Not all multiplatform-content is present and only the available single-platform image was pushed",
+		red.in(out, v.Original.Digest.String()) + " -> " + green.in(out, v.Selected.Digest.String())}
 }
