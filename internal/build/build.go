@@ -15,8 +15,10 @@
 //	build/tmp/               mounts and files of running builds, swept at the start
 //
 // All are bbolt files in BuildKit's own formats and are not synced: a crash of
-// the engine loses nothing, one of the machine at most the cache. The builder
-// opens with the first request that needs it; until then it costs nothing.
+// the engine loses nothing of the cache, one of the machine at most the cache. The
+// history of a build is written behind its answer (see package answer): a crash
+// of the engine in between loses that record. The builder opens with the first
+// request that needs it; until then it costs nothing.
 package build
 
 import (
@@ -91,6 +93,24 @@ func (b *Builder) open(ctx context.Context) (*engine, error) {
 	}
 	b.engine = e
 	return e, nil
+}
+
+// settled gives the opened builder once the builds that were answered are over.
+func (b *Builder) settled(ctx context.Context) (*engine, error) {
+	e, err := b.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return e, e.answers.Settle(ctx)
+}
+
+// Settle waits for the builds that were answered and still hold what they used.
+// Who removes images calls it first.
+func (b *Builder) Settle(ctx context.Context) error {
+	if e := b.opened(); e != nil {
+		return e.answers.Settle(ctx)
+	}
+	return nil
 }
 
 // opened gives the builder if something has opened it.

@@ -38,6 +38,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 
+	"github.com/wherry-engine/wherry/internal/build/answer"
 	"github.com/wherry-engine/wherry/internal/build/buildcontext"
 	"github.com/wherry-engine/wherry/internal/build/caches"
 	"github.com/wherry-engine/wherry/internal/build/classic"
@@ -67,6 +68,7 @@ type engine struct {
 
 	caches   *caches.Caches
 	history  *history.Store
+	answers  answer.Builds
 	classics classic.Outputs
 	refusals refusals
 	room     *space.Room
@@ -121,7 +123,7 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 	if e.worker, err = base.NewWorker(ctx, opt); err != nil {
 		return nil, fmt.Errorf("open the builder: %w", err)
 	}
-	if e.contexts, err = buildcontext.New(e.worker.CacheMgr, e.collect); err != nil {
+	if e.contexts, err = buildcontext.New(e.worker.CacheMgr, e.collect, e.answers.Settle); err != nil {
 		return nil, err
 	}
 	e.worker.SourceManager.Register(e.contexts)

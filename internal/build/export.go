@@ -25,6 +25,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/wherry-engine/wherry/internal/build/answer"
 	"github.com/wherry-engine/wherry/internal/build/flatten"
 	"github.com/wherry-engine/wherry/internal/image"
 )
@@ -173,6 +174,9 @@ func (i *imageExport) Export(ctx context.Context, src *exporter.Source, info exp
 		}
 	}
 	held = true
+	if finalize == nil { // else the image is pushed yet
+		answer.Give(ctx, resp, src.Metadata)
+	}
 	return resp, finalize, &leased{DescriptorReference: ref, release: release}, nil
 }
 

@@ -28,7 +28,7 @@ func (b *Builder) Reduce(ctx context.Context, p request.Prune) (*apibuild.CacheP
 		// gives its filter to everything that it prunes.
 		return &apibuild.CachePruneReport{CachesDeleted: []string{}}, nil
 	}
-	e, err := b.open(ctx)
+	e, err := b.settled(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,8 @@ const maxMessage = 16 << 20
 // server makes the gRPC server of BuildKit's API.
 func (e *engine) server() *grpc.Server {
 	s := grpc.NewServer(
-		grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, e.intercept), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
+		grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, e.intercept),
+		grpc.ChainStreamInterceptor(grpcerrors.StreamServerInterceptor, e.answers.Intercept),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
 	e.control.Register(s)
 	return s
@@ -36,19 +37,34 @@ func (e *engine) direct() *grpc.Server {
 }
 
 // intercept changes what clients ask for where the engine knows better.
-func (e *engine) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (out any, err error) {
-	if r, ok := req.(*controlapi.SolveRequest); ok {
+func (e *engine) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	switch r := req.(type) {
+	case *controlapi.SolveRequest:
 		if err := e.amend(r); err != nil {
 			e.refusals.refuse(r, err)
 		}
-		var done func(error)
-		ctx, done = e.track(ctx)
-		defer func() { done(err) }()
-	}
-	if _, ok := req.(*gatewayapi.PingRequest); ok {
+		return e.tracked(ctx, r, func(ctx context.Context, r *controlapi.SolveRequest) (*controlapi.SolveResponse, error) {
+			out, err := next(ctx, r)
+			resp, _ := out.(*controlapi.SolveResponse) // nil with an error
+			return resp, err
+		})
+	case *gatewayapi.PingRequest:
 		return e.refusals.ping(ctx, func(ctx context.Context) (any, error) { return next(ctx, req) })
+	case *controlapi.UpdateBuildHistoryRequest, *controlapi.DiskUsageRequest:
+		if err := e.answers.Settle(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return next(ctx, req)
+}
+
+// tracked has solve make a build, which is tracked until it is over.
+func (e *engine) tracked(ctx context.Context, r *controlapi.SolveRequest, solve func(context.Context, *controlapi.SolveRequest) (*controlapi.SolveResponse, error)) (*controlapi.SolveResponse, error) {
+	return e.answers.Solve(ctx, r, func(ctx context.Context) (_ *controlapi.SolveResponse, err error) {
+		ctx, done := e.track(ctx)
+		defer func() { done(err) }()
+		return solve(ctx, r)
+	})
 }
 
 // amend gives a request the engine's defaults: a base image that is here is

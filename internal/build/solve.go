@@ -116,11 +116,12 @@ func (e *engine) solve(ctx context.Context, req *controlapi.SolveRequest, status
 	if err := e.amend(req); err != nil {
 		return nil, err
 	}
-	ctx, done := e.track(ctx)
-	defer func() { done(err) }()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(e.running, func() { cancel(errClosed) })()
 	g, inner := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		resp, err := e.control.Solve(inner, req)
+		resp, err := e.tracked(inner, req, e.control.Solve)
 		if err == nil {
 			out = resp.ExporterResponse
 		}

@@ -88,7 +88,7 @@ func (b *Builder) DiskUsage(ctx context.Context) (*apibuild.DiskUsage, error) {
 	if b.opened() == nil && !b.used() {
 		return u, nil
 	}
-	e, err := b.open(ctx)
+	e, err := b.settled(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +137,7 @@ func (b *Builder) Own(ctx context.Context) ([]leases.Resource, error) {
 	if b.opened() == nil && !b.used() {
 		return nil, nil
 	}
-	e, err := b.open(ctx)
+	e, err := b.settled(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -6,12 +6,13 @@ import (
 
 	apiimage "github.com/moby/moby/api/types/image"
 
+	"github.com/wherry-engine/wherry/internal/build"
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/image"
 )
 
 // pruner reads the filters of `image prune` for the store.
-type pruner struct{ images *image.Store }
+type pruner struct{ images removable }
 
 func (p pruner) Prune(ctx context.Context, f filter.Args) (apiimage.PruneReport, error) {
 	var report apiimage.PruneReport
@@ -30,6 +31,24 @@ func (p pruner) Prune(ctx context.Context, f filter.Args) (apiimage.PruneReport,
 		labels := img.Config.Config.Labels
 		return !until.IsZero() && img.Created.After(until) || !f.Labels("label", labels) || f.Has("label!") && f.Labels("label!", labels)
 	}
+	if err := p.images.builds.Settle(ctx); err != nil {
+		return report, err
+	}
 	report.ImagesDeleted, report.SpaceReclaimed, err = p.images.Prune(ctx, !dangling, spare)
 	return report, err
+}
+
+// removable are the images, of which none goes while a build that was answered
+// still holds it: what was removed is gone then.
+type removable struct {
+	*image.Store
+	builds *build.Builder
+}
+
+// Remove waits for those builds, then removes.
+func (r removable) Remove(ctx context.Context, ref string, o image.RemoveOptions) ([]apiimage.DeleteResponse, error) {
+	if err := r.builds.Settle(ctx); err != nil {
+		return nil, err
+	}
+	return r.Store.Remove(ctx, ref, o)
 }

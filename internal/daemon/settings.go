@@ -232,8 +232,9 @@ func engineID(root string) (string, error) {
 
 // backends gives the API's routes what they stand on.
 func (s *System) backends() httpapi.Backends {
+	images := removable{s.images, s.builder}
 	return httpapi.Backends{
-		Lifecycle: s.engine, Changes: s.engine, Sessions: s.sessions, Views: s.view, Images: s.images, ImagePruner: pruner{s.images},
+		Lifecycle: s.engine, Changes: s.engine, Sessions: s.sessions, Views: s.view, Images: images, ImagePruner: pruner{images},
 		Puller: puller{s.registries, s.images}, Registries: s.registries, Networks: membership.New(s.networks, s.store, s.engine.Files(), s.events), Reach: network.Sight{Manager: s.networks}, Volumes: s.volumes, Usage: s.usage(), Secrets: s.secrets, Builder: buildapi.Server{Builder: s.builder}, Bootstrapper: bootstrapper{s.server.Serve},
 		Files: cp.New(s.store, s.images, s.engine, lifecycle.MountsOf(s.engine), s.events), Events: s.events, Cgroup2: s.cgroups.Version() == 2,
 	}

@@ -25,7 +25,14 @@ func (d *Directories) free(ctx context.Context, key, name string) (ref cache.Mut
 		return nil, false, err
 	}
 	for _, md := range list {
-		if ref, err := d.cache.GetMutable(ctx, md.ID()); err == nil {
+		ref, err := d.cache.GetMutable(ctx, md.ID())
+		if errors.Is(err, cache.ErrLocked) {
+			if err := d.settle(ctx); err != nil {
+				return nil, false, err
+			}
+			ref, err = d.cache.GetMutable(ctx, md.ID())
+		}
+		if err == nil {
 			return ref, true, nil
 		}
 	}

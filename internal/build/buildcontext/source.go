@@ -36,19 +36,21 @@ type Directories struct {
 	source.Source
 	cache   cache.Accessor
 	collect func()
+	settle  func(context.Context) error
 
 	mu     sync.Mutex
 	posted map[string]*posted // by session
 }
 
 // New makes the source of directories of clients. It calls collect when files
-// have become garbage.
-func New(c cache.Accessor, collect func()) (*Directories, error) {
+// have become garbage, and settle to wait for builds that were answered and
+// still hold a directory.
+func New(c cache.Accessor, collect func(), settle func(context.Context) error) (*Directories, error) {
 	kit, err := local.NewSource(local.Opt{CacheAccessor: c})
 	if err != nil {
 		return nil, err
 	}
-	return &Directories{Source: kit, cache: c, collect: collect, posted: map[string]*posted{}}, nil
+	return &Directories{Source: kit, cache: c, collect: collect, settle: settle, posted: map[string]*posted{}}, nil
 }
 
 // Resolve gives one directory. Requests for names of files alone are BuildKit's.
