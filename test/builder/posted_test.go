@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/test/harness"
 )
@@ -38,6 +41,17 @@ func TestPostedArchives(t *testing.T) {
 		if code, body, err := e.API("POST", "/v1.41/build?t=t", bytes.NewReader(whole)); err != nil || code != 200 || !strings.Contains(string(body), "Successfully built") {
 			t.Errorf("%d %s %v", code, body, err)
 		}
+	}
+	// Half of it changes nothing, so that what is there stays.
+	before := inodes(t, e, "f")
+	if code, body, err := e.API("POST", "/v1.41/build?t=t", bytes.NewReader(whole[:1<<19])); err != nil || code != 400 {
+		t.Errorf("%d %s %v", code, body, err)
+	}
+	if code, body, err := e.API("POST", "/v1.41/build?t=t", bytes.NewReader(whole)); err != nil || code != 200 {
+		t.Errorf("%d %s %v", code, body, err)
+	}
+	if after := inodes(t, e, "f"); len(after) == 0 || !maps.Equal(before, after) {
+		t.Errorf("the file was %v, and is %v", before, after)
 	}
 	if out := inside(t, e, "t", "sh", "-c", "wc -c < /f"); out != "1048576\n" {
 		t.Errorf("the file has %q bytes", out)
@@ -92,12 +106,17 @@ func TestPostedMidway(t *testing.T) {
 	}
 }
 
-// found tells whether a file has that name in some layer.
-func found(t *testing.T, e *harness.Engine, name string) bool {
+// inodes gives the files of that name in layers.
+func inodes(t *testing.T, e *harness.Engine, name string) map[uint64]bool {
 	t.Helper()
-	yes := false
-	err := filepath.WalkDir(e.DataRoot()+"/layers", func(path string, _ os.DirEntry, err error) error {
-		yes = yes || filepath.Base(path) == name
+	list := map[uint64]bool{}
+	err := filepath.WalkDir(e.DataRoot()+"/layers", func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.Name() == name && d.Type().IsRegular() {
+			var st unix.Stat_t
+			if err = unix.Lstat(path, &st); err == nil {
+				list[st.Ino] = true
+			}
+		}
 		if os.IsNotExist(err) {
 			return nil // it goes while this looks
 		}
@@ -106,5 +125,11 @@ func found(t *testing.T, e *harness.Engine, name string) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return yes
+	return list
+}
+
+// found tells whether a file has that name in some layer.
+func found(t *testing.T, e *harness.Engine, name string) bool {
+	t.Helper()
+	return len(inodes(t, e, name)) > 0
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"strconv"
+	"strings"
 
 	"github.com/tonistiigi/fsutil/types"
 	"golang.org/x/sys/unix"
@@ -217,10 +218,19 @@ func (d *dir) enter(st *types.Stat, was uint32, same bool) (*dir, error) {
 	return next, nil
 }
 
+// overlays tells whether an attribute has a meaning to an overlay that the file
+// is a part of, which is none of the client's business.
+func overlays(attribute string) bool {
+	return strings.HasPrefix(attribute, "trusted.overlay.") || strings.HasPrefix(attribute, "user.overlay.")
+}
+
 // describe gives an open file attributes, owner and mode. Attributes that the
 // file system does not take are left out, as BuildKit does.
 func describe(fd int, st *types.Stat) error {
 	for key, value := range st.Xattrs {
+		if overlays(key) {
+			continue
+		}
 		unix.Fsetxattr(fd, key, value, 0) //nolint:errcheck // see above
 	}
 	if err := unix.Fchown(fd, int(st.Uid), int(st.Gid)); err != nil {
@@ -277,7 +287,7 @@ func begin(at int, st *types.Stat) (*os.File, error) {
 // finished is another one to the next transfer.
 func finish(f *os.File, st *types.Stat, content func(io.Writer) error) error {
 	defer f.Close()
-	if err := content(f); err != nil {
+	if err := content(&early{file: f}); err != nil {
 		return err
 	}
 	fd := int(f.Fd())

@@ -65,7 +65,7 @@ func describing(name string, h *tar.Header) (*types.Stat, error) {
 	st.Mode = uint32(mode)
 	for key, value := range h.PAXRecords {
 		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")
-		if !ok || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+		if !ok || overlays(name) {
 			continue
 		}
 		if st.Xattrs == nil {

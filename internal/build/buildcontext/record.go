@@ -49,10 +49,14 @@ func (d *Directories) renew(ctx context.Context, key, name string, do func(dir s
 		return nil, err
 	}
 	defer func() {
-		if err == nil {
+		switch {
+		case err == nil:
+			return
+		case named: // nothing was changed
+			err = errors.Join(err, ref.Release(context.WithoutCancel(ctx)))
 			return
 		}
-		// What is there may be neither the old nor the new tree.
+		// What is there is neither the old nor the new tree.
 		if perr := ref.SetCachePolicyDefault(); perr != nil {
 			slog.Warn("a build context that failed stays in the cache", "error", perr)
 		}

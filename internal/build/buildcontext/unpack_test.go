@@ -349,3 +349,25 @@ func TestLayersKeepTheirs(t *testing.T) {
 		}
 	}
 }
+
+// TestOverlayAttributes are not the client's to set.
+func TestOverlayAttributes(t *testing.T) {
+	promise.Root(t)
+	from, received, posted, n := t.TempDir(), t.TempDir(), t.TempDir(), 0
+	if err := errors.Join(os.Mkdir(from+"/d", 0o755), unix.Setxattr(from+"/d", "trusted.overlay.opaque", []byte("y"), 0), unix.Setxattr(from+"/d", "user.kept", []byte("1"), 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := transfer(t, from, receiverInto(received, newKnown(), &n)); err != nil {
+		t.Fatal(err)
+	}
+	d := packedAs(tar.TypeDir, "d", "")
+	d.h.PAXRecords = map[string]string{"SCHILY.xattr.trusted.overlay.opaque": "y", "SCHILY.xattr.user.kept": "1"}
+	if err := unpackInto(posted, newKnown(), &n, bytes.NewReader(archiveOf(t, []entry{d}))); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{received, posted} {
+		if names, err := sysx.LListxattr(dir + "/d"); err != nil || !slices.Equal(names, []string{"user.kept"}) {
+			t.Errorf("%v %v", names, err)
+		}
+	}
+}
