@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -110,10 +111,19 @@ func (s *Store) History(ctx context.Context, ref string, p *ocispec.Platform) ([
 				return nil, err
 			}
 		}
-		out = append([]imageapi.HistoryResponseItem{item}, out...)
+		out = append(out, item)
 	}
-	if len(out) > 0 {
-		out[0].ID, out[0].Tags = img.ID.String(), img.RepoTags
+	// The last step of an image, and of those that it was made from here.
+	for n := len(out); n > 0; {
+		out[n-1].ID, out[n-1].Tags = img.ID.String(), img.RepoTags
+		if img.Parent == "" {
+			break
+		}
+		if img, err = s.Resolve(ctx, img.Parent.String()); err != nil || len(img.Config.History) >= n {
+			break // removed, or not what it says
+		}
+		n = len(img.Config.History)
 	}
+	slices.Reverse(out)
 	return out, nil
 }
