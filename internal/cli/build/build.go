@@ -92,11 +92,16 @@ func failed(sh *shell.Shell, what string, err error) error {
 }
 
 // run builds. Everything that can be wrong with the command line is found
-// before the engine is asked for anything.
+// before the engine is asked to build anything.
 func (o *options) run(ctx context.Context, sh *shell.Shell, flags flagSet) error {
 	if err := o.check(sh, flags); err != nil {
 		return err
 	}
+	engine, err := connect(ctx, sh) // which goes on while the rest is prepared
+	if err != nil {
+		return err
+	}
+	defer engine.close()
 	opt := client.SolveOpt{Frontend: "dockerfile.v0", FrontendAttrs: map[string]string{}}
 	in := inputs{opt: &opt, stdin: sh.In}
 	if err := in.load(o); err != nil {
@@ -116,11 +121,6 @@ func (o *options) run(ctx context.Context, sh *shell.Shell, flags flagSet) error
 	if err := o.attach(sh, &opt); err != nil {
 		return err
 	}
-	engine, err := connect(ctx, sh)
-	if err != nil {
-		return err
-	}
-	defer engine.close()
 	show, err := newDisplay(sh, o.mode())
 	if err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 // the engine's API hands over.
 type engine struct{ kit *client.Client }
 
-// connect makes no request yet.
+// connect begins to connect, and does not wait for it: the first request does.
 func connect(ctx context.Context, sh *shell.Shell) (*engine, error) {
 	if !sh.Global.Debug {
 		// The libraries' warnings are about their own affairs.
