@@ -8,6 +8,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/wherry-engine/wherry/internal/lifecycle"
+	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/query"
 )
 
@@ -117,8 +118,8 @@ func legacyInspect(from *container.InspectResponse, v version) any {
 			top["IPPrefixLen"] = e.IPPrefixLen
 			top["IPv6Gateway"] = e.IPv6Gateway
 			top["MacAddress"] = e.MacAddress
-			if len(e.MacAddress) > 0 && v.before(44) {
-				config["MacAddress"] = e.MacAddress
+			if asked := network.AtRest(e).MacAddress; len(asked) > 0 && v.before(44) {
+				config["MacAddress"] = asked
 			}
 		}
 	}
