@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -360,6 +362,9 @@ func TestPushPackedCut(t *testing.T) {
 	if out, err := b.push(gone.host()+"/app:v1", ""); err == nil {
 		t.Error(out)
 	}
+	if list := gone.requests("/blobs/uploads/"); list[len(list)-1].Method != http.MethodDelete {
+		t.Error("the upload that failed was not taken back")
+	}
 	if got := b.verify(name); len(got.RepoDigests) != 1 || len(gone.manifests) != 0 {
 		t.Errorf("%v, %d manifests", got.RepoDigests, len(gone.manifests))
 	}
@@ -369,6 +374,32 @@ func TestPushPackedCut(t *testing.T) {
 		t.Error(err, out)
 	}
 	gone.packedAs(t, "app/v1", img, archive.Gzip)
+}
+
+// TestPushCancelled: a client that goes away in the middle of a chunk takes
+// its upload back.
+func TestPushCancelled(t *testing.T) {
+	to, b := newFake(t), newBench(t, Config{})
+	name := to.host() + "/app:v1"
+	b.built(name, "", "", 10<<20)
+	k := &taker{f: to, uploads: map[string]*bytes.Buffer{}}
+	ctx, cancel := context.WithCancel(t.Context())
+	to.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPatch {
+			io.CopyN(io.Discard, r.Body, 1000)
+			cancel()
+			io.Copy(io.Discard, r.Body) // until the connection is gone
+			return true
+		}
+		return k.serve(w, r)
+	}
+	if err := b.Push(ctx, name, "", "", func(jsonstream.Message) {}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	list := to.requests("/blobs/uploads/")
+	if last := list[len(list)-1]; last.Method != http.MethodDelete {
+		t.Errorf("the last that the registry heard is %s", last.Method)
+	}
 }
 
 // TestPackedForgotten: what is known of a layer's compressed form goes with it.

@@ -92,8 +92,13 @@ type feed interface {
 }
 
 // send uploads a blob. A chunk that fails is sent again from where the registry
-// says it has come to.
-func (p *push) send(ctx context.Context, f feed, location *url.URL) error {
+// says it has come to. What cannot be finished is taken back.
+func (p *push) send(ctx context.Context, f feed, location *url.URL) (err error) {
+	defer func() {
+		if err != nil && location != nil {
+			p.abandon(ctx, location)
+		}
+	}()
 	body, n, last, err := f.Next(0, 0)
 	if err != nil {
 		return err
@@ -155,6 +160,16 @@ func (p *push) send(ctx context.Context, f feed, location *url.URL) error {
 		}
 	}
 	return p.finish(ctx, f.Descriptor().Digest, location, func() io.Reader { return http.NoBody }, 0)
+}
+
+// abandon tells the registry that an upload will not go on; one that does not
+// hear it forgets the upload by itself some day.
+func (p *push) abandon(ctx context.Context, location *url.URL) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), quick)
+	defer cancel()
+	if resp, err := p.to.do(ctx, call{method: http.MethodDelete, url: location}); err == nil {
+		drain(resp)
+	}
 }
 
 func anew(body func() io.Reader) func() (io.Reader, error) {
