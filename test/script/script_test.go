@@ -75,7 +75,11 @@ func setup(env *testscript.Env, kind harness.Kind, client string) error {
 		return err
 	}
 	env.Values[engineKey{}] = e
-	watchdog := time.AfterFunc(2*time.Minute, e.Abort)
+	patience := 2 * time.Minute
+	if emulated, _ := harness.Have("guest"); emulated {
+		patience = 5 * time.Minute // each command takes ten times as long there
+	}
+	watchdog := time.AfterFunc(patience, e.Abort)
 	env.Defer(func() {
 		watchdog.Stop()
 		tail := e.LogTail(15)
