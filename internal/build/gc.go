@@ -153,6 +153,7 @@ func uncounted(list []*client.UsageInfo, account *linked.Account) (bytes int64) 
 
 // Prune empties the cache for BuildKit's clients, and by its own collector.
 func (w *ownWorker) Prune(ctx context.Context, removed chan client.UsageInfo, policy ...client.PruneInfo) error {
+	released(ctx, w.engine)
 	policy, err := w.engine.raised(ctx, policy)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/client"
@@ -34,6 +35,7 @@ func (b *Builder) Reduce(ctx context.Context, p request.Prune) (*apibuild.CacheP
 	}
 	// BuildKit holds base images for some minutes after a build, for the next.
 	e.room.Idle(imageutil.CancelCacheLeases)
+	released(ctx, e)
 	list, err := e.records(ctx)
 	if err != nil {
 		return nil, err
@@ -71,6 +73,27 @@ func (b *Builder) Reduce(ctx context.Context, p request.Prune) (*apibuild.CacheP
 		b.pruned(report)
 	}
 	return report, err
+}
+
+// BuildKit gives the references of a build back behind its end and tells nobody.
+// That is looked at so often, for so long.
+const (
+	releasing = time.Millisecond
+	patient   = 100 * time.Millisecond
+)
+
+// released waits until no record is in use, unless builds run.
+func released(ctx context.Context, e *engine) {
+	used := func() (some bool) {
+		e.room.Idle(func() {
+			list, err := e.worker.DiskUsage(ctx, client.DiskUsageInfo{})
+			some = err == nil && slices.ContainsFunc(list, func(u *client.UsageInfo) bool { return u.InUse })
+		})
+		return some
+	}
+	for end := time.Now().Add(patient); used() && time.Now().Before(end) && ctx.Err() == nil; {
+		time.Sleep(releasing)
+	}
 }
 
 // pruned tells of it, also if nothing went.

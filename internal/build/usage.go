@@ -92,6 +92,7 @@ func (b *Builder) DiskUsage(ctx context.Context) (*apibuild.DiskUsage, error) {
 	if err != nil {
 		return nil, err
 	}
+	released(ctx, e)
 	list, err := e.records(ctx)
 	if err != nil {
 		return nil, err
@@ -188,6 +189,7 @@ func (b *Builder) used() bool {
 
 // DiskUsage is the account that BuildKit's clients see.
 func (w *ownWorker) DiskUsage(ctx context.Context, o client.DiskUsageInfo) ([]*client.UsageInfo, error) {
+	released(ctx, w.engine)
 	list, err := w.Worker.DiskUsage(ctx, o)
 	if err != nil {
 		return nil, err

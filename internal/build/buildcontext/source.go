@@ -66,9 +66,24 @@ func (d *Directories) Resolve(ctx context.Context, id source.Identifier, sm *ses
 		}
 	}
 	if !ok || dir.MetadataOnly || dir.Differ != fsutil.DiffMetadata {
-		return kit, nil
+		return settled{kit, d.settle}, nil
 	}
 	return &instance{kit, d, *dir, sm}, nil
+}
+
+// settled is BuildKit's, which takes a new record where the one that it knows is
+// still held by a build that was answered.
+type settled struct {
+	source.SourceInstance
+	settle func(context.Context) error
+}
+
+// Snapshot fetches the files.
+func (s settled) Snapshot(ctx context.Context, job solver.JobContext) (cache.ImmutableRef, error) {
+	if err := s.settle(ctx); err != nil {
+		return nil, err
+	}
+	return s.SourceInstance.Snapshot(ctx, job)
 }
 
 type instance struct {
