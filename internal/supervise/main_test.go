@@ -81,6 +81,13 @@ func openFiles() int {
 func hostStart(init *os.File, p *sandbox.Plan, io sandbox.Stdio, extra []*os.File) (*sandbox.Process, error) {
 	argv := strings.Split(string(p.Program), "\x00")
 	path := argv[0]
+	if fifo, ok := strings.CutPrefix(path, "late:"); ok { // when something is written there
+		if _, err := os.ReadFile(fifo); err != nil {
+			return nil, err
+		}
+		argv = argv[1:]
+		path = argv[0]
+	}
 	if strings.HasPrefix(path, "self:") {
 		path, argv[0] = "/proc/self/exe", path[5:]
 	}

@@ -70,6 +70,48 @@ func TestEngineComesAndGoes(t *testing.T) {
 	}
 }
 
+// TestStartedByAnother: what an engine that has gone was starting is listed for
+// the next one, which would take it for something that does not run.
+func TestStartedByAnother(t *testing.T) {
+	e := newEngine(t)
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	key, first := Key{Container: "c"}, e.Client
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = first.Start(t.Context(), &StartRequest{Key: key, Plan: argv("late:"+fifo, "/bin/sleep", "1000"), Log: e.logTarget()}) // it has gone
+	}()
+	start, err := os.OpenFile(fifo, os.O_WRONLY, 0) // when the keeper has begun with it
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Close()
+	<-done
+	e.connect()
+	listed := make(chan []Process, 1)
+	go func() {
+		list, err := e.List(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		listed <- list
+	}()
+	var list []Process
+	select {
+	case list = <-listed:
+		start.Close()
+	case <-time.After(200 * time.Millisecond): // it waits: nothing tells that
+		start.Close()
+		list = <-listed
+	}
+	if len(list) != 1 || list[0].Key != key {
+		t.Errorf("listed %+v", list)
+	}
+}
+
 // TestExitWhileAway: an exit that nobody was there for is kept, also when the
 // keeper has ended since, until it is forgotten.
 func TestExitWhileAway(t *testing.T) {

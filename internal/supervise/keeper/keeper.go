@@ -55,7 +55,8 @@ type Keeper struct {
 	controls map[*control]struct{}
 	procs    map[wire.Key]*process
 	clients  map[*client]struct{}  // also those of processes that were forgotten
-	starting map[wire.Key]struct{} // handed to StartFunc
+	starting map[wire.Key]*control // handed to StartFunc, by whom
+	lists    []func()              // answers that wait for starts that earlier engines asked for
 	held     int                   // processes that wait for Release
 	upgrade  *upgrade              // waits for starting and held to be none
 	idle     *timer
@@ -77,7 +78,7 @@ func newKeeper(dir, build string, start StartFunc, ahead Ahead) (*Keeper, error)
 		controls: map[*control]struct{}{},
 		procs:    map[wire.Key]*process{},
 		clients:  map[*client]struct{}{},
-		starting: map[wire.Key]struct{}{},
+		starting: map[wire.Key]*control{},
 		oob:      make([]byte, wire.ControlLen()),
 	}
 	k.devnull, err = os.OpenFile(os.DevNull, os.O_RDWR, 0)

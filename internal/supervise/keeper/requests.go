@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -47,14 +48,42 @@ func (k *Keeper) handle(c *control, f wire.Frame) error {
 		c.done(f.ID, nil)
 		return nil
 	case wire.TypeList:
-		list := wire.Processes{List: make([]wire.Process, 0, len(k.procs))}
-		for _, p := range k.procs {
-			list.List = append(list.List, p.record())
-		}
-		c.done(f.ID, &list)
+		settled(k, c, func() {
+			if c.fd < 0 {
+				return
+			}
+			list := wire.Processes{List: make([]wire.Process, 0, len(k.procs))}
+			for _, p := range k.procs {
+				list.List = append(list.List, p.record())
+			}
+			c.done(f.ID, &list)
+		})
 		return nil
 	}
 	return k.handleTarget(c, f)
+}
+
+// settleLimit is how long a list waits for what an earlier engine has started.
+const settleLimit = 10 * time.Second
+
+// settled calls f when nothing is being started any more that another engine than
+// c asked for: a new one that did not hear of it would think that it does not run.
+func settled(k *Keeper, c *control, f func()) {
+	for _, by := range k.starting {
+		if by != c {
+			called := false
+			once := func() {
+				if !called {
+					called = true
+					f()
+				}
+			}
+			k.lists = append(k.lists, once)
+			k.loop.after(settleLimit, once)
+			return
+		}
+	}
+	f()
 }
 
 func (k *Keeper) handleTarget(c *control, f wire.Frame) error {
@@ -175,7 +204,7 @@ func (k *Keeper) handleStart(c *control, f wire.Frame) error {
 		c.fail(f.ID, err)
 		return nil
 	}
-	k.starting[s.Key] = struct{}{}
+	k.starting[s.Key] = c
 	init := k.init
 	go func() {
 		proc, err := k.start(init, &s.Plan, st.child, st.extra)
@@ -236,6 +265,10 @@ func (k *Keeper) started(c *control, id uint32, st *starting, proc *sandbox.Proc
 // afterStart does what had to wait for starts under way.
 func (k *Keeper) afterStart() {
 	if len(k.starting) == 0 {
+		for _, answer := range k.lists {
+			answer()
+		}
+		k.lists = nil
 		k.reapOrphans()
 	}
 	if k.ahead != nil && k.next == nil {
@@ -266,7 +299,7 @@ func (p *process) goOn(c *control, id uint32) {
 	k := p.k
 	release := p.release
 	p.release = nil
-	k.starting[p.key] = struct{}{} // it may start programs that only it reaps
+	k.starting[p.key] = c // it may start programs that only it reaps
 	go func() {
 		err := release()
 		k.loop.post(func() {
