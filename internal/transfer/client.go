@@ -80,6 +80,7 @@ type Client struct {
 	agent  string
 	events func(events.Message)
 	set    atomic.Pointer[settings]
+	packs  chan struct{} // a place for each layer that is being compressed
 
 	mu      sync.Mutex
 	flights map[digest.Digest]*flight
@@ -99,7 +100,7 @@ type settings struct {
 
 // New returns a client; it asks nobody anything yet.
 func New(o Options, c Config) (*Client, error) {
-	cl := &Client{images: image.NewExchange(o.Images), agent: o.UserAgent, events: o.Events, flights: map[digest.Digest]*flight{}}
+	cl := &Client{images: image.NewExchange(o.Images), agent: o.UserAgent, events: o.Events, flights: map[digest.Digest]*flight{}, packs: make(chan struct{}, maxPacks)}
 	if o.Images != nil {
 		cl.blobs = o.Images.Content()
 	}

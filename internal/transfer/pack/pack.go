@@ -10,6 +10,7 @@ package pack
 import (
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,6 +32,13 @@ const (
 	None Form = "none"
 )
 
+// gzipBlock is how much a processor compresses at a time, in bytes: what comes
+// out depends on it, and the memory that is taken.
+const gzipBlock = 256 << 10
+
+// maxProcs bounds that memory where there are many processors.
+const maxProcs = 8
+
 // dockerLayer is docker's media type of a layer, without its compression.
 const dockerLayer = "application/vnd.docker.image.rootfs.diff.tar"
 
@@ -51,7 +59,8 @@ func (f Form) MediaType(of string) (string, bool) {
 func (f Form) writer(w io.Writer) (io.WriteCloser, error) {
 	switch f {
 	case Gzip:
-		return pgzip.NewWriter(w), nil
+		z := pgzip.NewWriter(w)
+		return z, z.SetConcurrency(gzipBlock, min(runtime.GOMAXPROCS(0), maxProcs))
 	case Zstd:
 		return zstd.NewWriter(w)
 	}
