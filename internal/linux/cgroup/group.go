@@ -45,7 +45,6 @@ type Controller struct {
 	Name string // as mounted, e.g. "memory" or "cpu,cpuacct"
 	Dir  string // absolute; for shared groups (devices) not the group's own
 	Own  bool   // the directory is this group's alone
-	Seen bool   // the group is not in it, and only looks at it
 }
 
 const (
@@ -128,9 +127,7 @@ func (g *Group) DirBeside(pid int) string {
 func (g *Group) Tasks() []string {
 	var out []string
 	for _, c := range g.Controllers() {
-		if !c.Seen {
-			out = append(out, filepath.Join(c.Dir, "tasks"))
-		}
+		out = append(out, filepath.Join(c.Dir, "tasks"))
 	}
 	return out
 }

@@ -12,7 +12,7 @@
 // start. Device rules that many groups have in common live in one directory
 // beside them (<parent>/devices-<hash>) which all of them join; freezer, blkio,
 // cpuset and hugetlb directories appear when first asked for, and until then the
-// group is in a directory that it shares with others (<parent>/wherry-shared). A group that may use
+// group is in a cpuset that it shares with others (<parent>/wherry-shared). A group that may use
 // every device has directories everywhere: who is in it may make groups below.
 package cgroup
 

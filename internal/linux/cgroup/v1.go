@@ -279,7 +279,7 @@ func (g *groupV1) controllers() []Controller {
 	}
 	for _, at := range slices.Sorted(maps.Keys(g.shared)) {
 		if g.own[at] == "" {
-			out = append(out, Controller{Name: names[at], Dir: g.shared[at], Seen: at != g.m.mounts["cpuset"].dir})
+			out = append(out, Controller{Name: names[at], Dir: g.shared[at]})
 		}
 	}
 	// Where systemd runs, processes must leave the cgroup of the service that
@@ -299,9 +299,6 @@ func (g *groupV1) controllers() []Controller {
 
 func (g *groupV1) add(pid int) error {
 	for _, c := range g.controllers() {
-		if c.Seen {
-			continue
-		}
 		if err := writeInt(filepath.Join(c.Dir, "cgroup.procs"), pid); err != nil {
 			return err
 		}

@@ -9,23 +9,19 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/wherry-engine/wherry/internal/linux/scope"
 )
 
-// sharedName is the directory beside groups that those without limits under a
-// controller have in common. Programs look for their group under all of them: a
-// JVM that finds no cpuset believes that it has no memory limit either. Groups
-// are really in that of cpuset, whose path such programs compare; joining the
-// others costs a third of a millisecond each, and nobody asks.
+// sharedName is the directory beside groups that those without limits under
+// cpuset have in common. A JVM that does not find its group there, by the path
+// that it reads, believes that it has no memory limit either. Of other
+// controllers nobody is known to ask that, and each costs a start more.
 const sharedName = "wherry-shared"
 
-// shareRest chooses the directories of those controllers under which the group
-// has none of its own. They are made once, and stay until Clean. Called with
-// g.mu held.
+// shareRest chooses that directory if the group has none of its own under the
+// controller. It is made once, and stays until Clean. Called with g.mu held.
 func (g *groupV1) shareRest() error {
 	for c, mount := range g.m.mounts {
-		if c == "devices" || g.own[mount.dir] != "" || g.shared[mount.dir] != "" || c == "systemd" && scope.Running() {
+		if c != "cpuset" || g.own[mount.dir] != "" || g.shared[mount.dir] != "" {
 			continue
 		}
 		dir := g.sharedIn(mount)
@@ -112,7 +108,7 @@ func (g *groupV1) found(pid int) bool {
 			if below || at == parent {
 				g.devices = filepath.Join(mount.dir, parent)
 			}
-		case c != "cpuset" || below && first == sharedName:
+		case c == "cpuset" && below && first == sharedName:
 			if dir := g.sharedIn(mount); exists(dir) {
 				g.use(dir)
 				g.takeShared(mount, dir)
