@@ -146,7 +146,7 @@ func (g *groupV1) make(r *Resources) ([]string, error) {
 	}
 	warnings, err := g.apply(r)
 	if err == nil {
-		err = g.shareRest()
+		err = g.shareCpuset()
 	}
 	return warnings, err
 }

@@ -17,27 +17,26 @@ import (
 // controllers nobody is known to ask that, and each costs a start more.
 const sharedName = "wherry-shared"
 
-// shareRest chooses that directory if the group has none of its own under the
+// shareCpuset chooses that directory if the group has none of its own under the
 // controller. It is made once, and stays until Clean. Called with g.mu held.
-func (g *groupV1) shareRest() error {
-	for c, mount := range g.m.mounts {
-		if c != "cpuset" || g.own[mount.dir] != "" || g.shared[mount.dir] != "" {
-			continue
-		}
-		dir := g.sharedIn(mount)
-		g.use(dir)
-		err := g.share(c, dir)
-		if err != nil {
-			g.leave(dir)
-		}
-		switch {
-		case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-			continue // it is somebody else's, and no limit needs it
-		case err != nil:
-			return err
-		}
-		g.takeShared(mount, dir)
+func (g *groupV1) shareCpuset() error {
+	mount, ok := g.m.mounts["cpuset"]
+	if !ok || g.own[mount.dir] != "" || g.shared[mount.dir] != "" {
+		return nil
 	}
+	dir := g.sharedIn(mount)
+	g.use(dir)
+	err := g.share(dir)
+	if err != nil {
+		g.leave(dir)
+	}
+	switch {
+	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return nil // it is somebody else's, and no limit needs it
+	case err != nil:
+		return err
+	}
+	g.takeShared(mount, dir)
 	return nil
 }
 
@@ -53,19 +52,12 @@ func (g *groupV1) takeShared(m mount, dir string) {
 }
 
 // share makes the directory of those without limits if it is not there, and
-// gives a cpuset what its parent has by now.
-func (g *groupV1) share(controller, dir string) error {
-	var made func(string) error
-	if controller == "cpuset" {
-		made = fillCpuset
-	}
-	if err := g.m.mkdirs(dir, made); err == nil {
+// gives it what its parent has by now.
+func (g *groupV1) share(dir string) error {
+	if err := g.m.mkdirs(dir, fillCpuset); err == nil {
 		g.m.remember(dir)
 	} else if !errors.Is(err, unix.EEXIST) {
 		return err
-	}
-	if controller != "cpuset" {
-		return nil
 	}
 	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 		have, err := read(filepath.Join(dir, file))
