@@ -263,12 +263,22 @@ func (rm *removal) apply(ctx context.Context, prune bool) ([]imageapi.DeleteResp
 	if err := s.Collect(ctx); err != nil {
 		return out, fmt.Errorf("remove the files of image %s: %w", self, err)
 	}
-	// What another image, a container or the builder's cache stands on is there still.
+	// What another image, a container or the builder's cache stands on is there
+	// still. A layer of several of the images went with the last of them.
 	layers := s.content.Snapshotter(s.snapshots.Driver())
-	return slices.DeleteFunc(out, func(r imageapi.DeleteResponse) bool {
+	listed := map[string]bool{}
+	slices.Reverse(out)
+	out = slices.DeleteFunc(out, func(r imageapi.DeleteResponse) bool {
+		if r.Deleted == "" {
+			return false
+		}
 		_, err := layers.Stat(ctx, r.Deleted)
-		return r.Deleted != "" && err == nil
-	}), nil
+		again := listed[r.Deleted]
+		listed[r.Deleted] = true
+		return again || err == nil
+	})
+	slices.Reverse(out)
+	return out, nil
 }
 
 // deleted lists the image and its layers.

@@ -106,6 +106,25 @@ func TestRemoveRules(t *testing.T) {
 	}
 }
 
+// The nameless images that one was made from go with it: each is listed, and
+// behind it the layers that it was the last to stand on.
+func TestRemoveLists(t *testing.T) {
+	f := open(t, "")
+	f.mustLoad(dockerArchive([]string{"start:1"}, nil, busybox(), tarOf(file{name: "a", body: "a"})))
+	from, want := f.image("start:1"), ""
+	for i, ref := range []string{"", "", "last:1"} {
+		made, err := f.Commit(t.Context(), Commit{Parent: from.ID, Layer: bytes.NewReader(tarOf(file{name: fmt.Sprint(i)})), Config: from.Config.Config, Ref: ref})
+		if err != nil {
+			t.Fatal(err)
+		}
+		from = f.image(made.String())
+		want = "\nDeleted: " + id.Short(from.ID.String()) + "\nDeleted: " + id.Short(from.ChainID.String()) + want
+	}
+	if got := f.remove("last:1", false); got != "Untagged: last:1"+want {
+		t.Errorf("got\n%s\nwant\nUntagged: last:1%s", got, want)
+	}
+}
+
 // A container's layers outlive its image, and go with the container. What stays
 // is not said to be deleted, whose ever it was.
 func TestForcedRemoveKeepsContainer(t *testing.T) {
