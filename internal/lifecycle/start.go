@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
-	"syscall"
 
 	"github.com/containerd/errdefs"
 	apicontainer "github.com/moby/moby/api/types/container"
@@ -13,7 +11,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/container"
-	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
+	"github.com/wherry-engine/wherry/internal/lifecycle/failure"
 	"github.com/wherry-engine/wherry/internal/runtime/spec"
 	"github.com/wherry-engine/wherry/internal/supervise"
 	"github.com/wherry-engine/wherry/internal/undo"
@@ -66,10 +64,8 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 	c.Lock()
 	defer c.Unlock()
 	if err != nil {
-		code := StartExitCode(err)
-		if f := (*sandbox.StartError)(nil); errors.As(err, &f) && f.Step != stepUser && f.Step != stepMkdir {
-			err = fmt.Errorf("failed to create task for container: %w", StartFailure(err))
-		}
+		code := failure.ExitCode(err)
+		err = failure.OfMain(err)
 		c.SetStartFailed(code, err.Error())
 		c.SandboxID, c.Ports, c.Ending = "", nil, nil
 		warn("save record", c.ID, c.Save(atomicfile.Cached))
@@ -174,49 +170,15 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 	return started, l.release(ctx, c, net, s, started.PID, u)
 }
 
-// stepUser is init's name for the step that looks USER up. Its failures tell
-// all by themselves.
-const stepUser = "user"
-
-// stepMkdir is the one that makes WORKDIR; likewise.
-const stepMkdir = "mkdir"
-
-// StartExitCode is docker's exit code for a process that could not be started:
-// 127 when the program was not found, 126 when it cannot be executed, 128 else.
-func StartExitCode(err error) int {
-	var f *sandbox.StartError
-	if !errors.As(err, &f) {
-		return 128
-	}
-	text := f.Error()
-	switch {
-	case strings.Contains(text, "not found in $PATH"), strings.Contains(text, "no such file or directory"):
-		return 127
-	case f.Errno == syscall.EACCES, f.Errno == syscall.EISDIR, f.Errno == syscall.ENOEXEC, strings.Contains(text, "permission denied"), strings.Contains(text, "is a directory"):
-		return 126
-	}
-	return 128
-}
-
-// StartFailure gives a failure to start the kind that clients expect: what the
-// user asked for cannot be executed, which is a bad request.
-func StartFailure(err error) error {
-	var f *sandbox.StartError
-	if errors.As(err, &f) && (f.Step == stepUser || StartExitCode(err) != 128) {
-		return errdefs.ErrInvalidArgument.WithMessage(f.Error())
-	}
-	return err
-}
-
 // StartExec starts a command in a running container; see session.Starter.
 func (e *Engine) StartExec(ctx context.Context, c *container.Container, r *apicontainer.ExecCreateRequest, rows, cols uint16, req *supervise.StartRequest) (*supervise.Started, int, error) {
 	started, err := e.launch.startExec(ctx, c, r, rows, cols, req)
 	if err != nil {
-		code := StartExitCode(err)
+		code := failure.ExitCode(err)
 		if code == 128 {
-			return nil, 126, StartFailure(err)
+			return nil, 126, failure.Of(err)
 		}
-		return nil, code, fmt.Errorf("OCI runtime exec failed: exec failed: %w", StartFailure(err))
+		return nil, code, fmt.Errorf("OCI runtime exec failed: exec failed: %w", failure.Of(err))
 	}
 	return started, 0, nil
 }
