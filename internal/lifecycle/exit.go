@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/wherry-engine/wherry/internal/atomicfile"
@@ -94,7 +95,9 @@ func (l *launcher) releaseRun(c *container.Container, later func(func())) (oom *
 					}
 				}
 			}
-			later(func() { warn("remove control group", c.ID, g.Remove()) })
+			// On record at once: the next start of a restart may come first.
+			remove := g.Removal()
+			later(func() { warn("remove control group", c.ID, remove()) })
 		}
 	}
 	warn("clear away", c.ID, l.foreign(c.HostConfig).Delete(context.Background(), c.ID))
@@ -106,9 +109,14 @@ func (l *launcher) releaseRun(c *container.Container, later func(func())) (oom *
 	return oom
 }
 
-// forget lets the keeper drop an exit that is on record.
+// forget lets the keeper drop an exit that is on record. The next start may come
+// first: the keeper has dropped it then.
 func (e *Engine) forget(k supervise.Key) {
-	e.later(func() { warn("forget exit", k.Container, e.keeper.Forget(context.Background(), k)) })
+	e.later(func() {
+		if err := e.keeper.Forget(context.Background(), k); !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
+			warn("forget exit", k.Container, err)
+		}
+	})
 }
 
 // endOf is what the keeper knows of an end.

@@ -44,6 +44,9 @@ func (p *parts) validateRuntime(h *apicontainer.HostConfig) error {
 func (l *launcher) plan(in *spec.Input, s *specs.Spec, c *container.Container, n *networking, u *undo.Stack) (p *sandbox.Plan, joined func(), err error) {
 	groups := groupsOf(in, s)
 	if r := l.foreign(c.HostConfig); r != nil {
+		if err := l.cgroups.Vacate(c.CgroupPath); err != nil {
+			return nil, nil, err
+		}
 		u.Add(func() { warn("take back bundle", c.ID, r.Delete(context.Background(), c.ID)) })
 		p, err = r.Create(c.ID, s, foreign.Root(in.Rootfs), foreign.User{Name: in.Config.User, Groups: groups}, n.held)
 		return p, func() {}, err

@@ -143,19 +143,29 @@ func (e restorer) sweepGroups() error {
 		return err
 	}
 	for _, name := range names {
-		c, err := e.store.Get(name)
-		if !id.Valid(name) || err == nil && c.Snapshot().State.Running {
-			continue
-		}
-		g, err := e.cgroups.Open(filepath.Join("/", e.cfg.CgroupParent, name))
-		if err != nil {
-			continue
-		}
-		if pids, err := g.PIDs(); err == nil && len(pids) == 0 {
-			warn("remove control group", name, g.Remove())
+		if id.Valid(name) {
+			e.sweepGroup(name)
 		}
 	}
 	return nil
+}
+
+// sweepGroup removes the empty group of a container that does not run.
+func (e restorer) sweepGroup(containerID string) {
+	if c, err := e.store.Get(containerID); err == nil {
+		c.Op.Lock() // its restart policy may be starting it
+		defer c.Op.Unlock()
+		if c.Snapshot().State.Running {
+			return
+		}
+	}
+	g, err := e.cgroups.Open(filepath.Join("/", e.cfg.CgroupParent, containerID))
+	if err != nil {
+		return
+	}
+	if pids, err := g.PIDs(); err == nil && len(pids) == 0 {
+		warn("remove control group", containerID, g.Remove())
+	}
 }
 
 // adopt takes over a container whose process runs.

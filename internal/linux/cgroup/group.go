@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -302,30 +303,84 @@ func (g *Group) Close() {
 	}
 }
 
-// removal is a group that is going away behind its owner's back.
+// removal is a group that is going away behind its owner's back, or soon will.
 type removal struct {
-	path string
-	stop chan struct{}
-	done chan struct{}
-	err  error // once done is closed
+	g    *Group
+	stop chan struct{} // somebody else cares for the path from now on
+	done chan struct{} // over
+
+	mu   sync.Mutex // one attempt at a time
+	over bool
+	err  error // once over
 }
 
 // Remove deletes the group. Processes that are still dying are waited for a
 // short time only; what is left then goes on being removed in the background,
 // see Drain.
-func (g *Group) Remove() error {
+func (g *Group) Remove() error { return g.Removal()() }
+
+// Removal is Remove in two steps: from now on a Create of the same path knows of
+// it, and the function that does it may run whenever there is time. A Create that
+// comes first has removed the group, and the function does nothing.
+func (g *Group) Removal() (remove func() error) {
 	g.Settle()
 	g.impl.release()
-	err := retry(removeWait, nil, g.removeDirs)
-	if errors.Is(err, unix.EBUSY) {
-		g.removeLater()
-		return nil
+	r := &removal{g: g, stop: make(chan struct{}), done: make(chan struct{})}
+	m := g.h.machine
+	m.mu.Lock()
+	before := m.pending[g.path]
+	m.pending[g.path] = r
+	m.mu.Unlock()
+	before.takeOver()
+	return func() error {
+		if !r.attempt(removeWait) {
+			go r.attempt(removeMost)
+			return nil
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.pending[g.path] != r {
+			return nil // taken over
+		}
+		delete(m.pending, g.path)
+		return r.err
+	}
+}
+
+// attempt tries to remove the group for so long; it reports whether the removal
+// is over. Only one that has gone on for removeMost gives up.
+func (r *removal) attempt(most time.Duration) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over {
+		return true
+	}
+	g, m := r.g, r.g.h.machine
+	err := retry(most, r.stop, g.removeDirs)
+	if errors.Is(err, unix.EBUSY) && most < removeMost {
+		return false
 	}
 	g.unitGone()
 	if err != nil {
-		return fmt.Errorf("cgroup %s: %w", g.name, err)
+		r.err = fmt.Errorf("cgroup %s: %w", g.name, err)
 	}
-	return nil
+	r.over = true
+	close(r.done)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err == nil && m.pending[g.path] == r {
+		delete(m.pending, g.path) // failures stay on record for Drain
+	}
+	return true
+}
+
+// takeOver ends a removal, also one that has not begun: it is tried once more, and
+// when this returns nobody but the caller touches the path.
+func (r *removal) takeOver() {
+	if r != nil {
+		close(r.stop)
+		r.attempt(removeMost)
+	}
 }
 
 func (g *Group) removeDirs() error {
@@ -340,39 +395,11 @@ func (g *Group) removeDirs() error {
 	return busy
 }
 
-func (g *Group) removeLater() {
-	r := &removal{path: g.name, stop: make(chan struct{}), done: make(chan struct{})}
-	m := g.h.machine
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.pending[g.path] != nil {
-		return
-	}
-	m.pending[g.path] = r
-	go func() {
-		defer close(r.done)
-		err := retry(removeMost, r.stop, g.removeDirs)
-		g.unitGone()
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if err != nil {
-			r.err = fmt.Errorf("cgroup %s: %w", g.name, err)
-		}
-		if err == nil && m.pending[g.path] == r {
-			delete(m.pending, g.path) // failures stay on record for Drain
-		}
-	}()
-}
-
-// cancelRemoval stops a removal in the background; when it returns nobody but
-// the caller touches the path.
-func (m *machine) cancelRemoval(path string) {
+// vacate ends the removal of a path that is on record, see takeOver.
+func (m *machine) vacate(path string) {
 	m.mu.Lock()
 	r := m.pending[path]
 	delete(m.pending, path)
 	m.mu.Unlock()
-	if r != nil {
-		close(r.stop)
-		<-r.done
-	}
+	r.takeOver()
 }

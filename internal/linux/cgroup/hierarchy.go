@@ -168,7 +168,7 @@ func (h *Hierarchy) WithDriver(d Driver) (*Hierarchy, error) {
 
 // Create makes the group with these limits. The strings are warnings: limits
 // that this kernel does not have and that were left out. A group that is being
-// removed under this path is waited for.
+// or to be removed under this path is removed first, see Removal.
 func (h *Hierarchy) Create(p string, r *Resources) (*Group, []string, error) {
 	if r == nil {
 		r = &Resources{}
@@ -177,7 +177,7 @@ func (h *Hierarchy) Create(p string, r *Resources) (*Group, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	h.cancelRemoval(g.path)
+	h.vacate(g.path)
 	if g.unit.Name != "" {
 		if err := g.startUnit(r); err != nil {
 			return nil, nil, fmt.Errorf("cgroup %s: %w", p, err)
@@ -189,6 +189,17 @@ func (h *Hierarchy) Create(p string, r *Resources) (*Group, []string, error) {
 		return nil, nil, fmt.Errorf("cgroup %s: %w", p, err)
 	}
 	return g, warnings, nil
+}
+
+// Vacate removes the group that is being or to be removed under this path, if
+// there is one: for a group that somebody else makes, not Create.
+func (h *Hierarchy) Vacate(p string) error {
+	g, err := h.group(p)
+	if err != nil {
+		return err
+	}
+	h.vacate(g.path)
+	return nil
 }
 
 // Open finds an existing group again, also one that another process made. It
@@ -329,7 +340,7 @@ func (h *Hierarchy) Drain(ctx context.Context) error {
 		case <-r.done:
 			errs = append(errs, r.err)
 		case <-ctx.Done():
-			return fmt.Errorf("cgroup %s is still being removed: %w", r.path, context.Cause(ctx))
+			return fmt.Errorf("cgroup %s is still being removed: %w", r.g.name, context.Cause(ctx))
 		}
 	}
 	return errors.Join(errs...)
