@@ -24,6 +24,7 @@ import (
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/source"
 	"github.com/moby/buildkit/source/local"
+	_ "github.com/moby/buildkit/util/grpcutil/encoding/proto" // names need not be UTF-8, buffers are used again
 	"github.com/moby/buildkit/util/progress"
 	"github.com/tonistiigi/fsutil"
 	"google.golang.org/grpc/metadata"
