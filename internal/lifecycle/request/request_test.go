@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	apicontainer "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -75,12 +76,13 @@ func TestValidate(t *testing.T) {
 		{apicontainer.HostConfig{PortBindings: network.PortMap{network.MustParsePort("80"): {{}, {HostPort: "8000-8005"}, {HostPort: "0"}}}}, ""},
 		{apicontainer.HostConfig{PortBindings: network.PortMap{network.MustParsePort("80"): {{HostPort: "x"}}}}, `invalid port specification: "x"`},
 		{apicontainer.HostConfig{PortBindings: network.PortMap{network.MustParsePort("80"): {{HostPort: "70000"}}}}, `invalid port specification: "70000"`},
+		{apicontainer.HostConfig{Mounts: []mount.Mount{{Type: mount.TypeBind, Source: "/nope", Target: "/x"}}}, `invalid mount config for type "bind": bind source path does not exist: /nope`},
 		{apicontainer.HostConfig{OomScoreAdj: 1001}, "range for oom score adj is [-1000, 1000]"},
 		{apicontainer.HostConfig{PidMode: "nonsense"}, "invalid PID mode"},
 		{apicontainer.HostConfig{IpcMode: "nonsense"}, "invalid IPC mode"},
 		{apicontainer.HostConfig{Isolation: "hyperv"}, "invalid isolation (hyperv): linux only supports 'default'"},
 	} {
-		_, err := Validate(nil, &tt.h, everything)
+		_, err := Validate(&apicontainer.Config{}, &tt.h, everything)
 		switch {
 		case tt.want == "" && err != nil:
 			t.Errorf("%+v: %v", tt.h, err)
@@ -88,7 +90,11 @@ func TestValidate(t *testing.T) {
 			t.Errorf("got %v, want %q", err, tt.want)
 		}
 	}
-	h := apicontainer.HostConfig{Resources: apicontainer.Resources{Memory: 64 << 20}}
+	h := apicontainer.HostConfig{Mounts: []mount.Mount{{Type: mount.TypeBind, Source: "/gone", Target: "/x"}}}
+	if _, err := Validate(nil, &h, everything); err != nil {
+		t.Errorf("an update of what has been made: %v", err)
+	}
+	h = apicontainer.HostConfig{Resources: apicontainer.Resources{Memory: 64 << 20}}
 	warnings, err := Validate(nil, &h, cgroup.Features{})
 	if err != nil || h.Memory != 0 || len(warnings) != 1 || !strings.Contains(warnings[0], "memory limit") {
 		t.Errorf("without memory groups: %v, %v, %d", warnings, err, h.Memory)

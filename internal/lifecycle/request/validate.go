@@ -16,6 +16,7 @@ import (
 	"github.com/moby/sys/signal"
 	"github.com/opencontainers/selinux/go-selinux"
 
+	"github.com/wherry-engine/wherry/internal/lifecycle/mountspec"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 	"github.com/wherry-engine/wherry/internal/network/resolv"
 	"github.com/wherry-engine/wherry/internal/runtime/limits"
@@ -39,6 +40,14 @@ func Validate(cfg *container.Config, h *container.HostConfig, f cgroup.Features)
 	}
 	if h.AutoRemove && !h.RestartPolicy.IsNone() {
 		return nil, invalid("can't create 'AutoRemove' container with restart policy")
+	}
+	for i := range h.Mounts {
+		if cfg == nil {
+			break // an update: what is mounted is no part of it, and may have gone
+		}
+		if _, err := mountspec.Mount(&h.Mounts[i]); err != nil {
+			return nil, err
+		}
 	}
 	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
 		return nil, errdefs.ErrInvalidArgument.WithMessage(err.Error())
