@@ -105,6 +105,34 @@ func TestReopen(t *testing.T) {
 	}
 }
 
+// TestConfigure: who looks at a container meanwhile sees the configuration of
+// before or the new one, and it stays as it was when it cannot be written.
+func TestConfigure(t *testing.T) {
+	root := t.TempDir()
+	s := open(t, root)
+	c := add(t, s, id.New(), "web")
+	seen := c.Snapshot()
+	set := func(to container.Isolation) error {
+		c.Lock()
+		defer c.Unlock()
+		h := *c.HostConfig
+		h.Isolation = to
+		return c.Configure(&h, atomicfile.Synced)
+	}
+	if err := set("one"); err != nil || seen.HostConfig.Isolation != "" || c.Snapshot().HostConfig.Isolation != "one" {
+		t.Errorf("%v: %q was seen, now %q", err, seen.HostConfig.Isolation, c.Snapshot().HostConfig.Isolation)
+	}
+	if got, err := open(t, root).Get(c.ID); err != nil || got.HostConfig.Isolation != "one" {
+		t.Errorf("on disk: %v", err)
+	}
+	if err := os.Rename(c.Dir(), c.Dir()+"x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := set("two"); err == nil || c.Snapshot().HostConfig.Isolation != "one" {
+		t.Errorf("%v: now %q", err, c.Snapshot().HostConfig.Isolation)
+	}
+}
+
 func TestDamagedRecordIsReportedAndKept(t *testing.T) {
 	root := t.TempDir()
 	c := add(t, open(t, root), id.New(), "x")

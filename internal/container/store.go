@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/id"
@@ -52,7 +53,21 @@ func (c *Container) Save(d atomicfile.Durability) error {
 	return c.write(c.root, d)
 }
 
-// Snapshot copies the record for a reader.
+// Configure puts another configuration in the place of the container's, which
+// views may be reading, and writes the record; after an error it has the one of
+// before. The caller holds the lock.
+func (c *Container) Configure(h *container.HostConfig, d atomicfile.Durability) error {
+	before := c.HostConfig
+	c.HostConfig = h
+	err := c.Save(d)
+	if err != nil {
+		c.HostConfig = before
+	}
+	return err
+}
+
+// Snapshot copies the record for a reader. What it points to is not changed,
+// but replaced.
 func (c *Container) Snapshot() Record {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -100,10 +100,7 @@ func (e *Engine) Update(ctx context.Context, ref string, r *apicontainer.UpdateC
 			return resp, cannot(err)
 		}
 	}
-	before := *c.HostConfig
-	*c.HostConfig = next
-	if err := c.Save(atomicfile.Synced); err != nil {
-		*c.HostConfig = before
+	if err := c.Configure(&next, atomicfile.Synced); err != nil {
 		return resp, cannot(err)
 	}
 	e.events.Container(events.ActionUpdate, c.ID, c.Attributes(nil))

@@ -58,8 +58,10 @@ func (l *launcher) connect(ctx context.Context, c *container.Container, u *undo.
 		}
 		n.path = fmt.Sprintf("/proc/%d/ns/net", other.State.Pid)
 		n.filesOf = filepath.Join(l.cfg.DataRoot, "containers", other.ID[:2], other.ID)
+		cfg := *c.Config // views may be reading the old one
+		cfg.Hostname, cfg.Domainname = other.Config.Hostname, other.Config.Domainname
 		c.Lock()
-		c.Config.Hostname, c.Config.Domainname = other.Config.Hostname, other.Config.Domainname
+		c.Config = &cfg
 		c.Unlock()
 		return n, nil
 	}
