@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -118,6 +119,50 @@ func TestLoadIndex(t *testing.T) {
 	if _, err := f.load(loop.tar(deep)); err == nil || !strings.Contains(err.Error(), "nested too deep") {
 		t.Errorf("deep index: %v", err)
 	}
+}
+
+// A few kilobytes of indexes can lead to an image billions of times: it is found,
+// or refused, before that takes long.
+func TestIndexBomb(t *testing.T) {
+	f := open(t, "")
+	host := platforms.DefaultSpec()
+	times := func(d ocispec.Descriptor, n int) []ocispec.Descriptor { return slices.Repeat([]ocispec.Descriptor{d}, n) }
+	var l layout
+	deep := l.image(ocispec.Platform{OS: host.OS, Architecture: host.Architecture}, "mine")
+	for range 3 {
+		deep = l.index(times(deep, 1000)...)
+	}
+	deep.Annotations = map[string]string{annotationName: "docker.io/library/deep:1", ocispec.AnnotationRefName: "1"}
+	f.mustLoad(l.tar(deep))
+	if _, err := f.DiskUsage(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+	f.remove("deep:1", false)
+	for want, bomb := range map[string]func(l *layout) ocispec.Descriptor{
+		"leads to more than 10000 manifests": func(l *layout) ocispec.Descriptor {
+			m := l.image(ocispec.Platform{OS: host.OS, Architecture: host.Architecture}, "mine")
+			var list []ocispec.Descriptor
+			for i := range 12 {
+				list = append(list, l.index(times(m, 1000-i)...))
+			}
+			return l.index(list...)
+		},
+		"leads to more than 64 MB of manifests or configs": func(l *layout) ocispec.Descriptor {
+			l.image(ocispec.Platform{OS: host.OS, Architecture: host.Architecture}, "mine")
+			var doc ocispec.Manifest
+			if err := json.Unmarshal([]byte(l.files[len(l.files)-1].body), &doc); err != nil {
+				t.Fatal(err)
+			}
+			doc.Annotations = map[string]string{"long": strings.Repeat("x", 1<<20)}
+			return l.index(times(l.doc(ocispec.MediaTypeImageManifest, doc), 100)...)
+		},
+	} {
+		var l layout
+		if _, err := f.load(l.tar(bomb(&l))); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	f.wantEmpty()
 }
 
 // What podman saves is loaded, and what is saved here podman loads.

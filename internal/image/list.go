@@ -343,7 +343,7 @@ func sizeOf(ctx context.Context, s *Store, img *Image, layers map[string]bool, b
 // blobsOf sums the blobs of an image that are here and not yet counted.
 func blobsOf(ctx context.Context, s *Store, img *Image, counted map[digest.Digest]bool) (n int64, err error) {
 	ctx = content.With(ctx)
-	err = s.tree.Walk(ctx, img.Target, 0, func(d ocispec.Descriptor, doc *manifest.Document) error {
+	err = s.tree.Walk(ctx, img.Target, func(d ocispec.Descriptor, doc *manifest.Document) error {
 		list := []ocispec.Descriptor{d}
 		if doc.Image != nil {
 			list = append(append(list, doc.Image.Config), doc.Image.Layers...)

@@ -148,7 +148,7 @@ type Piece struct {
 func (x Exchange) Pieces(ctx context.Context, img *Image) (list []Piece, missing []ocispec.Descriptor, err error) {
 	ctx = content.With(ctx)
 	have := map[string]bool{}
-	err = x.s.tree.Walk(ctx, img.Target, 0, func(d ocispec.Descriptor, doc *manifest.Document) error {
+	err = x.s.tree.Walk(ctx, img.Target, func(d ocispec.Descriptor, doc *manifest.Document) error {
 		if !have[d.Digest.String()] {
 			have[d.Digest.String()] = true
 			list = append(list, Piece{d, doc})

@@ -213,7 +213,7 @@ func (a *archiver) blob(ctx context.Context, d digest.Digest, needed bool) error
 
 func (a *archiver) image(ctx context.Context, sv *saving) error {
 	img := sv.img
-	err := a.s.tree.Walk(ctx, img.Target, 0, func(d ocispec.Descriptor, doc *manifest.Document) error {
+	err := a.s.tree.Walk(ctx, img.Target, func(d ocispec.Descriptor, doc *manifest.Document) error {
 		if !sv.choice.Wants(d) {
 			return nil
 		}

@@ -22,8 +22,13 @@ import (
 // MaxConfig is how much of a config is read into memory.
 const MaxConfig = 8 << 20
 
-// maxDepth is how deep an index may reach.
-const maxDepth = 4
+// What an index may lead to: how deep, to how many documents, each as often as
+// it is named, and to how many bytes of them, or of their configs.
+const (
+	maxDepth     = 4
+	maxDocuments = 10_000
+	maxTotal     = 64 << 20
+)
 
 func invalid(format string, args ...any) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
@@ -45,13 +50,45 @@ type Candidate struct {
 	Runnable bool  // it has a container's config, not an artifact's
 }
 
-// Walk visits every document below target that is there.
-func (s *Tree) Walk(ctx context.Context, target ocispec.Descriptor, depth int, fn func(ocispec.Descriptor, *manifest.Document) error) error {
+// Walk visits every document below target that is there, an index once.
+func (s *Tree) Walk(ctx context.Context, target ocispec.Descriptor, fn func(ocispec.Descriptor, *manifest.Document) error) error {
+	w := walk{Tree: s, fn: fn, indexes: map[digest.Digest]bool{}}
+	return w.visit(ctx, target, 0)
+}
+
+// walk is one visit of all documents. A few small indexes can name each other's
+// entries millions of times; what it reads has a bound.
+type walk struct {
+	*Tree
+	fn      func(ocispec.Descriptor, *manifest.Document) error
+	indexes map[digest.Digest]bool // that it has been to
+	visits  int
+	read    budget
+}
+
+// budget is how many bytes were read for one purpose.
+type budget int
+
+// spend notes n more.
+func (b *budget) spend(n int, of digest.Digest) error {
+	if *b += budget(n); *b > maxTotal {
+		return invalid("index %s: it leads to more than %d MB of manifests or configs", of, maxTotal>>20)
+	}
+	return nil
+}
+
+func (w *walk) visit(ctx context.Context, target ocispec.Descriptor, depth int) error {
 	if depth > maxDepth {
 		return invalid("index %s: nested too deep", target.Digest)
 	}
-	b, err := s.Content.Read(ctx, target.Digest, manifest.MaxSize)
+	if w.visits++; w.visits > maxDocuments {
+		return invalid("index %s: it leads to more than %d manifests", target.Digest, maxDocuments)
+	}
+	b, err := w.Content.Read(ctx, target.Digest, manifest.MaxSize)
 	if err != nil {
+		return err
+	}
+	if err := w.read.spend(len(b), target.Digest); err != nil {
 		return err
 	}
 	if target.Size > 0 && target.Size != int64(len(b)) {
@@ -62,18 +99,19 @@ func (s *Tree) Walk(ctx context.Context, target ocispec.Descriptor, depth int, f
 		return err
 	}
 	target.MediaType, target.Size = doc.MediaType, int64(len(b))
-	if err := fn(target, doc); err != nil || doc.Index == nil {
+	if err := w.fn(target, doc); err != nil || doc.Index == nil {
 		return err
 	}
+	w.indexes[target.Digest] = true
 	for _, m := range doc.Index.Manifests {
 		// An archive or a pull of one platform brings only its part of an index.
-		if _, err := s.Content.Size(ctx, m.Digest); errdefs.IsNotFound(err) {
+		if _, err := w.Content.Size(ctx, m.Digest); errdefs.IsNotFound(err) {
 			continue
 		}
-		if !manifest.Is(m.MediaType) {
+		if !manifest.Is(m.MediaType) || w.indexes[m.Digest] {
 			continue
 		}
-		if err := s.Walk(ctx, m, depth+1, fn); err != nil {
+		if err := w.visit(ctx, m, depth+1); err != nil {
 			return err
 		}
 	}
@@ -83,7 +121,8 @@ func (s *Tree) Walk(ctx context.Context, target ocispec.Descriptor, depth int, f
 // Candidates lists the image manifests below target.
 func (s *Tree) Candidates(ctx context.Context, target ocispec.Descriptor) ([]Candidate, error) {
 	var list []Candidate
-	err := s.Walk(ctx, target, 0, func(d ocispec.Descriptor, doc *manifest.Document) error {
+	var read budget
+	err := s.Walk(ctx, target, func(d ocispec.Descriptor, doc *manifest.Document) error {
 		if doc.Image == nil {
 			return nil
 		}
@@ -100,6 +139,9 @@ func (s *Tree) Candidates(ctx context.Context, target ocispec.Descriptor) ([]Can
 		}
 		if c.Missing == nil && c.Runnable {
 			b, err := s.Content.Read(ctx, doc.Image.Config.Digest, MaxConfig)
+			if err == nil {
+				err = read.spend(len(b), target.Digest)
+			}
 			if err != nil {
 				return err
 			}
@@ -152,7 +194,7 @@ func (s *Tree) Pick(ctx context.Context, target ocispec.Descriptor) (*Candidate,
 // what the choice wants, and returns target's full descriptor.
 func (s *Tree) Keep(ctx context.Context, target ocispec.Descriptor, choice *Choice) (ocispec.Descriptor, error) {
 	full := target
-	err := s.Walk(ctx, target, 0, func(d ocispec.Descriptor, doc *manifest.Document) error {
+	err := s.Walk(ctx, target, func(d ocispec.Descriptor, doc *manifest.Document) error {
 		if d.Digest == target.Digest {
 			full = d
 		}
