@@ -126,7 +126,9 @@ func TestLoadIndex(t *testing.T) {
 func TestIndexBomb(t *testing.T) {
 	f := open(t, "")
 	host := platforms.DefaultSpec()
-	times := func(d ocispec.Descriptor, n int) []ocispec.Descriptor { return slices.Repeat([]ocispec.Descriptor{d}, n) }
+	times := func(d ocispec.Descriptor, n int) []ocispec.Descriptor {
+		return slices.Repeat([]ocispec.Descriptor{d}, n)
+	}
 	var l layout
 	deep := l.image(ocispec.Platform{OS: host.OS, Architecture: host.Architecture}, "mine")
 	for range 3 {

@@ -118,6 +118,9 @@ func sharedSize(ctx context.Context, s *Store, img *Image, shares map[digest.Dig
 			break // what is above an unshared layer is unshared
 		}
 		_, size, err := s.snapshots.Layer(content.With(ctx), chain.String())
+		if errdefs.IsNotFound(err) {
+			break // removed meanwhile
+		}
 		if err != nil {
 			return 0, err
 		}
@@ -337,10 +340,18 @@ func sizeOf(ctx context.Context, s *Store, img *Image, layers map[string]bool, b
 		n += size
 	}
 	size, err := blobsOf(ctx, s, img, blobs)
-	return n + size, err
+	switch {
+	case err == nil || errdefs.IsNotFound(err): // removed meanwhile
+	case ctx.Err() != nil:
+		return 0, err
+	default:
+		slog.Warn("an image is counted in part", "image", img.ID, "error", err)
+	}
+	return n + size, nil
 }
 
-// blobsOf sums the blobs of an image that are here and not yet counted.
+// blobsOf sums the blobs of an image that are here and not yet counted; with an
+// error, those that were found before it.
 func blobsOf(ctx context.Context, s *Store, img *Image, counted map[digest.Digest]bool) (n int64, err error) {
 	ctx = content.With(ctx)
 	err = s.tree.Walk(ctx, img.Target, func(d ocispec.Descriptor, doc *manifest.Document) error {

@@ -3,9 +3,11 @@ package image
 import (
 	"context"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -71,5 +73,49 @@ func TestDiskUsage(t *testing.T) {
 	}
 	if u, err = f.DiskUsage(ctx, nil); err != nil || u.TotalSize != disk() || u.Reclaimable != 0 {
 		t.Errorf("after a prune %d bytes, %d could go, on disk are %d: %v", u.TotalSize, u.Reclaimable, disk(), err)
+	}
+}
+
+// TestUsageMeanwhile: images that come and go while they are counted, and a
+// damaged document of another platform, keep nobody from the account.
+func TestUsageMeanwhile(t *testing.T) {
+	f := open(t, "")
+	var l layout
+	host := platforms.DefaultSpec()
+	other := l.image(ocispec.Platform{OS: "linux", Architecture: "s390x"}, "foreign")
+	top := l.index(l.image(ocispec.Platform{OS: host.OS, Architecture: host.Architecture}, "mine"), other)
+	top.Annotations = map[string]string{annotationName: "docker.io/library/multi:1", ocispec.AnnotationRefName: "1"}
+	f.mustLoad(l.tar(top))
+	if err := os.WriteFile(filepath.Join(f.root, "content/blobs/sha256", other.Digest.Encoded()), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if u, err := f.DiskUsage(t.Context(), nil); err != nil || u.TotalCount != 1 {
+		t.Errorf("%+v, %v", u, err)
+	}
+	f.mustLoad(dockerArchive([]string{"stays:1"}, nil, busybox(), tarOf(file{name: "a", body: "a"})))
+	archive := dockerArchive([]string{"goes:1"}, nil, busybox(), tarOf(file{name: "b", body: "b"}), tarOf(file{name: "c", body: "c"}))
+	twin := dockerArchive([]string{"twin:1"}, map[string]string{"a": "b"}, busybox(), tarOf(file{name: "b", body: "b"}), tarOf(file{name: "c", body: "c"}))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 8 {
+			for _, a := range [][]byte{archive, twin} {
+				if _, err := f.load(a); err != nil {
+					t.Error(err)
+				}
+			}
+			f.remove("goes:1", true)
+			f.remove("twin:1", true)
+		}
+	}()
+	for n := 0; ; n++ {
+		if _, err := f.DiskUsage(t.Context(), nil); err != nil {
+			t.Error(n, err)
+		}
+		select {
+		case <-done:
+			return
+		default:
+		}
 	}
 }
