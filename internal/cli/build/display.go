@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/util/progress/progressui"
 
 	"github.com/wherry-engine/wherry/internal/cli/shell"
@@ -51,9 +52,7 @@ func (d *display) follow(build func(chan *client.SolveStatus) (*client.SolveResp
 	if showErr := <-shown; err == nil {
 		err = showErr
 	}
-	if err == nil {
-		d.showWarnings()
-	}
+	d.showWarnings()
 	return res, err
 }
 
@@ -72,18 +71,19 @@ func (d *display) showWarnings() {
 		fmt.Fprintf(d.sh.Err, "\n %d warnings found%s:\n", n, hint)
 	}
 	for _, w := range d.warnings {
-		line := ""
-		if len(w.Range) > 0 {
-			line = fmt.Sprintf(" (line %d)", w.Range[0].Start.Line)
+		fmt.Fprintf(d.sh.Err, " - %s\n", w.Short)
+		if !d.sh.Global.Debug {
+			continue
 		}
-		fmt.Fprintf(d.sh.Err, " - %s%s\n", w.Short, line)
-		if d.sh.Global.Debug {
-			for _, detail := range w.Detail {
-				fmt.Fprintf(d.sh.Err, "   %s\n", detail)
-			}
-			if w.URL != "" {
-				fmt.Fprintf(d.sh.Err, "   More info: %s\n", w.URL)
-			}
+		for _, detail := range w.Detail {
+			fmt.Fprintf(d.sh.Err, "   %s\n", detail)
+		}
+		if w.URL != "" {
+			fmt.Fprintf(d.sh.Err, "   More info: %s\n", w.URL)
+		}
+		if w.SourceInfo != nil && len(w.Range) > 0 {
+			lines := errdefs.Source{Info: w.SourceInfo, Ranges: w.Range}
+			_ = lines.Print(d.sh.Err) // to the user's terminal, as all of this
 		}
 	}
 }

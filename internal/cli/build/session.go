@@ -60,13 +60,11 @@ func (o *options) attach(sh *shell.Shell, opt *client.SolveOpt) error {
 		}
 		confs = append(confs, conf)
 	}
-	if len(confs) > 0 {
-		p, err := sshprovider.NewSSHAgentProvider(confs)
-		if err != nil {
-			return err
-		}
-		opt.Session = append(opt.Session, p)
+	p, err := sshprovider.NewSSHAgentProvider(confs)
+	if err != nil {
+		return err
 	}
+	opt.Session = append(opt.Session, p) // without any, it says which one a step asks for
 	return nil
 }
 
