@@ -30,6 +30,7 @@ import (
 	"github.com/moby/buildkit/util/resolver"
 	"github.com/moby/moby/api/types/events"
 
+	"github.com/wherry-engine/wherry/internal/build/buildcontext"
 	"github.com/wherry-engine/wherry/internal/build/executor"
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
@@ -53,7 +54,8 @@ type Config struct {
 
 // Builder serves builds. It is safe for use by several goroutines.
 type Builder struct {
-	cfg Config
+	cfg     Config
+	uploads buildcontext.Uploads
 
 	mu     sync.Mutex
 	engine *engine // nil until it is needed

@@ -50,7 +50,11 @@ func (b *Builder) Classic(ctx context.Context, r *request.Build, body io.Reader,
 	defer own.close()
 	if attrs["context"] = r.Remote; r.Remote == "" {
 		delete(attrs, "context")
-		defer e.contexts.Offer(own.ID(), strings.Join(tags, " "), body)()
+		withdraw, err := e.contexts.Offer(own.ID(), strings.Join(tags, " "), body)
+		if err != nil {
+			return err
+		}
+		defer withdraw()
 	}
 	if len(r.CacheFrom) > 0 && !slices.ContainsFunc(r.CacheFrom, func(ref string) bool { id, _ := b.base(ref); return id != "" }) {
 		attrs["no-cache"] = "" // who names images wants those steps and no others

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"strconv"
@@ -23,6 +24,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/wherry-engine/wherry/internal/build/buildcontext"
 	"github.com/wherry-engine/wherry/internal/build/caches"
 	"github.com/wherry-engine/wherry/internal/build/flatten"
 	"github.com/wherry-engine/wherry/internal/build/request"
@@ -65,27 +67,53 @@ func (b *Builder) Cancel(id string) error {
 	return nil
 }
 
+// Upload brings the context of a build of version 2; see api.Builder.
+func (b *Builder) Upload(ctx context.Context, build string, body io.Reader) error {
+	return b.uploads.Bring(ctx, build, body)
+}
+
 // Solve is a build of version 2; see api.Builder.
-func (b *Builder) Solve(ctx context.Context, r *request.Build, trace func(any) error) (string, error) {
+func (b *Builder) Solve(ctx context.Context, r *request.Build, body io.Reader, trace func(any) error) (string, error) {
 	e, err := b.open(ctx)
 	if err != nil {
 		return "", err
-	}
-	if r.Session == "" {
-		return "", errdefs.ErrInvalidArgument.WithMessage("a build of version 2 needs a session: POST /session first")
 	}
 	attrs, err := frontendAttrs(r)
 	if err != nil {
 		return "", err
 	}
-	switch {
-	case r.Remote == "client-session":
-	case r.Remote != "":
-		attrs["context"] = r.Remote
-	default:
-		return "", errdefs.ErrInvalidArgument.WithMessage("a build of version 2 takes its context from the session or an address: remote is not set")
+	session := r.Session
+	if session == "" { // nothing can be asked of the client: what it sent has to do
+		own, err := e.openSession(ctx, r)
+		if err != nil {
+			return "", err
+		}
+		defer own.close()
+		session = own.ID()
 	}
-	req := &controlapi.SolveRequest{Ref: identity.NewID(), Session: r.Session, Frontend: "dockerfile.v0", FrontendAttrs: attrs, Cache: cacheOptions(r)}
+	switch r.Remote {
+	case "client-session":
+		if r.Session == "" {
+			return "", errdefs.ErrInvalidArgument.WithMessage("a build with remote=client-session needs a session: POST /session first")
+		}
+	case "upload-request", "":
+		if r.Remote != "" {
+			var done func()
+			if body, done, err = b.uploads.Await(ctx, r.BuildID); err != nil {
+				return "", err
+			}
+			defer done()
+		}
+		withdraw, err := e.contexts.Offer(session, strings.Join(r.Tags, " "), body)
+		if err != nil {
+			return "", err
+		}
+		defer withdraw()
+		attrs["dockerfilekey"] = buildcontext.Posted // it is in there, too
+	default:
+		attrs["context"] = r.Remote
+	}
+	req := &controlapi.SolveRequest{Ref: identity.NewID(), Session: session, Frontend: "dockerfile.v0", FrontendAttrs: attrs, Cache: cacheOptions(r)}
 	if r.NetworkMode == "host" {
 		req.Entitlements = append(req.Entitlements, string(entitlements.EntitlementNetworkHost))
 	}

@@ -17,6 +17,7 @@ import (
 	apibuild "github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/jsonstream"
 
+	"github.com/wherry-engine/wherry/internal/build/buildcontext"
 	"github.com/wherry-engine/wherry/internal/build/request"
 )
 
@@ -25,9 +26,11 @@ type Builder interface {
 	Session(w http.ResponseWriter, r *http.Request) error
 	GRPC(w http.ResponseWriter, r *http.Request) error
 	Direct(w http.ResponseWriter, r *http.Request)
-	// Solve is a build of version 2: its context comes through its session, its
-	// progress goes to trace.
-	Solve(ctx context.Context, r *request.Build, trace func(any) error) (imageID string, err error)
+	// Solve is a build of version 2: its context comes through its session, as the
+	// body's tar, or by Upload; its progress goes to trace.
+	Solve(ctx context.Context, r *request.Build, body io.Reader, trace func(any) error) (imageID string, err error)
+	// Upload brings the context of a build as a tar; it returns when that was read.
+	Upload(ctx context.Context, build string, body io.Reader) error
 	// Classic is a build of version 1. The body, if the request has no Remote, is
 	// the context's tar; messages are lines of the classic builder's output.
 	Classic(ctx context.Context, r *request.Build, body io.Reader, message func(jsonstream.Message)) error
@@ -91,7 +94,10 @@ func (s Server) Build(w http.ResponseWriter, r *http.Request, query url.Values, 
 	out := &stream{w: w}
 	switch version := query.Get("version"); apibuild.BuilderVersion(version) {
 	case apibuild.BuilderBuildKit:
-		return out.end(s.solve(r.Context(), b, out))
+		if id, ok := strings.CutPrefix(b.BuildID, buildcontext.UploadPrefix); ok {
+			return drain(w, r, s.Upload(r.Context(), id, r.Body))
+		}
+		return out.end(drain(w, r, s.solve(r.Context(), b, r.Body, out)))
 	case "", apibuild.BuilderV1:
 		if b.Quiet {
 			return s.quiet(r, b, out)
@@ -106,20 +112,24 @@ func (s Server) Build(w http.ResponseWriter, r *http.Request, query url.Values, 
 // build that has failed.
 const patience = 5 * time.Second
 
-// classic makes a build. One that fails before all of the context was read
-// takes the rest, too: most clients read no answer before they have sent it.
-func (s Server) classic(r *http.Request, b *request.Build, out *stream, message func(jsonstream.Message)) error {
-	err := s.Classic(r.Context(), b, r.Body, message)
+// drain reads what is left of the body of a request that has failed, before it
+// is answered: most clients read no answer before they have sent everything.
+func drain(w http.ResponseWriter, r *http.Request, err error) error {
 	if err == nil {
 		return nil
 	}
-	c, buffer := http.NewResponseController(out.w), make([]byte, 64<<10)
+	c, buffer := http.NewResponseController(w), make([]byte, 64<<10)
 	for c.SetReadDeadline(time.Now().Add(patience)) == nil {
 		if _, rerr := r.Body.Read(buffer); rerr != nil {
 			break
 		}
 	}
 	return err
+}
+
+// classic makes a build.
+func (s Server) classic(r *http.Request, b *request.Build, out *stream, message func(jsonstream.Message)) error {
+	return drain(out.w, r, s.Classic(r.Context(), b, r.Body, message))
 }
 
 // quiet answers with the image's id alone, or with the output when it failed.
@@ -145,7 +155,7 @@ func (s Server) quiet(r *http.Request, b *request.Build, out *stream) error {
 	return nil
 }
 
-func (s Server) solve(ctx context.Context, b *request.Build, out *stream) error {
+func (s Server) solve(ctx context.Context, b *request.Build, body io.Reader, out *stream) error {
 	raw := func(v any, id string) error {
 		data, err := json.Marshal(v)
 		if err != nil {
@@ -155,7 +165,7 @@ func (s Server) solve(ctx context.Context, b *request.Build, out *stream) error 
 		out.send(jsonstream.Message{ID: id, Aux: &msg})
 		return nil
 	}
-	id, err := s.Solve(ctx, b, func(v any) error { return raw(v, "moby.buildkit.trace") })
+	id, err := s.Solve(ctx, b, body, func(v any) error { return raw(v, "moby.buildkit.trace") })
 	if err != nil || id == "" {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/cache"
 	"github.com/moby/buildkit/cache/contenthash"
 	"github.com/moby/buildkit/solver"
@@ -22,18 +23,21 @@ const Posted = "context"
 // Offer has a session's directory Posted be what the archive in body contains,
 // plain or compressed. It is read once, with the first use, straight into the
 // cache. Of what an earlier archive with the same key brought only what differs
-// is written.
-func (d *Directories) Offer(session, key string, body io.Reader) (withdraw func()) {
+// is written. A session has one at a time.
+func (d *Directories) Offer(session, key string, body io.Reader) (withdraw func(), err error) {
 	p := &posted{all: d, key: Posted + ":posted:" + key, body: body}
 	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.posted[session] != nil {
+		return nil, errdefs.ErrInvalidArgument.WithMessage("the session " + session + " has a build that brought a context already: take another session for this one")
+	}
 	d.posted[session] = p
-	d.mu.Unlock()
 	return func() {
 		d.mu.Lock()
 		delete(d.posted, session)
 		d.mu.Unlock()
 		p.drop()
-	}
+	}, nil
 }
 
 func (d *Directories) postedBy(session string) *posted {

@@ -16,7 +16,7 @@ import (
 type Build struct {
 	Tags        []string
 	Dockerfile  string // path in the context
-	Remote      string // where the context is; "" is the body, "client-session" the session
+	Remote      string // where the context is; "" is the body, "client-session" the session, "upload-request" another request (see Uploads)
 	BuildArgs   map[string]*string
 	Labels      map[string]string
 	CacheFrom   []string
