@@ -162,13 +162,8 @@ const ID = "history"
 // is none. It goes with `wherry history rm` and by its age, not with a prune.
 func (h *Store) Usage(ctx context.Context) (*client.UsageInfo, error) {
 	u := &client.UsageInfo{ID: ID, RecordType: client.UsageRecordTypeInternal, Description: "logs and provenance of finished builds", InUse: true}
-	err := h.blobs.Walk(ctx, func(i content.Info) error {
-		u.Size += i.Size
-		if u.CreatedAt.IsZero() || i.CreatedAt.Before(u.CreatedAt) {
-			u.CreatedAt = i.CreatedAt
-		}
-		return nil
-	})
+	size, first, err := h.blobs.held(ctx)
+	u.Size, u.CreatedAt = size, first
 	if err != nil || u.Size == 0 {
 		return nil, err
 	}

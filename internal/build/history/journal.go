@@ -39,6 +39,32 @@ func openJournal(root string) (*journal, error) {
 // blobs is where finished ones are; the library lists it and expects it to be there.
 func (j *journal) blobs() string { return filepath.Join(j.root, "blobs", digest.Canonical.String()) }
 
+// held is how many bytes the finished ones have, and when the first was written.
+// They may go meanwhile, which the library's Walk takes for an error.
+func (j *journal) held(ctx context.Context) (n int64, first time.Time, err error) {
+	list, err := os.ReadDir(j.blobs())
+	if err != nil {
+		return 0, first, err
+	}
+	for _, e := range list {
+		if err := ctx.Err(); err != nil {
+			return 0, first, err
+		}
+		info, err := e.Info()
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return 0, first, err
+		}
+		n += info.Size()
+		if at := info.ModTime(); first.IsZero() || at.Before(first) {
+			first = at
+		}
+	}
+	return n, first, nil
+}
+
 func (j *journal) unfinished() string { return filepath.Join(j.root, "unfinished") }
 
 // Writer begins a blob. It cannot be taken up again: nothing tries to.
