@@ -199,7 +199,11 @@ func (o *options) platformList() []string {
 	var out []string
 	for _, v := range o.platforms {
 		for p := range strings.SplitSeq(v, ",") {
-			if p = strings.TrimSpace(p); p != "" {
+			switch p = strings.TrimSpace(p); p {
+			case "":
+			case "local":
+				out = append(out, platforms.DefaultString())
+			default:
 				out = append(out, p)
 			}
 		}
@@ -287,6 +291,10 @@ func (o *options) arguments(sh *shell.Shell, opt *client.SolveOpt) error {
 		}
 		a["build-arg:"+k] = v
 		set = append(set, k+"="+v, strings.ToUpper(k)+"="+v, strings.ToLower(k)+"="+v)
+	}
+	const epoch = "SOURCE_DATE_EPOCH" // of reproducible builds, for which it is exported
+	if v := os.Getenv(epoch); v != "" && a["build-arg:"+epoch] == "" {
+		a["build-arg:"+epoch] = v
 	}
 	if syntax := strings.TrimSpace(a["build-arg:BUILDKIT_SYNTAX"]); syntax != "" {
 		opt.Frontend = "gateway.v0"

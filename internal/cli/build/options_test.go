@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/platforms"
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/buildkit/client"
 	"github.com/spf13/cobra"
@@ -54,20 +55,23 @@ func request(t *testing.T, stdin string, args ...string) (*client.SolveOpt, *out
 func TestAttributes(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("FROM_ENV", "yes")
+	t.Setenv("SOURCE_DATE_EPOCH", "1")
 	base := filepath.Base(dir)
-	always := map[string]string{"filename": "Dockerfile", "image-resolve-mode": "local", "vcs:localdir:context": base}
+	always := map[string]string{"filename": "Dockerfile", "image-resolve-mode": "local", "vcs:localdir:context": base, "build-arg:SOURCE_DATE_EPOCH": "1"}
 	for line, want := range map[string]map[string]string{
-		"":                             {},
-		"--target x --no-cache":        {"target": "x", "no-cache": ""},
-		"--no-cache-filter a,b":        {"no-cache": "a,b"},
-		"--pull":                       {"image-resolve-mode": "pull"},
-		"--build-arg A=1=2":            {"build-arg:A": "1=2"},
-		"--build-arg FROM_ENV":         {"build-arg:FROM_ENV": "yes"},
-		"--build-arg NOT_SET_ANYWHERE": {},
-		"--label a=b --label c":        {"label:a": "b", "label:c": ""},
-		"--network none":               {"force-network-mode": "none"},
-		"--network host":               {"force-network-mode": "host"},
-		"--network mine":               {"force-network-mode": "mine"},
+		"":                                {},
+		"--target x --no-cache":           {"target": "x", "no-cache": ""},
+		"--no-cache-filter a,b":           {"no-cache": "a,b"},
+		"--pull":                          {"image-resolve-mode": "pull"},
+		"--build-arg A=1=2":               {"build-arg:A": "1=2"},
+		"--build-arg SOURCE_DATE_EPOCH=2": {"build-arg:SOURCE_DATE_EPOCH": "2"},
+		"--platform local,linux/x -o out": {"platform": platforms.DefaultString() + ",linux/x"},
+		"--build-arg FROM_ENV":            {"build-arg:FROM_ENV": "yes"},
+		"--build-arg NOT_SET_ANYWHERE":    {},
+		"--label a=b --label c":           {"label:a": "b", "label:c": ""},
+		"--network none":                  {"force-network-mode": "none"},
+		"--network host":                  {"force-network-mode": "host"},
+		"--network mine":                  {"force-network-mode": "mine"},
 		"--add-host a:1.2.3.4 --add-host b=::1 --add-host c:[::2]":  {"add-hosts": "a=1.2.3.4,b=::1,c=::2"},
 		"-m 64m --memory-swap -1":                                   {"memory": "67108864", "memswap": "-1"},
 		"--cpus 1.5":                                                {"cpuperiod": "100000", "cpuquota": "150000"},
@@ -158,20 +162,21 @@ func TestOutputs(t *testing.T) {
 		attrs map[string]string
 		push  []string
 	}{
-		"-t a":                                        {engineImage, map[string]string{"name": "docker.io/library/a:latest"}, nil},
-		"-t a -t b:1":                                 {engineImage, map[string]string{"name": "docker.io/library/a:latest,docker.io/library/b:1"}, nil},
-		"--load -t a":                                 {engineImage, map[string]string{"name": "docker.io/library/a:latest"}, nil},
-		"--push -t r:5/a":                             {engineImage, map[string]string{"name": "r:5/a:latest"}, []string{"r:5/a:latest"}},
-		"-o type=registry -t r:5/a":                   {engineImage, map[string]string{"name": "r:5/a:latest"}, []string{"r:5/a:latest"}},
-		"-o type=image,name=x":                        {engineImage, map[string]string{"name": "x"}, nil},
-		"--push --sbom=true -t r:5/a":                 {"image", map[string]string{"name": "r:5/a:latest", "push": "true"}, nil},
+		"-t a":                        {engineImage, map[string]string{"name": "docker.io/library/a:latest"}, nil},
+		"-t a -t b:1":                 {engineImage, map[string]string{"name": "docker.io/library/a:latest,docker.io/library/b:1"}, nil},
+		"--load -t a":                 {engineImage, map[string]string{"name": "docker.io/library/a:latest"}, nil},
+		"--push -t r:5/a":             {engineImage, map[string]string{"name": "r:5/a:latest"}, []string{"r:5/a:latest"}},
+		"-o type=registry -t r:5/a":   {engineImage, map[string]string{"name": "r:5/a:latest"}, []string{"r:5/a:latest"}},
+		"-o type=image,name=x":        {engineImage, map[string]string{"name": "x"}, nil},
+		"--push --sbom=true -t r:5/a": {"image", map[string]string{"name": "r:5/a:latest", "push": "true"}, nil},
+		"-o type=registry,name=x,compression=zstd":    {"image", map[string]string{"name": "x", "push": "true", "compression": "zstd"}, nil},
 		"--push --platform linux/a,linux/b -t r":      {"image", map[string]string{"name": "docker.io/library/r:latest", "push": "true"}, nil},
 		"--platform linux/a,linux/b --annotation a=b": {engineImage, map[string]string{"annotation-manifest.a": "b"}, nil},
-		"-o " + dir:                                   {"local", map[string]string{}, nil},
-		"-o -":                                        {"tar", map[string]string{}, nil},
-		"-o type=oci,dest=" + dir + "/x -t a":         {"oci", map[string]string{"name": "docker.io/library/a:latest"}, nil},
-		"-o type=docker,dest=" + dir + "/x":           {"docker", map[string]string{}, nil},
-		"--squash -t a":                               {engineImage, map[string]string{"name": "docker.io/library/a:latest", "squash": "true"}, nil},
+		"-o " + dir:                           {"local", map[string]string{}, nil},
+		"-o -":                                {"tar", map[string]string{}, nil},
+		"-o type=oci,dest=" + dir + "/x -t a": {"oci", map[string]string{"name": "docker.io/library/a:latest"}, nil},
+		"-o type=docker,dest=" + dir + "/x":   {"docker", map[string]string{}, nil},
+		"--squash -t a":                       {engineImage, map[string]string{"name": "docker.io/library/a:latest", "squash": "true"}, nil},
 		"-o type=oci,dest=-,compression=zstd --annotation index,manifest[linux/amd64]:k=v": {"oci", map[string]string{
 			"compression": "zstd", "annotation-index.k": "v", "annotation-manifest[linux/amd64].k": "v"}, nil},
 	} {

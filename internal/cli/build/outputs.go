@@ -184,7 +184,8 @@ func (o *options) export(sh *shell.Shell, e *client.ExportEntry, many bool, out 
 
 // intoEngine makes e an image of the engine, pushed from there if asked. What
 // is more than one image (several platforms, attestations) goes from the build
-// straight to the registry, for the engine keeps only its own platform's.
+// straight to the registry, for the engine keeps only its own platform's; so do
+// layers that are to be compressed in some way, for which a push has its own.
 func (o *options) intoEngine(e *client.ExportEntry, many bool, out *outcome) error {
 	push, err := boolean(e.Attrs, "push")
 	if err != nil {
@@ -197,7 +198,7 @@ func (o *options) intoEngine(e *client.ExportEntry, many bool, out *outcome) err
 	if push && e.Attrs["name"] == "" {
 		return errors.New("tag is needed when pushing to registry")
 	}
-	if push && (many || byDigest) {
+	if push && (many || byDigest || e.Attrs["compression"] != "" || e.Attrs["compression-level"] != "") {
 		e.Type = client.ExporterImage
 		return nil
 	}
