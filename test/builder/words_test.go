@@ -1,6 +1,8 @@
 package builder
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -29,6 +31,25 @@ func TestWarnings(t *testing.T) {
 		}
 		if want := "ERROR: failed to build: failed to solve: unset ssh forward key default\n"; !strings.HasSuffix(out, want) {
 			t.Errorf("%s: want %q at the end of\n%s", c.flag, want, out)
+		}
+	}
+}
+
+// A build that fails leaves no id of an earlier one, and a cache that is not there is told of.
+func TestLeftovers(t *testing.T) {
+	e := engine(t, "")
+	dir := files(t, map[string]string{"Dockerfile": "FROM busybox\nARG S\nRUN $S\n"})
+	id, none := filepath.Join(t.TempDir(), "id"), filepath.Join(dir, "nocache")
+	for _, step := range []string{"true", "false"} {
+		out, code := client(t, e, nil, nil, harness.Binary("wherry"), "build", "--iidfile", id, "--cache-from", "type=local,src="+none, "--build-arg", "S="+step, dir)
+		if (code == 0) != (step == "true") {
+			t.Errorf("%s: exit %d\n%s", step, code, out)
+		}
+		if want := "WARNING: local cache import at " + none + " skipped: "; !strings.Contains(out, want) {
+			t.Errorf("%s: want %q in\n%s", step, want, out)
+		}
+		if b, err := os.ReadFile(id); (err == nil) != (step == "true") {
+			t.Errorf("%s: the file of the id: %q %v", step, b, err)
 		}
 	}
 }

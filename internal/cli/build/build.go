@@ -115,7 +115,7 @@ func (o *options) run(ctx context.Context, sh *shell.Shell, flags flagSet) error
 	if err != nil {
 		return err
 	}
-	if err := o.cache(&opt); err != nil {
+	if err := o.cache(sh, &opt); err != nil {
 		return err
 	}
 	if err := o.attach(sh, &opt); err != nil {
@@ -127,6 +127,11 @@ func (o *options) run(ctx context.Context, sh *shell.Shell, flags flagSet) error
 	}
 	if o.call.name != "" {
 		return o.ask(ctx, sh, engine, &opt, show)
+	}
+	if o.iidFile != "" { // no build that fails leaves an old id
+		if err := os.Remove(o.iidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("removing image ID file: %w", err)
+		}
 	}
 	opt.Ref = newRef()
 	res, err := show.follow(func(ch chan *client.SolveStatus) (*client.SolveResponse, error) {

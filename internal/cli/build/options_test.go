@@ -45,7 +45,7 @@ func request(t *testing.T, stdin string, args ...string) (*client.SolveOpt, *out
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := o.cache(opt); err != nil {
+	if err := o.cache(sh, opt); err != nil {
 		return nil, nil, err
 	}
 	return opt, out, o.attach(sh, opt)

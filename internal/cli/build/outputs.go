@@ -418,7 +418,7 @@ func (o *options) attestations() (map[string]string, error) {
 }
 
 // cache sets where cache comes from and goes to.
-func (o *options) cache(opt *client.SolveOpt) error {
+func (o *options) cache(sh *shell.Shell, opt *client.SolveOpt) error {
 	from, err := cacheEntries(o.cacheFrom)
 	if err != nil {
 		return err
@@ -431,8 +431,13 @@ func (o *options) cache(opt *client.SolveOpt) error {
 		to = append(to, client.CacheOptionsEntry{Type: "inline", Attrs: map[string]string{}})
 	}
 	for i := range from {
-		if e := &from[i]; e.Type == "inline" {
+		switch e := &from[i]; e.Type {
+		case "inline":
 			e.Type = "registry" // an image that carries its cache is read from its registry
+		case "local": // which the first build of many does not find
+			if _, err := os.Stat(filepath.Join(e.Attrs["src"], "index.json")); e.Attrs["src"] != "" && err != nil {
+				fmt.Fprintf(sh.Err, "WARNING: local cache import at %s skipped: %v\n", e.Attrs["src"], err)
+			}
 		}
 	}
 	opt.CacheImports, opt.CacheExports = from, to
