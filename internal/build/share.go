@@ -182,11 +182,7 @@ func (n names) Get(ctx context.Context, name string) (images.Image, error) {
 		if err != nil {
 			return images.Image{}, err
 		}
-		target := img.Target
-		if target.Digest != d {
-			target = img.Manifest
-		}
-		return images.Image{Name: name, Target: target, CreatedAt: img.Created, UpdatedAt: img.Tagged}, nil
+		return images.Image{Name: name, Target: found(img, d), CreatedAt: img.Created, UpdatedAt: img.Tagged}, nil
 	}
 	img, err := n.table.Resolve(ctx, name)
 	if errdefs.IsNotFound(err) {

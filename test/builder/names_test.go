@@ -3,6 +3,7 @@ package builder
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/wherry-engine/wherry/test/harness"
@@ -34,5 +35,36 @@ func TestNamesOfFiles(t *testing.T) {
 	wherry(t, e, "build", "-o", to, dir)
 	if b, err := os.ReadFile(filepath.Join(to, "ctx", "\xfe")); string(b) != "hello" {
 		t.Errorf("as output: %q %v", b, err)
+	}
+}
+
+// A base that is named by the digest that a push gave it is the image that is
+// here, also when its registry is not; --pull gets what the registry has.
+func TestPushedBase(t *testing.T) {
+	e := engine(t, "")
+	var base string
+	t.Run("push", func(t *testing.T) { // the registry ends with it
+		name := e.ServeRegistry(t, "127.0.0.1:0") + "/base"
+		wherry(t, e, "build", "-q", "-t", name, files(t, map[string]string{"Dockerfile": "FROM busybox\nRUN echo here > /x\n"}))
+		wherry(t, e, "push", "-q", name)
+		base = strings.TrimSpace(wherry(t, e, "image", "inspect", "-f", "{{index .RepoDigests 0}}", name))
+		if own := wherry(t, e, "image", "inspect", "-f", "{{.Descriptor.Digest}}", name); strings.HasSuffix(base, "@"+strings.TrimSpace(own)) {
+			t.Fatalf("the push has changed nothing: %s", base)
+		}
+		wherry(t, e, "build", "--no-cache", "--pull", files(t, map[string]string{"Dockerfile": "FROM " + base + "\nRUN grep here /x\n"}))
+	})
+	dir := files(t, map[string]string{"Dockerfile": "FROM " + base + "\nRUN grep here /x\n"})
+	x := buildx(t, e)
+	for _, c := range []struct {
+		env  []string
+		args []string
+	}{
+		{nil, []string{harness.Binary("wherry"), "build"}},
+		{nil, []string{x[1], "build"}},
+		{classicEnv, []string{harness.DockerCLI(), "build"}},
+	} {
+		if out, code := client(t, e, c.env, nil, append(c.args, "--no-cache", dir)...); code != 0 {
+			t.Errorf("%v: exit %d\n%s", c.args, code, out)
+		}
 	}
 }

@@ -1,7 +1,9 @@
 // Package digestref owns how a base image that is named by its digest is found
 // here. BuildKit looks an image up by its tag alone, and then compares the
 // digest. One that is here under any other tag, or none, is therefore given a
-// tag that says the digest, which the table of images reads.
+// tag that says the digest, which the table of images reads. A registry may know
+// an image by another digest than it has here, when a push compressed its layers:
+// the tag says the one, and what BuildKit compares is the other.
 package digestref
 
 import (
@@ -17,9 +19,9 @@ const (
 )
 
 // Tag gives the source of an image that is named by its digest a tag for Read.
-// target tells the digest of what is here under a reference, "" for nothing; one
-// whose own tag leads to the digest, and one that is not here, need none.
-func Tag(source string, target func(ref string) digest.Digest) (string, bool) {
+// here tells the digest that what a reference stands for has here, "" for nothing;
+// one whose own tag leads to the digest, and one that is not here, need none.
+func Tag(source string, here func(reference.Named) digest.Digest) (string, bool) {
 	ref, ok := strings.CutPrefix(source, scheme)
 	if !ok || !strings.Contains(ref, "@") {
 		return "", false
@@ -29,17 +31,22 @@ func Tag(source string, target func(ref string) digest.Digest) (string, bool) {
 		return "", false
 	}
 	c, ok := named.(reference.Canonical)
-	if !ok || c.Digest().Algorithm() != digest.SHA256 || target(c.String()) == "" {
+	if !ok || c.Digest().Algorithm() != digest.SHA256 {
 		return "", false
 	}
-	tag := "latest"
-	if t, ok := named.(reference.Tagged); ok {
-		tag = t.Tag()
-	}
-	if target(named.Name()+":"+tag) == c.Digest() {
+	has := here(c)
+	if has == "" {
 		return "", false
 	}
-	return scheme + named.Name() + ":" + prefix + c.Digest().Encoded() + "@" + c.Digest().String(), true
+	tagged, ok := named.(reference.Tagged)
+	if !ok {
+		tagged = reference.TagNameOnly(reference.TrimNamed(named)).(reference.Tagged)
+	}
+	own, err := reference.WithTag(reference.TrimNamed(named), tagged.Tag())
+	if err != nil || here(own) == c.Digest() {
+		return "", false
+	}
+	return scheme + named.Name() + ":" + prefix + c.Digest().Encoded() + "@" + has.String(), true
 }
 
 // Read gives the image that a name with a tag of Tag's stands for.

@@ -4,14 +4,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 )
 
 func TestTag(t *testing.T) {
 	sum := strings.Repeat("ab", 32)
 	want := digest.Digest("sha256:" + sum)
-	have := func(ref string) digest.Digest {
-		if strings.Contains(ref, "@") {
+	have := func(ref reference.Named) digest.Digest {
+		if strings.Contains(ref.String(), "@") {
 			return want
 		}
 		return "sha256:other"
@@ -27,13 +28,18 @@ func TestTag(t *testing.T) {
 			t.Errorf("%s: %q", source, got)
 		}
 	}
-	if got, ok := Tag("docker-image://a@sha256:"+sum, func(string) digest.Digest { return "" }); ok {
+	if got, ok := Tag("docker-image://a@sha256:"+sum, func(reference.Named) digest.Digest { return "" }); ok {
 		t.Errorf("one that is not here: %q", got)
 	}
 	for _, ref := range []string{"a@sha256:", "a:1@sha256:"} {
-		if got, ok := Tag("docker-image://"+ref+sum, func(string) digest.Digest { return want }); ok {
+		if got, ok := Tag("docker-image://"+ref+sum, func(reference.Named) digest.Digest { return want }); ok {
 			t.Errorf("one whose tag leads there: %q", got)
 		}
+	}
+	// One that a push gave this digest has another here.
+	pushed := func(reference.Named) digest.Digest { return "sha256:here" }
+	if got, ok := Tag("docker-image://a:1@sha256:"+sum, pushed); !ok || got != "docker-image://docker.io/library/a:sha256-"+sum+"@sha256:here" {
+		t.Errorf("pushed: %q %t", got, ok)
 	}
 	canonical, d, ok := Read("host:5000/a/b:sha256-" + sum)
 	if !ok || canonical != "host:5000/a/b@sha256:"+sum || d.Encoded() != sum {
