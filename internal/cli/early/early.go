@@ -3,7 +3,8 @@
 // Package early hands a build over to wherry-build before the other packages of
 // wherry are initialised, which takes longer than the rest of it: Go initialises
 // a package once those that it imports are, and this one imports next to
-// nothing. Only the program wherry imports it.
+// nothing. All else of wherry then begins on one processor, see alone. Only the
+// program wherry imports it.
 //
 // It knows the commonest command line alone, the verb as the first word. All
 // others, and a wherry-build that is not beside this program, are left to
