@@ -33,6 +33,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/transfer/agent"
 	"github.com/wherry-engine/wherry/internal/transfer/pack"
+	"github.com/wherry-engine/wherry/internal/transfer/turns"
 )
 
 // Config is what the settings say of registries. It can be replaced while the
@@ -80,7 +81,9 @@ type Client struct {
 	agent  string
 	events func(events.Message)
 	set    atomic.Pointer[settings]
-	packs  chan struct{} // a place for each layer that is being compressed
+	packs  turns.Places // a place for each layer that is being compressed
+
+	sending turns.Keyed // by the repository and blob
 
 	mu      sync.Mutex
 	flights map[digest.Digest]*flight
@@ -91,8 +94,8 @@ type settings struct {
 	Config
 	insecure  agent.Insecure
 	agents    agent.Set
-	downloads chan struct{}
-	uploads   chan struct{}
+	downloads turns.Places
+	uploads   turns.Places
 
 	mu    sync.Mutex
 	plain map[string]bool // insecure hosts that were found to speak http
@@ -100,7 +103,7 @@ type settings struct {
 
 // New returns a client; it asks nobody anything yet.
 func New(o Options, c Config) (*Client, error) {
-	cl := &Client{images: image.NewExchange(o.Images), agent: o.UserAgent, events: o.Events, flights: map[digest.Digest]*flight{}, packs: make(chan struct{}, maxPacks)}
+	cl := &Client{images: image.NewExchange(o.Images), agent: o.UserAgent, events: o.Events, flights: map[digest.Digest]*flight{}, packs: make(turns.Places, maxPacks)}
 	if o.Images != nil {
 		cl.blobs = o.Images.Content()
 	}
@@ -122,8 +125,8 @@ func (c *Client) Configure(cfg Config) error {
 			}
 		}
 	}
-	s.downloads = make(chan struct{}, orOne(cfg.MaxDownloads, 3))
-	s.uploads = make(chan struct{}, orOne(cfg.MaxUploads, 5))
+	s.downloads = make(turns.Places, orOne(cfg.MaxDownloads, 3))
+	s.uploads = make(turns.Places, orOne(cfg.MaxUploads, 5))
 	if s.Compression == "" {
 		s.Compression = pack.Gzip
 	}

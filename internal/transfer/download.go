@@ -19,6 +19,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/transfer/failure"
+	"github.com/wherry-engine/wherry/internal/transfer/turns"
 )
 
 // stage is where a blob's download stands.
@@ -128,18 +129,12 @@ func (f *flight) leave(id int) bool {
 }
 
 // fly fetches one blob.
-func (c *Client) fly(ctx context.Context, f *flight, slots chan struct{}, named reference.Named, from []*remote, d ocispec.Descriptor) error {
-	select {
-	case slots <- struct{}{}:
-	default:
-		f.tell(waiting, 0, 0)
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+func (c *Client) fly(ctx context.Context, f *flight, slots turns.Places, named reference.Named, from []*remote, d ocispec.Descriptor) error {
+	leave, err := slots.Enter(ctx, func() { f.tell(waiting, 0, 0) })
+	if err != nil {
+		return err
 	}
-	defer func() { <-slots }()
+	defer leave()
 	p, err := c.blobs.Partial(ctx, d)
 	if errdefs.IsAlreadyExists(err) {
 		return nil

@@ -105,12 +105,11 @@ func (p *push) pack(ctx context.Context, d ocispec.Descriptor, name string) erro
 			return done(was, "Mounted from "+from)
 		}
 	}
-	select {
-	case p.packs <- struct{}{}:
-		defer func() { <-p.packs }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	leave, err := p.packs.Enter(ctx, nil)
+	if err != nil {
+		return err
 	}
+	defer leave()
 	f := &pack.Layer{Form: p.form, Digest: d.Digest, Open: func() (io.ReadCloser, error) {
 		in, _, err := p.blobs.Reader(ctx, d.Digest)
 		if err != nil {

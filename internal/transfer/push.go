@@ -249,18 +249,19 @@ func (p *push) blobsOf(ctx context.Context, pieces []image.Piece) error {
 			}
 			p.sent[blob{d.Digest, packed}] = true
 			p.state(name, "Preparing")
+			waits := func() { p.state(name, "Waiting") }
 			g.Go(func() error {
-				select {
-				case slots <- struct{}{}:
-				default:
-					p.state(name, "Waiting")
-					select {
-					case slots <- struct{}{}:
-					case <-ctx.Done():
-						return context.Cause(ctx)
-					}
+				// What another push sends there is waited for, and found then.
+				over, err := p.sending.Enter(ctx, fmt.Sprint(p.named.Name(), d.Digest, packed), waits)
+				if err != nil {
+					return err
 				}
-				defer func() { <-slots }()
+				defer over()
+				leave, err := slots.Enter(ctx, waits)
+				if err != nil {
+					return err
+				}
+				defer leave()
 				if packed {
 					return p.pack(ctx, d, name)
 				}

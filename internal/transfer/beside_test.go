@@ -1,0 +1,60 @@
+package transfer
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/moby/moby/api/types/jsonstream"
+)
+
+// TestPushedAtOnce: of two pushes of one layer to one repository one waits for
+// the other, compresses and sends nothing, and says so.
+func TestPushedAtOnce(t *testing.T) {
+	to, b := newFake(t), newBench(t, Config{})
+	b.built(to.host()+"/app:v1", "", "", 3000)
+	if err := b.store.Tag(t.Context(), to.host()+"/app:v1", to.host()+"/app:v2"); err != nil {
+		t.Fatal(err)
+	}
+	k := &taker{f: to, uploads: map[string]*bytes.Buffer{}}
+	sends, waits := make(chan struct{}), make(chan struct{})
+	var first, told sync.Once
+	to.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPatch || r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/blobs/") {
+			first.Do(func() {
+				close(sends)
+				<-waits
+			})
+		}
+		return k.serve(w, r)
+	}
+	var mu sync.Mutex
+	said := map[string]int{} // by both
+	push := func(tag string, hear func()) error {
+		return b.Push(t.Context(), to.host()+"/app:"+tag, "", "", func(m jsonstream.Message) {
+			mu.Lock()
+			defer mu.Unlock()
+			said[m.Status]++
+			if m.ID != "" && m.Status != "Preparing" {
+				hear()
+			}
+		})
+	}
+	done := make(chan error)
+	go func() { done <- push("v1", func() {}) }()
+	<-sends
+	if err := push("v2", func() { told.Do(func() { close(waits) }) }); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if said["Pushed"] != 1 || said["Layer already exists"] != 1 {
+		t.Errorf("%v", said)
+	}
+	if n := len(k.uploads); n != 2 { // the layer and the config
+		t.Errorf("%d uploads", n)
+	}
+}
