@@ -11,6 +11,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/containerd/errdefs"
 	apicontainer "github.com/moby/moby/api/types/container"
@@ -159,13 +160,17 @@ func (e *Engine) publish(c *container.Container, action events.Action, extra map
 	e.events.Container(action, r.ID, r.Attributes(extra))
 }
 
+// quiet is how long the answer to a request is given before the work behind it
+// begins, which is to take neither processor from the answer nor its client.
+const quiet = 3 * time.Millisecond
+
 // later runs work behind the answer to a request; Close waits for it.
 func (e *Engine) later(work func()) {
 	e.pending.Add(1)
-	go func() {
+	time.AfterFunc(quiet, func() {
 		defer e.pending.Done()
 		work()
-	}()
+	})
 }
 
 // warn reports a failure that nobody waits for.
