@@ -11,6 +11,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/moby/buildkit/cache/contenthash"
@@ -47,8 +48,9 @@ type unpacker struct {
 // folder is a directory of the archive.
 type folder struct {
 	*dir
-	looks   bool // not those of the archive yet
-	implied bool // the archive has no entry of it
+	looks   bool     // not those of the archive yet
+	implied bool     // the archive has no entry of it
+	below   []string // the directories in it that the archive told of
 }
 
 // unpack reads a plain tar.
@@ -230,12 +232,33 @@ func (u *unpacker) place(in *dir, st *types.Stat, was uint32, do func() error) e
 		return err
 	}
 	u.busy.Wait()
-	if err := unix.Unlinkat(in.fd, name, 0); errors.Is(err, unix.EISDIR) {
-		return broken(fmt.Errorf("%q is a directory and not one", st.Path))
-	} else if err != nil {
+	if err = unix.Unlinkat(in.fd, name, 0); errors.Is(err, unix.EISDIR) {
+		err = u.forget(in, st.Path)
+	}
+	if err != nil {
 		return in.wrap("remove", name, err)
 	}
 	return do()
+}
+
+// forget removes a directory that an earlier entry made, with what is in it: a
+// later one of its name is none. Nothing below it is open.
+func (u *unpacker) forget(in *dir, name string) error {
+	u.busy.Wait()
+	if err := removeAll(in.fd, path.Base(name)); err != nil {
+		return err
+	}
+	for list := []string{name}; len(list) > 0; {
+		last := list[len(list)-1]
+		list = list[:len(list)-1]
+		if f := u.dirs[last]; f != nil {
+			list = append(list, f.below...)
+			delete(u.dirs, last)
+		}
+	}
+	// Of these some may be gone; one that is not is then kept for two names.
+	clear(u.seen)
+	return u.hashes.HandleChange(fsutil.ChangeKindDelete, name, nil, nil)
 }
 
 // directory makes a directory, or keeps the one that is there.
@@ -260,6 +283,8 @@ func (u *unpacker) directory(in *dir, st *types.Stat, implied bool) error {
 		return err
 	}
 	u.dirs[st.Path] = f
+	above := u.dirs[in.path]
+	above.below = append(above.below, st.Path)
 	if same {
 		return nil
 	}
@@ -277,11 +302,16 @@ func (u *unpacker) link(in *dir, st *types.Stat, to string) error {
 		return at.wrap("link", path.Base(to), unix.ENOENT)
 	}
 	st.Linkname = path.Join(at.path, path.Base(to))
-	if u.dirs[st.Linkname] != nil || u.dirs[st.Path] != nil || st.Linkname == st.Path {
+	if u.dirs[st.Linkname] != nil || st.Linkname == st.Path || strings.HasPrefix(st.Linkname, st.Path+"/") {
 		return broken(fmt.Errorf("%q cannot be a link to %q", st.Path, to))
 	}
 	if in, err = u.enter(path.Dir(st.Path), 0); err != nil {
 		return err
+	}
+	if u.dirs[st.Path] != nil {
+		if err := errors.Join(u.change(), in.wrap("remove", path.Base(st.Path), u.forget(in, st.Path))); err != nil {
+			return err
+		}
 	}
 	if was, old := in.old[path.Base(st.Path)]; old {
 		in.keep(st)
