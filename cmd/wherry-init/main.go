@@ -10,7 +10,6 @@ package main
 
 import (
 	"errors"
-	"runtime"
 	_ "unsafe" // for go:linkname
 
 	"golang.org/x/sys/unix"
@@ -19,18 +18,23 @@ import (
 	"github.com/wherry-engine/wherry/internal/runtime/initproto"
 )
 
-// The main goroutine stays on the main thread: namespaces, credentials and
-// the final exec belong to one thread.
-func init() { runtime.LockOSThread() }
-
 //go:linkname arguments os.runtime_args
 func arguments() []string
 
-func main() {
-	args := arguments()
-	if len(args) == 0 || args[0] != initproto.Name {
-		unix.Exit(reap(args))
+// As a container's first program it does all in an init: the runtime keeps the
+// main goroutine on the main thread for so long, to which namespaces, credentials
+// and the final exec belong. With LockOSThread it would start another thread, and
+// exec waits for each to end.
+func init() {
+	if args := arguments(); len(args) > 0 && args[0] == initproto.Name {
+		begin(args)
 	}
+}
+
+func main() { unix.Exit(reap(arguments())) }
+
+// begin becomes the user's process, or ends.
+func begin(args []string) {
 	// Not traceable or readable by whoever shares our namespaces before exec.
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	unix.CloseOnExec(initproto.ControlFD)
@@ -45,8 +49,8 @@ func main() {
 	}
 	if f := run(fresh); f != nil {
 		_ = send(f.Encode(), -1)
-		unix.Exit(1)
 	}
+	unix.Exit(1)
 }
 
 // state is what operations leave for later ones.
