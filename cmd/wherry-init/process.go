@@ -94,7 +94,7 @@ func (s *state) drop(p *initproto.Process, id identity.Identity) *initproto.Fail
 	if err := caps.Limit(caps.Set(p.Bounding)); err != nil {
 		return fail("bounding capabilities", err)
 	}
-	_, permitted, _, err := caps.Current()
+	permitted, _, err := caps.Current()
 	if err != nil {
 		return fail("capabilities", err)
 	}

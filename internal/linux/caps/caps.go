@@ -61,21 +61,27 @@ func (s Set) Names() []string {
 	return list
 }
 
-// Current gives the bounding, permitted and effective sets of the calling thread.
-func Current() (bounding, permitted, effective Set, err error) {
+// Current gives the permitted and effective sets of the calling thread.
+func Current() (permitted, effective Set, err error) {
 	var data [2]unix.CapUserData
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return 0, 0, 0, err
-	}
-	for n := range len(names) {
-		if v, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(n), 0, 0, 0); err == nil && v == 1 {
-			bounding |= 1 << n
-		}
+		return 0, 0, err
 	}
 	permitted = Set(data[0].Permitted) | Set(data[1].Permitted)<<32
 	effective = Set(data[0].Effective) | Set(data[1].Effective)<<32
-	return bounding, permitted, effective, nil
+	return permitted, effective, nil
+}
+
+// Bounding gives the bounding set of the calling thread, which takes a call for
+// each capability.
+func Bounding() (s Set) {
+	for n := range len(names) {
+		if v, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(n), 0, 0, 0); err == nil && v == 1 {
+			s |= 1 << n
+		}
+	}
+	return s
 }
 
 // Limit drops everything outside keep from the bounding set, also what newer

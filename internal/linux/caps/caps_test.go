@@ -25,11 +25,11 @@ func TestSets(t *testing.T) {
 }
 
 func TestCurrent(t *testing.T) {
-	bounding, permitted, effective, err := Current()
+	permitted, effective, err := Current()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if effective&^permitted != 0 {
-		t.Fatalf("effective %x beyond permitted %x (bounding %x)", effective, permitted, bounding)
+		t.Fatalf("effective %x beyond permitted %x (bounding %x)", effective, permitted, Bounding())
 	}
 }

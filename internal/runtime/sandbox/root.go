@@ -159,7 +159,7 @@ func assemble(p *Plan, userns int) (int, error) {
 // actAs gives this thread another owner for the files it makes, without the
 // loss of rights that this brings.
 func actAs(uid, gid int) error {
-	_, permitted, _, err := caps.Current()
+	permitted, _, err := caps.Current()
 	if err != nil {
 		return err
 	}

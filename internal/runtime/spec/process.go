@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -117,13 +118,13 @@ var defaultCapabilities = []string{
 	"CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
 }
 
+// bounding is what the engine has, and so what it can give; it does not change.
+var bounding = sync.OnceValue(caps.Bounding)
+
 // Capabilities gives the names a container has: privileged means all that the
 // engine itself has, else docker's default with add and drop.
 func Capabilities(h *container.HostConfig) ([]string, error) {
-	all, _, _, err := caps.Current()
-	if err != nil {
-		return nil, err
-	}
+	all := bounding()
 	if h.Privileged {
 		return all.Names(), nil
 	}
@@ -233,7 +234,7 @@ func (b *builder) clamp(resource int, name string, l *specs.POSIXRlimit) error {
 
 // mayRaise tells whether this process, and so those it starts, has CAP_SYS_RESOURCE.
 func mayRaise() bool {
-	_, _, effective, err := caps.Current()
+	_, effective, err := caps.Current()
 	n := caps.Number("CAP_SYS_RESOURCE")
 	return err == nil && effective&(1<<n) != 0
 }
@@ -280,10 +281,7 @@ func BuildExec(main *specs.Spec, cfg *container.ExecCreateRequest) (*specs.Proce
 		p.User = userOf(cfg.User, main.Process.User.Umask)
 	}
 	if cfg.Privileged {
-		all, _, _, err := caps.Current()
-		if err != nil {
-			return nil, err
-		}
+		all := bounding()
 		p.Capabilities = &specs.LinuxCapabilities{Bounding: all.Names(), Permitted: all.Names(), Effective: all.Names()}
 	}
 	return &p, nil

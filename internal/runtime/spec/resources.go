@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
@@ -179,12 +180,17 @@ func MaskedPaths() []string {
 		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
 		"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
 	}
-	thermal, err := filepath.Glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle")
-	if err == nil {
-		list = append(list, thermal...)
+	return append(list, thermal()...)
+}
+
+// thermal is looked for once: there may be hundreds of processors.
+var thermal = sync.OnceValue(func() []string {
+	list, err := filepath.Glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle")
+	if err != nil {
+		return nil
 	}
 	return list
-}
+})
 
 // devices are nodes and the rules that allow them.
 func (b *builder) devices() error {
