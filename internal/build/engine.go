@@ -163,7 +163,7 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 		GarbageCollect: func(ctx context.Context) error {
 			return errors.Join(e.worker.GarbageCollect(ctx), e.history.Collect(ctx))
 		},
-		GracefulStop: running.Done(),
+		GracefulStop: running.Done(), HistoryConfig: b.cfg.Limits.records(),
 	})
 	if err != nil {
 		stop(err)
@@ -275,6 +275,7 @@ func (e *engine) close() error {
 	case <-time.After(patience):
 		slog.Warn("builds do not end; the next start removes what they leave")
 	}
+	e.room.Close()
 	err := errors.Join(e.control.Close(), e.history.Close(), e.exec.Close(), sweepTemporary(e.b.tmp()))
 	if err == nil {
 		err = end(filepath.Join(e.b.cfg.Root, "build"))

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/build/linked"
@@ -29,6 +30,22 @@ type Limits struct {
 	Off                        bool // nothing goes by itself
 	Reserved, MaxUsed, MinFree int64
 	Rules                      []Rule
+	// Records of builds that are older go when there are more. Nil is no bound, if
+	// not both are, which is BuildKit's own; no entries at all is no history.
+	HistoryAge     *time.Duration
+	HistoryEntries *int64
+}
+
+// records gives BuildKit's words for what stays of the history, nil for its own.
+func (l Limits) records() *config.HistoryConfig {
+	if l.HistoryAge == nil && l.HistoryEntries == nil {
+		return nil
+	}
+	c := config.HistoryConfig{MaxEntries: l.HistoryEntries}
+	if l.HistoryAge != nil {
+		c.MaxAge.Duration = *l.HistoryAge
+	}
+	return &c
 }
 
 // The default cap is a tenth of the file system, within these bounds.

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,7 +21,15 @@ type Builder struct {
 		Reserved, MaxUsed, MinFree int64
 		Rules                      []BuilderRule // instead of the default ones
 	}
+	History                        History
 	HostNetwork, Insecure, Devices bool // entitlements: network-host, security-insecure, device
+}
+
+// History says which records of builds stay; one goes when it is too old and
+// there are too many. Nil says nothing; no entries at all is no history.
+type History struct {
+	MaxAge     *time.Duration
+	MaxEntries *int64
 }
 
 // BuilderRule says what of the build cache may go when it is too large.
@@ -59,6 +68,30 @@ func (s *size) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
+// filters is a list of name=value, or the object of older files: {"name": {"value": true}}.
+type filters []string
+
+func (f *filters) UnmarshalJSON(raw []byte) error {
+	var old map[string]map[string]bool
+	if json.Unmarshal(raw, &old) != nil {
+		return json.Unmarshal(raw, (*[]string)(f))
+	}
+	for _, name := range slices.Sorted(maps.Keys(old)) {
+		for _, v := range slices.Sorted(maps.Keys(old[name])) {
+			*f = append(*f, name+"="+v)
+		}
+	}
+	return nil
+}
+
+// age is "48h", or a number of seconds.
+func age(text string) (time.Duration, error) {
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+		return time.Duration(n) * time.Second, nil
+	}
+	return time.ParseDuration(text)
+}
+
 func (b builderValue) decode(raw json.RawMessage) error {
 	in := struct {
 		GC struct {
@@ -68,15 +101,19 @@ func (b builderValue) decode(raw json.RawMessage) error {
 			MaxUsed  size  `json:"defaultMaxUsedSpace"`
 			MinFree  size  `json:"defaultMinFreeSpace"`
 			Policy   []struct {
-				All      bool     `json:"all"`
-				Filter   []string `json:"filter"`
-				Keep     size     `json:"keepStorage"`
-				Reserved size     `json:"reservedSpace"`
-				MaxUsed  size     `json:"maxUsedSpace"`
-				MinFree  size     `json:"minFreeSpace"`
+				All      bool    `json:"all"`
+				Filter   filters `json:"filter"`
+				Keep     size    `json:"keepStorage"`
+				Reserved size    `json:"reservedSpace"`
+				MaxUsed  size    `json:"maxUsedSpace"`
+				MinFree  size    `json:"minFreeSpace"`
 			} `json:"policy"`
 		} `json:"gc"`
 		Entitlements map[string]bool `json:"entitlements"`
+		History      struct {
+			MaxAge     string `json:"maxAge"`
+			MaxEntries *int64 `json:"maxEntries"`
+		} `json:"history"`
 	}{}
 	d := json.NewDecoder(strings.NewReader(string(raw)))
 	d.DisallowUnknownFields()
@@ -115,18 +152,23 @@ func (b builderValue) decode(raw json.RawMessage) error {
 				r.Filters = append(r.Filters, f)
 				continue
 			}
-			age, err := time.ParseDuration(text)
-			if err != nil {
-				if n, nerr := strconv.ParseInt(text, 10, 64); nerr == nil {
-					age, err = time.Duration(n)*time.Second, nil
-				}
-			}
+			keep, err := age(text)
 			if err != nil {
 				return fmt.Errorf("builder: gc: invalid filter %q: %w", f, err)
 			}
-			r.Keep = age
+			r.Keep = keep
 		}
 		out.GC.Rules = append(out.GC.Rules, r)
+	}
+	if h := in.History; h.MaxAge != "" {
+		d, err := age(h.MaxAge)
+		if err != nil || d < 0 {
+			return fmt.Errorf("builder: history: invalid maxAge %q: it is a time such as 48h", h.MaxAge)
+		}
+		out.History.MaxAge = &d
+	}
+	if out.History.MaxEntries = in.History.MaxEntries; out.History.MaxEntries != nil && *out.History.MaxEntries < 0 {
+		return fmt.Errorf("builder: history: invalid maxEntries %d", *out.History.MaxEntries)
 	}
 	*b.at = out
 	return nil

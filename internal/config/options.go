@@ -101,7 +101,7 @@ var options = []option{
 	{flag: "https-proxy", key: "https-proxy", say: "HTTPS proxy URL to use for outgoing traffic", bind: func(c *Config) value { return text(&c.Registry.HTTPSProxy) }},
 	{flag: "no-proxy", key: "no-proxy", say: "Comma-separated list of hosts or IP addresses for which the proxy is skipped", bind: func(c *Config) value { return text(&c.Registry.NoProxy) }},
 	{flag: "allow-nondistributable-artifacts", key: "allow-nondistributable-artifacts", class: idle, say: "nondistributable layers are pushed like all others"},
-	{key: "builder", say: "Build cache (gc) and entitlements of the builder", bind: func(c *Config) value { return builder(&c.Builder) }},
+	{key: "builder", say: "Build cache (gc), history and entitlements of the builder", bind: func(c *Config) value { return builder(&c.Builder) }},
 	{flag: "containerd", key: "containerd", class: idle, say: "wherryd needs no containerd"},
 	{flag: "containerd-namespace", key: "containerd-namespace", class: idle, say: "wherryd needs no containerd"},
 	{flag: "containerd-plugins-namespace", key: "containerd-plugin-namespace", class: idle, say: "wherryd needs no containerd"},

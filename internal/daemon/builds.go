@@ -35,7 +35,7 @@ func entitlements(c config.Builder) []string {
 }
 
 func cacheLimits(c config.Builder) build.Limits {
-	l := build.Limits{Off: c.GC.Disabled, Reserved: c.GC.Reserved, MaxUsed: c.GC.MaxUsed, MinFree: c.GC.MinFree}
+	l := build.Limits{Off: c.GC.Disabled, Reserved: c.GC.Reserved, MaxUsed: c.GC.MaxUsed, MinFree: c.GC.MinFree, HistoryAge: c.History.MaxAge, HistoryEntries: c.History.MaxEntries}
 	for _, r := range c.GC.Rules {
 		l.Rules = append(l.Rules, build.Rule(r))
 	}

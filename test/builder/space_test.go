@@ -99,3 +99,20 @@ RUN ls -l /two /three && echo $which > /last
 }
 
 func tail(s string) string { return s[max(0, len(s)-2000):] }
+
+// daemon.json bounds the history; without any entries there is none.
+func TestHistoryBounds(t *testing.T) {
+	dir := files(t, map[string]string{"Dockerfile": "FROM busybox\nARG A\nRUN true\n"})
+	for most, config := range []string{`{"builder":{"history":{"maxEntries":0}}}`, `{"builder":{"history":{"maxAge":"0","maxEntries":1}}}`} {
+		e := engine(t, config)
+		for _, a := range []string{"A=1", "A=2", "A=3"} {
+			wherry(t, e, "build", "-q", "--build-arg", a, dir)
+		}
+		if err := e.Restart(); err != nil { // which looks at it
+			t.Fatal(err)
+		}
+		eventually(t, config, func() bool {
+			return strings.Count(wherry(t, e, "builder", "history", "ls", "--format", "json"), "\n") == most
+		})
+	}
+}

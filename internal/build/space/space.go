@@ -35,6 +35,8 @@ type Cache struct {
 // file system is nearly full more often.
 type Room struct {
 	cache Cache
+	open  context.Context // ends with Close
+	end   context.CancelFunc
 
 	mu     sync.Mutex // held by whoever empties
 	last   time.Time
@@ -45,7 +47,18 @@ type Room struct {
 }
 
 // New makes the room of a cache.
-func New(c Cache) *Room { return &Room{cache: c, held: map[string]int64{}} }
+func New(c Cache) *Room {
+	r := &Room{cache: c, held: map[string]int64{}}
+	r.open, r.end = context.WithCancel(context.Background())
+	return r
+}
+
+// Close has nothing be removed any more. The cache may be closed then.
+func (r *Room) Close() {
+	r.end()
+	r.mu.Lock() // whoever empties stops with the record that it is at
+	defer r.mu.Unlock()
+}
 
 // leastHeld is what a database has at least, in bytes.
 const leastHeld = 1 << 20
@@ -132,11 +145,11 @@ const (
 // answer, and the file that could not be written stays open, though deleted,
 // until the collector of garbage closes it.
 func (r *Room) restore(failed bool) {
-	r.empty(context.Background(), 0)
+	r.empty(r.open, 0)
 	for end := time.Now().Add(restoring); failed && r.Tight() && time.Now().Before(end); {
 		runtime.GC()
 		time.Sleep(pause)
-		r.empty(context.Background(), 0)
+		r.empty(r.open, 0)
 	}
 }
 
@@ -148,16 +161,16 @@ func (r *Room) watch(stop <-chan struct{}) {
 		select {
 		case <-t.C:
 			if r.Tight() {
-				r.empty(context.Background(), often)
+				r.empty(r.open, often)
 			} else {
-				r.empty(context.Background(), between)
+				r.empty(r.open, between)
 			}
 		case <-stop:
 			// A build that is over lets its records go a little later.
 			wait := time.NewTicker(between)
 			defer wait.Stop()
 			for range 10 {
-				if r.empty(context.Background(), 0) {
+				if r.empty(r.open, 0) {
 					return
 				}
 				<-wait.C
@@ -180,7 +193,7 @@ func (r *Room) Before(ctx context.Context) {
 // It reports whether there was nothing to do.
 func (r *Room) empty(ctx context.Context, unless time.Duration) bool {
 	n, err := r.make(ctx, unless)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && r.open.Err() == nil {
 		slog.Warn("cannot empty the build cache", "error", err)
 	}
 	return n < 0
@@ -195,9 +208,12 @@ func (r *Room) make(ctx context.Context, unless time.Duration) (int, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if unless > 0 && time.Since(r.last) < unless {
+	if r.open.Err() != nil || unless > 0 && time.Since(r.last) < unless {
 		return -1, nil
 	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(r.open, stop)()
 	defer func() { r.last = time.Now() }()
 	policy, err := r.cache.Worth(ctx, policy, r.Tight())
 	if err != nil {
