@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"io"
@@ -55,6 +56,48 @@ func TestPostedArchives(t *testing.T) {
 	}
 	if out := inside(t, e, "t", "sh", "-c", "wc -c < /f"); out != "1048576\n" {
 		t.Errorf("the file has %q bytes", out)
+	}
+}
+
+// An archive may have a name twice: the last counts, and what a name is that
+// stands for the first is not taken from the cache by the last's digest.
+func TestPostedTwice(t *testing.T) {
+	e := engine(t, "")
+	type member struct {
+		kind       byte
+		name, text string
+	}
+	archive := func(list ...member) *bytes.Buffer {
+		t.Helper()
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, m := range list {
+			h := &tar.Header{Typeflag: m.kind, Name: m.name, Mode: 0o755}
+			if m.kind == tar.TypeLink {
+				h.Linkname = m.text
+			} else {
+				h.Size = int64(len(m.text))
+			}
+			if err := w.WriteHeader(h); err != nil {
+				t.Fatal(err)
+			}
+			if h.Size > 0 {
+				io.WriteString(w, m.text)
+			}
+		}
+		w.Close()
+		return &b
+	}
+	for _, text := range []string{"one", "one", "two", "three"} {
+		body := archive(member{tar.TypeReg, "Dockerfile", "FROM busybox\nCOPY g /g\nCOPY d /d\n"},
+			member{tar.TypeReg, "f", text}, member{tar.TypeLink, "g", "f"}, member{tar.TypeReg, "f", "last"},
+			member{tar.TypeDir, "d", ""}, member{tar.TypeReg, "d/below", "x"}, member{tar.TypeReg, "d", text})
+		if code, answer, err := e.API("POST", "/v1.41/build?t=t", body); err != nil || code != 200 || !strings.Contains(string(answer), "Successfully built") {
+			t.Fatalf("%s: %d %s %v", text, code, answer, err)
+		}
+		if got := inside(t, e, "t", "cat", "/g", "/d"); got != text+text {
+			t.Errorf("%s: /g and /d are %q", text, got)
+		}
 	}
 }
 

@@ -90,20 +90,20 @@ func (p *posted) drop() {
 }
 
 func (p *posted) read(ctx context.Context) (cache.ImmutableRef, error) {
-	return p.all.renew(ctx, p.key, Posted, func(dir string, hashes contenthash.CacheContext, changing func() error) error {
+	return p.all.renew(ctx, p.key, Posted, func(dir string, hashes contenthash.CacheContext, changing func() error) (bool, error) {
 		ctx, stop := context.WithCancelCause(ctx)
 		defer stop(nil)
 		body := newAhead(ctx, p.body)
 		plain, _, err := archive.Decompress(body)
 		if err != nil {
-			return err
+			return false, err
 		}
 		defer plain.Close()
 		u := &unpacker{hashes: hashes, changing: changing, stop: stop}
 		if err := u.unpack(ctx, plain, dir); err != nil {
-			return err
+			return false, err
 		}
 		_, err = io.Copy(io.Discard, body) // what is behind the archive's end
-		return err
+		return !u.again, err
 	})
 }

@@ -42,8 +42,9 @@ func (d *Directories) free(ctx context.Context, key, name string) (ref cache.Mut
 }
 
 // renew has a directory's record be brought up to date. What do changes in it,
-// it tells hashes, and calls changing before.
-func (d *Directories) renew(ctx context.Context, key, name string, do func(dir string, hashes contenthash.CacheContext, changing func() error) error) (_ cache.ImmutableRef, err error) {
+// it tells hashes, and calls changing before; not told, what is there is read
+// for its digests, and is not brought up to date once more.
+func (d *Directories) renew(ctx context.Context, key, name string, do func(dir string, hashes contenthash.CacheContext, changing func() error) (told bool, err error)) (_ cache.ImmutableRef, err error) {
 	ref, named, err := d.free(ctx, key, name)
 	if err != nil {
 		return nil, err
@@ -80,10 +81,17 @@ func (d *Directories) renew(ctx context.Context, key, name string, do func(dir s
 		// From now on a killed engine's next start removes it.
 		return errors.Join(ref.ClearValueAndIndex(keyShared, indexShared), ref.SetCachePolicyDefault())
 	}
-	if err := within(ctx, ref, func(dir string) error { return do(dir, hashes, changing) }); err != nil {
+	told := false
+	err = within(ctx, ref, func(dir string) (err error) {
+		told, err = do(dir, hashes, changing)
+		return err
+	})
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if !named {
+	case !told:
+		contenthash.ClearCacheContext(ref)
+	case !named:
 		// They are a megabyte for each ten thousand files.
 		if err := contenthash.SetCacheContext(ctx, ref, hashes); err != nil {
 			return nil, err

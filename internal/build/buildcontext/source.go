@@ -122,9 +122,9 @@ func (i *instance) Snapshot(ctx context.Context, job solver.JobContext) (cache.I
 func (i *instance) fetch(ctx context.Context, caller session.Caller) (cache.ImmutableRef, error) {
 	r := &receiver{progress: report(ctx, "transferring "+i.dir.Name+":")}
 	return i.all.renew(ctx, i.dir.Name+":"+i.dir.SharedKeyHint+":"+caller.SharedKey(), i.dir.Name,
-		func(dir string, hashes contenthash.CacheContext, changing func() error) error {
+		func(dir string, hashes contenthash.CacheContext, changing func() error) (bool, error) {
 			r.hashes, r.changing = hashes, changing
-			return i.receive(ctx, caller, dir, r)
+			return true, i.receive(ctx, caller, dir, r)
 		})
 }
 

@@ -35,6 +35,7 @@ type unpacker struct {
 	dirs  map[string]*folder // those that the archive told of
 	seen  map[uint64]string  // files of several names that stay as they are
 	most  int64              // bytes of the file system
+	again bool               // names were made twice: hashes cannot follow that
 
 	ready  chan *arrived // small files, to be written
 	busy   sync.WaitGroup
@@ -232,6 +233,7 @@ func (u *unpacker) place(in *dir, st *types.Stat, was uint32, do func() error) e
 		return err
 	}
 	u.busy.Wait()
+	u.again = true
 	if err = unix.Unlinkat(in.fd, name, 0); errors.Is(err, unix.EISDIR) {
 		err = u.forget(in, st.Path)
 	}
@@ -245,6 +247,7 @@ func (u *unpacker) place(in *dir, st *types.Stat, was uint32, do func() error) e
 // later one of its name is none. Nothing below it is open.
 func (u *unpacker) forget(in *dir, name string) error {
 	u.busy.Wait()
+	u.again = true
 	if err := removeAll(in.fd, path.Base(name)); err != nil {
 		return err
 	}
@@ -256,9 +259,8 @@ func (u *unpacker) forget(in *dir, name string) error {
 			delete(u.dirs, last)
 		}
 	}
-	// Of these some may be gone; one that is not is then kept for two names.
-	clear(u.seen)
-	return u.hashes.HandleChange(fsutil.ChangeKindDelete, name, nil, nil)
+	clear(u.seen) // of these some may be gone; one that is not is then kept for two names
+	return nil
 }
 
 // directory makes a directory, or keeps the one that is there.
@@ -320,6 +322,8 @@ func (u *unpacker) link(in *dir, st *types.Stat, to string) error {
 				return err
 			}
 		}
+	} else if unix.Faccessat(in.fd, path.Base(st.Path), unix.F_OK, unix.AT_SYMLINK_NOFOLLOW) == nil {
+		u.again = true
 	}
 	if err := u.change(); err != nil {
 		return err
