@@ -97,6 +97,9 @@ func (o *options) run(ctx context.Context, sh *shell.Shell, flags flagSet) error
 	if err := o.check(sh, flags); err != nil {
 		return err
 	}
+	if err := o.places(); err != nil {
+		return err
+	}
 	engine, err := connect(ctx, sh) // which goes on while the rest is prepared
 	if err != nil {
 		return err
@@ -128,10 +131,8 @@ func (o *options) run(ctx context.Context, sh *shell.Shell, flags flagSet) error
 	if o.call.name != "" {
 		return o.ask(ctx, sh, engine, &opt, show)
 	}
-	if o.iidFile != "" { // no build that fails leaves an old id
-		if err := os.Remove(o.iidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("removing image ID file: %w", err)
-		}
+	if err := o.forget(); err != nil {
+		return err
 	}
 	opt.Ref = newRef()
 	res, err := show.follow(func(ch chan *client.SolveStatus) (*client.SolveResponse, error) {

@@ -20,6 +20,40 @@ func imageID(res map[string]string) string {
 	return res[exptypes.ExporterImageDigestKey]
 }
 
+// places looks, before anything is built, whether the files that the user asked
+// for can be where he wants them.
+func (o *options) places() error {
+	for _, f := range [][2]string{{"--iidfile", o.iidFile}, {"--metadata-file", o.metadataFile}} {
+		flag, file := f[0], f[1]
+		if file == "" {
+			continue
+		}
+		in, err := os.Stat(filepath.Dir(file))
+		if err != nil {
+			return fmt.Errorf("%s: %w", flag, err)
+		}
+		if !in.IsDir() {
+			return fmt.Errorf("%s: %s is not a directory", flag, filepath.Dir(file))
+		}
+		if is, err := os.Stat(file); err == nil && is.IsDir() {
+			return fmt.Errorf("%s: %s is a directory", flag, file)
+		}
+	}
+	return nil
+}
+
+// forget removes an id from before: no build that fails leaves an old one. What is
+// no file, a terminal or a pipe, stays.
+func (o *options) forget() error {
+	if is, err := os.Lstat(o.iidFile); o.iidFile == "" || err != nil || !is.Mode().IsRegular() {
+		return nil
+	}
+	if err := os.Remove(o.iidFile); err != nil {
+		return fmt.Errorf("removing image ID file: %w", err)
+	}
+	return nil
+}
+
 // writeMetadata writes what the exporters answered as one JSON object; values
 // that are JSON in base64 are unfolded.
 func writeMetadata(path, ref string, res map[string]string, warnings []client.VertexWarning) error {

@@ -53,3 +53,38 @@ func TestHistoryFilter(t *testing.T) {
 		}
 	}
 }
+
+// TestPlaces: that the id or the metadata cannot be written where the user wants
+// them is told before the build, and nothing but an old id is removed for it.
+func TestPlaces(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for _, name := range []string{"file", "old"} {
+		if err := os.WriteFile(at(name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(at("file"), at("link")); err != nil {
+		t.Fatal(err)
+	}
+	for want, o := range map[string]options{
+		"":                                      {iidFile: at("new"), metadataFile: at("old")},
+		"--iidfile: stat " + at("missing"):      {iidFile: at("missing/x")},
+		"--metadata-file: stat " + at("nope"):   {metadataFile: at("nope/x")},
+		"--metadata-file: " + at("file"):        {metadataFile: at("file/x")},
+		"--iidfile: " + dir + " is a directory": {iidFile: dir},
+	} {
+		if err := o.places(); (err == nil) != (want == "") || err != nil && !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	for name, stays := range map[string]bool{"old": false, "link": true, "never": false} {
+		o := options{iidFile: at(name)}
+		if err := o.forget(); err != nil {
+			t.Error(name, err)
+		}
+		if _, err := os.Lstat(at(name)); (err == nil) != stays {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
