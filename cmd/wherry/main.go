@@ -1,11 +1,5 @@
 // Command wherry is the client of the engine; through a link named docker it
 // answers as docker's own.
-//
-// It does not look through the host's mounts for a limit of processors that it
-// does not come near.
-//
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
 package main
 
 import (
