@@ -8,7 +8,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/identity"
-	_ "github.com/moby/buildkit/util/grpcutil/encoding/proto" // names of files need not be UTF-8
+	_ "github.com/moby/buildkit/util/grpcutil/encoding/proto" // names of files need not be UTF-8, and nothing is reflected upon
 
 	"github.com/wherry-engine/wherry/internal/cli/shell"
 )
