@@ -63,6 +63,7 @@ func (e *engine) tracked(ctx context.Context, r *controlapi.SolveRequest, solve 
 	return e.answers.Solve(ctx, r, func(ctx context.Context) (_ *controlapi.SolveResponse, err error) {
 		ctx, done := e.track(ctx)
 		defer func() { done(err) }()
+		defer e.contexts.Forget(r.Session)
 		return solve(ctx, r)
 	})
 }

@@ -1,6 +1,7 @@
 package buildcontext
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"os"
@@ -317,6 +318,22 @@ func (d *dir) inode(name string) (uint64, error) {
 func (d *dir) below(name string) (int, error) {
 	fd, err := mount.OpenBelow(d.fd, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	return fd, d.wrap("open", name, err)
+}
+
+// holds tells whether a regular file has just that content.
+func holds(at int, name string, data []byte) (bool, error) {
+	fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	have := make([]byte, len(data)+1)
+	n, err := io.ReadFull(f, have)
+	if !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return false, err // it is longer, if there is none
+	}
+	return bytes.Equal(have[:n], data), nil
 }
 
 // linked tells whether a further name of a file is one already.

@@ -17,6 +17,7 @@ import (
 	"github.com/tonistiigi/fsutil"
 	"github.com/tonistiigi/fsutil/types"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // stream is the connection to the sender.
@@ -31,6 +32,7 @@ type receiver struct {
 	progress func(bytes int, last bool)
 	changing func() error // called before the first change
 	abort    func(error)  // ends the stream
+	every    bool         // all files travel, also those that seem to be what is there
 
 	stream  stream
 	order   fsutil.Validator
@@ -62,6 +64,7 @@ type file struct {
 	st    *types.Stat
 	data  []byte
 	parts chan []byte // of a large one, which is written as it comes
+	there bool        // something is, and it seems to be the same
 }
 
 // grace is how long a sender has to end after it was told of a failure.
@@ -225,8 +228,16 @@ func (r *receiver) name(ctx context.Context, id uint32, st *types.Stat) error {
 		return nil
 	}
 	same, was, err := in.same(st, r.seen)
-	if err != nil || same && !mode.IsDir() {
+	if err != nil {
 		return err
+	}
+	if same && r.every && mode.IsRegular() && st.Size > 0 {
+		in.changed = true // or will be
+		r.want(id, &file{st: st, there: true})
+		return nil
+	}
+	if same && !mode.IsDir() {
+		return nil
 	}
 	if !same {
 		if err := r.change(); err != nil {
@@ -252,17 +263,22 @@ func (r *receiver) name(ctx context.Context, id uint32, st *types.Stat) error {
 		return r.hand(ctx, &file{st: st})
 	}
 	if mode.IsRegular() {
-		r.wanted[id] = &file{st: st}
-		r.mu.Lock()
-		r.ask = append(r.ask, id)
-		r.mu.Unlock()
-		r.wake()
+		r.want(id, &file{st: st})
 		return nil
 	}
 	if err := in.special(st); err != nil {
 		return err
 	}
 	return r.note(st, nil)
+}
+
+// want asks for a file.
+func (r *receiver) want(id uint32, f *file) {
+	r.wanted[id] = f
+	r.mu.Lock()
+	r.ask = append(r.ask, id)
+	r.mu.Unlock()
+	r.wake()
 }
 
 // change is called before something is changed.
@@ -314,6 +330,9 @@ func (r *receiver) data(ctx context.Context, g *errgroup.Group, p *types.Packet)
 			close(f.parts)
 			return nil
 		}
+		if same, err := r.replaces(f); err != nil || same {
+			return err
+		}
 		return r.hand(ctx, f)
 	case f.parts == nil && len(f.data)+len(p.Data) <= small && r.held.Load() < most:
 		r.held.Add(int64(len(p.Data)))
@@ -326,6 +345,9 @@ func (r *receiver) data(ctx context.Context, g *errgroup.Group, p *types.Packet)
 	}
 	if f.parts == nil {
 		f.parts = make(chan []byte, 16)
+		if _, err := r.replaces(f); err != nil {
+			return err
+		}
 		r.writer(g, func() error {
 			var at opened
 			defer at.close()
@@ -342,6 +364,30 @@ func (r *receiver) data(ctx context.Context, g *errgroup.Group, p *types.Packet)
 		p.Data = *b
 	}
 	return nil
+}
+
+// replaces makes way for a file that has come, unless what is there is the same
+// by its content as well. A large one is not compared.
+func (r *receiver) replaces(f *file) (same bool, err error) {
+	if !f.there {
+		return false, nil
+	}
+	at, err := r.top.below(path.Dir(f.st.Path))
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(at)
+	name := path.Base(f.st.Path)
+	if f.parts == nil {
+		if same, err = holds(at, name, f.data); err != nil || same {
+			r.held.Add(-int64(len(f.data)))
+			return same, err
+		}
+	}
+	if err := r.change(); err != nil {
+		return false, err
+	}
+	return false, r.top.wrap("remove", f.st.Path, unix.Unlinkat(at, name, 0))
 }
 
 // hand gives a file to the writers.

@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"sync"
 	"time"
 
@@ -27,7 +26,6 @@ import (
 	_ "github.com/moby/buildkit/util/grpcutil/encoding/proto" // names need not be UTF-8, buffers are used again
 	"github.com/moby/buildkit/util/progress"
 	"github.com/tonistiigi/fsutil"
-	"google.golang.org/grpc/metadata"
 
 	_ "github.com/wherry-engine/wherry/internal/grpcbuffers" // for files
 )
@@ -40,7 +38,8 @@ type Directories struct {
 	settle  func(context.Context) error
 
 	mu     sync.Mutex
-	posted map[string]*posted // by session
+	posted map[string]*posted  // by session
+	asked  map[string]*request // by session; see askAhead
 }
 
 // New makes the source of directories of clients. It calls collect when files
@@ -51,7 +50,7 @@ func New(c cache.Accessor, collect func(), settle func(context.Context) error) (
 	if err != nil {
 		return nil, err
 	}
-	return &Directories{Source: kit, cache: c, collect: collect, settle: settle, posted: map[string]*posted{}}, nil
+	return &Directories{Source: kit, cache: c, collect: collect, settle: settle, posted: map[string]*posted{}, asked: map[string]*request{}}, nil
 }
 
 // Resolve gives one directory. Requests for names of files alone are BuildKit's.
@@ -66,7 +65,7 @@ func (d *Directories) Resolve(ctx context.Context, id source.Identifier, sm *ses
 			return unpacked{kit, p}, nil
 		}
 	}
-	if !ok || dir.MetadataOnly || dir.Differ != fsutil.DiffMetadata {
+	if !ok || dir.MetadataOnly {
 		return settled{kit, d.settle}, nil
 	}
 	return &instance{kit, d, *dir, sm}, nil
@@ -130,53 +129,22 @@ func (i *instance) fetch(ctx context.Context, caller session.Caller) (cache.Immu
 
 // receive asks the client for the directory.
 func (i *instance) receive(ctx context.Context, caller session.Caller, dir string, r *receiver) error {
-	if !caller.Supports(session.MethodURL(filesync.FileSync_ServiceDesc.ServiceName, "diffcopy")) {
-		return errors.New("no local sources enabled")
-	}
-	ctx, cancel := context.WithCancelCause(caller.Context(ctx))
-	defer cancel(errEnded)
-	ask := metadata.MD{"dir-name": {i.dir.Name}}
-	for name, list := range map[string][]string{
-		"include-patterns": i.dir.IncludePatterns, "exclude-patterns": i.dir.ExcludePatterns, "followpaths": i.dir.FollowPaths,
-	} {
-		if list != nil {
-			ask[name] = list
+	r.every = i.dir.Differ == fsutil.DiffNone
+	q := i.all.askedFor(i.dir)
+	if q == nil {
+		var err error
+		if q, err = ask(ctx, caller, i.dir); err != nil {
+			return err
 		}
 	}
-	stream, err := filesync.NewFileSyncClient(caller.Conn()).DiffCopy(metadata.NewOutgoingContext(ctx, encoded(ask)))
-	if err != nil {
+	defer q.end(errEnded)
+	defer context.AfterFunc(ctx, func() { q.end(context.Cause(ctx)) })()
+	i.all.askAhead(ctx, caller, i.dir)
+	r.abort = q.end
+	if err := r.run(q.ctx, q.stream, dir); err != nil {
 		return err
 	}
-	r.abort = cancel
-	if err := r.run(ctx, stream, dir); err != nil {
-		return err
-	}
-	return stream.CloseSend()
-}
-
-var errEnded = errors.New("the transfer has ended")
-
-// encoded makes headers of what has other than ASCII letters, as the clients expect it.
-func encoded(in metadata.MD) metadata.MD {
-	out := metadata.MD{}
-	for name, list := range in {
-		plain := true
-		for _, text := range list {
-			for n := range len(text) {
-				plain = plain && text[n] < 0x80
-			}
-		}
-		for _, text := range list {
-			if !plain {
-				text = url.QueryEscape(text)
-			}
-			out[name] = append(out[name], text)
-		}
-		if !plain {
-			out[name+"-encoded"] = []string{"1"}
-		}
-	}
-	return out
+	return q.stream.CloseSend()
 }
 
 // between lie two reports of how much has come.
