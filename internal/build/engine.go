@@ -43,6 +43,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/build/caches"
 	"github.com/wherry-engine/wherry/internal/build/classic"
 	"github.com/wherry-engine/wherry/internal/build/executor"
+	"github.com/wherry-engine/wherry/internal/build/garbage"
 	"github.com/wherry-engine/wherry/internal/build/history"
 	"github.com/wherry-engine/wherry/internal/build/linked"
 	"github.com/wherry-engine/wherry/internal/build/space"
@@ -249,8 +250,10 @@ func (e *engine) track(ctx context.Context) (context.Context, func(error)) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(e.running, func() { cancel(errClosed) })
 	e.active.Add(1)
+	garbage.PutOff()
 	leave := e.room.Enter(ctx)
 	return ctx, func(err error) {
+		garbage.Resume()
 		stop()
 		cancel(nil)
 		space.Release(err)
