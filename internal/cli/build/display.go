@@ -18,6 +18,7 @@ type display struct {
 	progressui.Display
 	sh       *shell.Shell
 	mode     progressui.DisplayMode
+	text     *gather // of plain text; else nil
 	warnings []client.VertexWarning
 }
 
@@ -29,12 +30,19 @@ func newDisplay(sh *shell.Shell, mode progressui.DisplayMode) (*display, error) 
 	if mode == progressui.AutoMode && os.Getenv("TERM") == "dumb" {
 		mode = progressui.PlainMode // a terminal that cannot redraw a line
 	}
-	d, err := progressui.NewDisplay(sh.Err.Raw(), mode, progressui.WithDesc(
+	show := &display{sh: sh, mode: mode}
+	to := sh.Err.Raw()
+	if mode == progressui.PlainMode || mode == progressui.AutoMode && !sh.Err.IsTerminal() {
+		show.text = &gather{w: to}
+		to = show.text
+	}
+	var err error
+	show.Display, err = progressui.NewDisplay(to, mode, progressui.WithDesc(
 		fmt.Sprintf("building with %q instance", where), sh.Name+":"+where))
 	if err != nil {
 		return nil, err
 	}
-	return &display{Display: d, sh: sh, mode: mode}, nil
+	return show, nil
 }
 
 // follow runs a build, which closes the channel that it is given, and returns
@@ -46,6 +54,9 @@ func (d *display) follow(build func(chan *client.SolveStatus) (*client.SolveResp
 		// Not the command's context: what a cancelled build still says is shown.
 		var err error
 		d.warnings, err = d.UpdateFrom(context.Background(), ch)
+		if d.text != nil {
+			d.text.flush()
+		}
 		shown <- err
 	}()
 	res, err := build(ch)
