@@ -104,7 +104,6 @@ func (o *options) run(ctx context.Context, sh *shell.Shell, flags flagSet) error
 	if err != nil {
 		return err
 	}
-	defer engine.close()
 	opt := client.SolveOpt{Frontend: "dockerfile.v0", FrontendAttrs: map[string]string{}}
 	in := inputs{opt: &opt, stdin: sh.In}
 	if err := in.load(o); err != nil {

@@ -86,7 +86,6 @@ func prune(ctx context.Context, sh *shell.Shell, verbose bool, po []client.Prune
 	if err != nil {
 		return err
 	}
-	defer e.close()
 	ch := make(chan client.UsageInfo)
 	done := make(chan error, 1)
 	go func() {
@@ -149,7 +148,6 @@ func usage(ctx context.Context, sh *shell.Shell, format string, verbose bool, uo
 	if err != nil {
 		return err
 	}
-	defer e.close()
 	list, err := e.kit.DiskUsage(ctx, uo...)
 	if err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 type engine struct{ kit *client.Client }
 
 // connect begins to connect, and does not wait for it: the first request does.
+// The connection ends with the program.
 func connect(ctx context.Context, sh *shell.Shell) (*engine, error) {
 	if !sh.Global.Debug {
 		// The libraries' warnings are about their own affairs.
@@ -38,10 +39,6 @@ func connect(ctx context.Context, sh *shell.Shell) (*engine, error) {
 		return nil, fmt.Errorf("connect to the builder: %w", err)
 	}
 	return &engine{kit: kit}, nil
-}
-
-func (e *engine) close() {
-	_ = e.kit.Close() // the program is about to end
 }
 
 // newRef is an id of a build in the history.

@@ -289,7 +289,6 @@ func withEngine(ctx context.Context, sh *shell.Shell, do func(context.Context, *
 	if err != nil {
 		return err
 	}
-	defer e.close()
 	return do(ctx, e)
 }
 
