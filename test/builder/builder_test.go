@@ -172,9 +172,10 @@ func TestFailure(t *testing.T) {
 		"FROM busybox\nCOPY nope /\n":                          "COPY failed: file not found in build context or excluded by .dockerignore: stat nope: file does not exist",
 		"FROM busybox\nCOPY --from=missing / /x\n":             "missing",
 		"FROM a AS b\nFROM b AS a\nFROM nowhere.invalid/x:1\n": "nowhere.invalid",
-		"RUN true\n":                      "no build stage in current context",
-		"":                                "cannot be empty",
-		"FROM busybox\nRUN [\"/nope\"]\n": "/nope",
+		"RUN true\n":                        "no build stage in current context",
+		"":                                  "cannot be empty",
+		"FROM busybox\nRUN [\"/nope\"]\n":   "/nope",
+		"FROM busybox\nUSER nope\nRUN id\n": "unable to find user nope: no matching entries in passwd file\n",
 	} {
 		dir := files(t, map[string]string{"Dockerfile": text})
 		out, code := client(t, e, classicEnv, nil, harness.DockerCLI(), "build", dir)

@@ -20,10 +20,17 @@ var (
 	missingBuild = regexp.MustCompile(`failed to read dockerfile: open ([^:]+): no such file or directory`)
 )
 
+// notStarted is the code of a step that could not begin for a reason that it
+// could not print.
+const notStarted = 128
+
 // Error tells a failure in the classic builder's words, if it has some.
 func Error(err error) (told error, ok bool) {
 	var exit *gatewayapi.ExitError
 	if errors.As(err, &exit) && exit.ExitCode < gatewayapi.UnknownExitStatus {
+		if exit.ExitCode == notStarted && exit.Err != nil {
+			return exit.Err, true
+		}
 		command := ""
 		if m := failedStep.FindStringSubmatch(err.Error()); m != nil {
 			command, _ = strconv.Unquote(m[1])
