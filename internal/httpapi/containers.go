@@ -7,8 +7,8 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/wherry-engine/wherry/internal/httpapi/older"
 	"github.com/wherry-engine/wherry/internal/lifecycle"
-	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/query"
 )
 
@@ -118,10 +118,10 @@ func legacyInspect(from *container.InspectResponse, v version) any {
 			top["IPPrefixLen"] = e.IPPrefixLen
 			top["IPv6Gateway"] = e.IPv6Gateway
 			top["MacAddress"] = e.MacAddress
-			if asked := network.AtRest(e).MacAddress; len(asked) > 0 && v.before(44) {
-				config["MacAddress"] = asked
-			}
 		}
+	}
+	if asked := older.MAC(&r); len(asked) > 0 && v.before(44) {
+		config["MacAddress"] = asked
 	}
 	more := fields{"NetworkSettings": top, "Config": config}
 	if v.before(42) {
