@@ -15,8 +15,10 @@ import (
 )
 
 // Where BuildKit notes the snapshot of a record, if its name is not the
-// record's, the digest of its layer, and the record that still has its files.
+// record's, the digests of its layer, plain and as it is kept, and the record
+// that still has its files.
 const (
+	keyBlob     = "cache.blob"
 	keySnapshot = "cache.snapshot"
 	keyDiffID   = "cache.diffID"
 	keyEqual    = "cache.equalMutable"
@@ -37,6 +39,21 @@ func (e *engine) note(record, key string) (text string) {
 // snapshotName names the snapshot of a record of the cache.
 func (e *engine) snapshotName(record string) string {
 	return cmp.Or(e.note(record, keySnapshot), record)
+}
+
+// committed finds for the differ where the files of records are.
+type committed struct{ e *engine }
+
+// Committed gives the files that a record of the cache has, when they do not
+// change any more.
+func (c committed) Committed(ctx context.Context, record string) (dir, name string, ok bool) {
+	store := c.e.b.cfg.Images.Snapshots()
+	if store.Driver() == snapshot.VFS {
+		return "", "", false // a layer's files are among all the others
+	}
+	name = shared(c.e.snapshotName(record))
+	dir, still, err := snapshot.Files(content.With(ctx), store, name)
+	return dir, name, err == nil && still
 }
 
 // adopt makes an image's layers of those that the build has, without a copy:

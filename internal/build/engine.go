@@ -42,6 +42,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/build/buildcontext"
 	"github.com/wherry-engine/wherry/internal/build/caches"
 	"github.com/wherry-engine/wherry/internal/build/classic"
+	"github.com/wherry-engine/wherry/internal/build/diff"
 	"github.com/wherry-engine/wherry/internal/build/executor"
 	"github.com/wherry-engine/wherry/internal/build/garbage"
 	"github.com/wherry-engine/wherry/internal/build/history"
@@ -200,13 +201,14 @@ func (e *engine) workerOptions(root string) (base.WorkerOpt, error) {
 		labels[labelGateway] = e.gateway[0].String()
 	}
 	contents := ctdsnapshot.NewContentStore(blobs{store.Blobs()}, content.Namespace)
+	layersOf := committed{e}
 	return base.WorkerOpt{
 		ID: id, Root: root, MetadataStore: md, Executor: e.exec,
 		Labels:          labels,
 		Snapshotter:     e.exec.Layers(ctdsnapshot.NewSnapshotter(driver, layers{store.Snapshotter(driver), images.Snapshots()}, content.Namespace, nil)),
-		ContentStore:    contents,
+		ContentStore:    ctdsnapshot.NewContentStore(diff.Blobs{Store: blobs{store.Blobs()}, Layers: layersOf}, content.Namespace),
 		Applier:         applier{apply.NewFileSystemApplier(contents)},
-		Differ:          walking.NewWalkingDiff(contents),
+		Differ:          &diff.Differ{Layers: layersOf, Content: store, Snapshotter: driver, Other: walking.NewWalkingDiff(contents)},
 		ImageStore:      names{store.Images(), images},
 		RegistryHosts:   e.b.cfg.Registries.Hosts,
 		Platforms:       []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())},

@@ -37,7 +37,8 @@ func (e *engine) records(ctx context.Context) ([]*client.UsageInfo, error) {
 	return list, nil
 }
 
-// common takes the account of files that several records have by links.
+// common takes the account of files that several records have by links, and of
+// archives that BuildKit counts beside the files that they are made of.
 func (e *engine) common(ctx context.Context, list []*client.UsageInfo) (*linked.Account, error) {
 	ctx = content.With(ctx)
 	layers := e.b.cfg.Images.Snapshots()
@@ -46,10 +47,30 @@ func (e *engine) common(ctx context.Context, list []*client.UsageInfo) (*linked.
 		record := cmp.Or(e.note(r.ID, keyEqual), r.ID)
 		dir, still, err := snapshot.Files(ctx, layers, shared(e.snapshotName(record)))
 		if err == nil { // else removed meanwhile, or not unpacked
-			all = append(all, linked.Holder{ID: r.ID, Dir: dir, Still: still, Image: r.Shared})
+			all = append(all, linked.Holder{ID: r.ID, Dir: dir, Still: still, Image: r.Shared, Extra: e.extra(ctx, r)})
 		}
 	}
 	return e.links.Read(all)
+}
+
+// extra is how much BuildKit's size of a record is above what it takes, because
+// of an archive that has its bytes from the record's files. BuildKit may have
+// measured the record before there was one.
+func (e *engine) extra(ctx context.Context, r *client.UsageInfo) int64 {
+	images := e.b.cfg.Images
+	info, err := images.Content().Blobs().Info(ctx, digest.Digest(e.note(r.ID, keyBlob)))
+	if err != nil {
+		return 0
+	}
+	others, thin := content.Thin(info)
+	if !thin {
+		return 0
+	}
+	files, err := images.Content().Snapshotter(images.Snapshots().Driver()).Usage(ctx, shared(e.snapshotName(r.ID)))
+	if err != nil {
+		return 0 // removed meanwhile
+	}
+	return max(0, r.Size-files.Size-(info.Size-others))
 }
 
 // inImages names the snapshots that have the files of images.

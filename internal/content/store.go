@@ -2,6 +2,7 @@
 // that says which of them, and which unpacked layers, are needed.
 //
 //	<root>/content/blobs/sha256/<hex>   blobs, read-only
+//	<root>/content/thin/<hex>           blobs that are put together of a layer's files; see thin
 //	<root>/content/ingest/<hash>/       blobs that are being written
 //	<root>/content/open                 there while an engine runs: found at start, the last one crashed
 //	<root>/meta.db                      bbolt, containerd's schema v1, synced
@@ -39,6 +40,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"github.com/wherry-engine/wherry/internal/content/thin"
 	"github.com/wherry-engine/wherry/internal/id"
 )
 
@@ -54,7 +56,7 @@ type Store struct {
 	db     *metadata.DB
 	bolt   *bolt.DB
 	blobs  content.Store
-	files  content.Store // below the database
+	files  *thin.Store // below the database
 	leases *light
 	images images.Store
 	mark   string
@@ -89,7 +91,11 @@ func Open(ctx context.Context, root string, sn map[string]snapshots.Snapshotter)
 			db.Close()
 		}
 	}()
-	blobs, err := openBlobs(dir)
+	whole, err := openBlobs(dir)
+	if err != nil {
+		return nil, err
+	}
+	blobs, err := thin.Open(whole, filepath.Join(dir, "thin"), root)
 	if err != nil {
 		return nil, err
 	}
@@ -347,10 +353,10 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (content.ReaderAt, er
 	return s.blobs.ReaderAt(With(ctx), ocispec.Descriptor{Digest: d})
 }
 
-// Size returns a blob's size, or errdefs.ErrNotFound.
+// Size returns what a blob takes on the disk, in bytes, or errdefs.ErrNotFound.
 func (s *Store) Size(ctx context.Context, d digest.Digest) (int64, error) {
 	info, err := s.blobs.Info(With(ctx), d)
-	return info.Size, err
+	return onDisk(info), err
 }
 
 // Label sets labels on a blob; others stay.
@@ -391,11 +397,11 @@ func (s *Store) Labels(ctx context.Context, d digest.Digest) (map[string]string,
 	return info.Labels, err
 }
 
-// Total returns the bytes of all blobs, and of what there is of unfinished ones.
+// Total returns what all blobs take on the disk, with what there is of unfinished ones.
 func (s *Store) Total(ctx context.Context) (n int64, err error) {
 	ctx = With(ctx)
 	if err := s.blobs.Walk(ctx, func(info content.Info) error {
-		n += info.Size
+		n += onDisk(info)
 		return nil
 	}); err != nil {
 		return 0, err

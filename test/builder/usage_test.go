@@ -46,7 +46,7 @@ func TestAccount(t *testing.T) {
 		}
 		var disk, dirs int64
 		seen := map[uint64]bool{}
-		for _, part := range []string{"content/blobs", "layers/snapshots"} {
+		for _, part := range []string{"content/blobs", "content/thin", "layers/snapshots"} {
 			err := filepath.WalkDir(filepath.Join(e.DataRoot(), part), func(_ string, d fs.DirEntry, err error) error {
 				if err != nil {
 					return err

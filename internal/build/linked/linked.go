@@ -26,6 +26,7 @@ type Holder struct {
 	Dir   string // of its files
 	Still bool   // they do not change any more
 	Image bool   // an image has them, too
+	Extra int64  // bytes that BuildKit counts and nobody has
 }
 
 // file is an inode with what it takes on the disk, in bytes.
@@ -42,7 +43,10 @@ type Ledger struct {
 }
 
 // Account is what records have in common at one time.
-type Account struct{ list []counted } // in the order of who a file belongs to
+type Account struct {
+	list  []counted // in the order of who a file belongs to
+	extra []Holder  // those with some
+}
 
 type counted struct {
 	Holder
@@ -65,6 +69,9 @@ func (l *Ledger) Read(all []Holder) (*Account, error) {
 	known := map[string][]file{}
 	a := &Account{}
 	for _, h := range all {
+		if h.Extra > 0 {
+			a.extra = append(a.extra, h)
+		}
 		if !marked[h.Dir] && !from[fileop.Origin(h.Dir)] {
 			continue
 		}
@@ -137,9 +144,12 @@ func walk(at int, name string, out *[]file) error {
 	return nil
 }
 
-// Twice gives for each record the bytes that are another one's.
+// Twice gives for each record the bytes that are another one's, or nobody's.
 func (a *Account) Twice() map[string]int64 {
 	out, seen := map[string]int64{}, map[uint64]bool{}
+	for _, h := range a.extra {
+		out[h.ID] = h.Extra
+	}
 	for _, h := range a.list {
 		for _, f := range h.files {
 			if seen[f.inode] {
@@ -156,6 +166,11 @@ func (a *Account) Twice() map[string]int64 {
 // with, each alone.
 func (a *Account) Over(removed map[string]bool) (bytes int64) {
 	stays, gone := map[uint64]bool{}, map[uint64]bool{}
+	for _, h := range a.extra {
+		if removed[h.ID] {
+			bytes += h.Extra
+		}
+	}
 	for _, h := range a.list {
 		if !removed[h.ID] || h.Image {
 			for _, f := range h.files {
