@@ -48,7 +48,8 @@ type receiver struct {
 	whole   bool // all names were sent
 
 	writers sync.WaitGroup
-	parts   sync.Pool    // of large files, written
+	room    room         // for what comes
+	rooms   sync.Pool    // written
 	held    atomic.Int64 // bytes of files that are kept in memory
 
 	sending sync.Mutex
@@ -65,6 +66,7 @@ type file struct {
 	data  []byte
 	parts chan []byte // of a large one, which is written as it comes
 	there bool        // something is, and it seems to be the same
+	next  []byte      // the part that may grow
 }
 
 // grace is how long a sender has to end after it was told of a failure.
@@ -148,6 +150,7 @@ func (r *receiver) packets(ctx context.Context, g *errgroup.Group) (err error) {
 	defer func() { r.progress(size, true) }()
 	for {
 		p.ResetVT()
+		p.Data = r.space()
 		if err := r.stream.RecvMsg(&p); err != nil {
 			if cause := context.Cause(ctx); cause != nil {
 				err = cause
@@ -327,24 +330,27 @@ func (r *receiver) data(ctx context.Context, g *errgroup.Group, p *types.Packet)
 	case len(p.Data) == 0:
 		delete(r.wanted, p.ID)
 		if f.parts != nil {
+			err := r.part(ctx, f, nil)
 			close(f.parts)
-			return nil
+			return err
 		}
 		if same, err := r.replaces(f); err != nil || same {
 			return err
 		}
 		return r.hand(ctx, f)
-	case f.parts == nil && len(f.data)+len(p.Data) <= small && r.held.Load() < most:
-		r.held.Add(int64(len(p.Data)))
+	}
+	b := r.took(p.Data)
+	if f.parts == nil && len(f.data)+len(b) <= small && r.held.Load() < most {
+		r.held.Add(int64(len(b)))
 		if f.data == nil {
-			f.data, p.Data = p.Data, nil
+			f.data = b
 		} else {
-			f.data = append(f.data, p.Data...)
+			f.data = append(f.data, b...)
 		}
 		return nil
 	}
 	if f.parts == nil {
-		f.parts = make(chan []byte, 16)
+		f.parts = make(chan []byte, 2)
 		if _, err := r.replaces(f); err != nil {
 			return err
 		}
@@ -354,16 +360,27 @@ func (r *receiver) data(ctx context.Context, g *errgroup.Group, p *types.Packet)
 			return r.one(ctx, f, &at)
 		})
 	}
+	if joined, ok := r.room.join(f.next, b); ok {
+		f.next = joined
+		return nil
+	}
+	return r.part(ctx, f, b)
+}
+
+// part hands a part of a large file to who writes it; next is what comes after
+// it.
+func (r *receiver) part(ctx context.Context, f *file, next []byte) error {
+	b := f.next
+	f.next = next
+	if len(b) == 0 {
+		return nil
+	}
 	select {
-	case f.parts <- p.Data:
+	case f.parts <- b:
+		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	p.Data = nil
-	if b, ok := r.parts.Get().(*[]byte); ok {
-		p.Data = *b
-	}
-	return nil
 }
 
 // replaces makes way for a file that has come, unless what is there is the same
@@ -422,18 +439,32 @@ func (r *receiver) one(ctx context.Context, f *file, at *opened) error {
 		return err
 	}
 	err = create(dir, f.st, func(w io.Writer) error {
-		w = io.MultiWriter(w, h)
+		h.Write(f.data) //nolint:errcheck // it never fails
 		_, err := w.Write(f.data)
 		r.held.Add(-int64(len(f.data)))
 		f.data = nil
 		if err != nil || f.parts == nil {
 			return err
 		}
+		// The digest is made while the same bytes are written.
+		hash, hashed := make(chan []byte), make(chan struct{})
+		defer close(hash)
+		go func() {
+			for b := range hash {
+				h.Write(b) //nolint:errcheck // it never fails
+				hashed <- struct{}{}
+			}
+		}()
 		for b := range f.parts {
-			if _, err := w.Write(b); err != nil {
+			hash <- b
+			_, err := w.Write(b)
+			<-hashed
+			if err != nil {
 				return err
 			}
-			r.parts.Put(&b)
+			if cap(b) == roomSize && len(b) > roomSize-rest { // nobody else has any of it
+				r.rooms.Put(&b)
+			}
 		}
 		return context.Cause(ctx) // it may not have been the end
 	})
