@@ -10,6 +10,8 @@ VERSION ?= $(shell git describe --tags --always --dirty --match 'v*' 2>/dev/null
 COMMIT  ?= $(shell git rev-parse --short=9 HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 GOBUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+# Where wherry begins, so that builds are handed over before Go's runtime starts.
+ENTRY   := $(if $(filter linux/amd64,$(shell go env GOOS)/$(shell go env GOARCH)),-E github.com/wherry-engine/wherry/internal/cli/early.entry)
 PREFIX  ?= /usr/local
 EMBED   := internal/embedded/bin
 
@@ -28,7 +30,7 @@ help: ## this list
 build: embed ## bin/wherryd, bin/wherry and bin/wherry-build, which are a whole installation, and bin/wherry-registry
 	@mkdir -p bin
 	$(GOBUILD) -o bin/wherryd ./cmd/wherryd
-	$(GOBUILD) -o bin/wherry ./cmd/wherry
+	go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS) $(ENTRY)' -o bin/wherry ./cmd/wherry
 	$(GOBUILD) -o bin/wherry-build ./cmd/wherry-build
 	$(GOBUILD) -o bin/wherry-registry ./cmd/wherry-registry
 	@# The linker writes page by page, and so a program lies in the kernel's cache, from
