@@ -91,7 +91,7 @@ func (e *engine) adopt(ctx context.Context, ref cache.ImmutableRef, diffs []dige
 		if err != nil || info.Kind != snapshots.KindCommitted || info.Parent != below {
 			return nil //nolint:nilerr // made another way (merged layers, none unpacked yet)
 		}
-		if err := store.Alias(ctx, chain, parent, info); err != nil {
+		if err := store.Alias(ctx, chain, parent, info, e.differ.Size); err != nil {
 			return err
 		}
 		below, parent = name, chain

@@ -75,6 +75,7 @@ type engine struct {
 	refusals refusals
 	room     *space.Room
 	links    linked.Ledger
+	differ   *diff.Differ
 
 	serving sync.Once
 	http2   *grpc.Server // see direct
@@ -202,13 +203,14 @@ func (e *engine) workerOptions(root string) (base.WorkerOpt, error) {
 	}
 	contents := ctdsnapshot.NewContentStore(blobs{store.Blobs()}, content.Namespace)
 	layersOf := committed{e}
+	e.differ = &diff.Differ{Layers: layersOf, Content: store, Snapshotter: driver, Other: walking.NewWalkingDiff(contents)}
 	return base.WorkerOpt{
 		ID: id, Root: root, MetadataStore: md, Executor: e.exec,
 		Labels:          labels,
 		Snapshotter:     e.exec.Layers(ctdsnapshot.NewSnapshotter(driver, layers{store.Snapshotter(driver), images.Snapshots()}, content.Namespace, nil)),
 		ContentStore:    ctdsnapshot.NewContentStore(diff.Blobs{Store: blobs{store.Blobs()}, Layers: layersOf}, content.Namespace),
 		Applier:         applier{apply.NewFileSystemApplier(contents)},
-		Differ:          &diff.Differ{Layers: layersOf, Content: store, Snapshotter: driver, Other: walking.NewWalkingDiff(contents)},
+		Differ:          e.differ,
 		ImageStore:      names{store.Images(), images},
 		RegistryHosts:   e.b.cfg.Registries.Hosts,
 		Platforms:       []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())},

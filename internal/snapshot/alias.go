@@ -69,22 +69,26 @@ func Files(ctx context.Context, s *Store, name string) (dir string, still bool, 
 }
 
 // Alias gives the files of a committed snapshot the further name of a layer on
-// top of the chain parent ("" for none). The lease in ctx keeps it.
-func (s *Store) Alias(ctx context.Context, chain, parent string, target snapshots.Info) error {
+// top of the chain parent ("" for none). The lease in ctx keeps it. Size may know
+// how many bytes the files in a directory have; if not, they are summed.
+func (s *Store) Alias(ctx context.Context, chain, parent string, target snapshots.Info, size func(dir string) (bytes int64, ok bool)) error {
 	dir := target.Labels[labelDir]
 	if dir == "" || !filepath.IsLocal(dir) {
 		return fmt.Errorf("layer %s: the directory of %s is not recorded", chain, target.Name)
 	}
-	n, err := treeSize(filepath.Join(s.base, dir), "")
-	if err != nil {
-		return err
+	n, ok := size(filepath.Join(s.base, dir))
+	if !ok {
+		var err error
+		if n, err = treeSize(filepath.Join(s.base, dir), ""); err != nil {
+			return err
+		}
 	}
 	key := "alias-" + id.New()
 	if _, err := s.sn.Prepare(ctx, key, parent); err != nil {
 		return fmt.Errorf("layer %s: %w", chain, err)
 	}
 	s.placed.Add(1)
-	err = s.sn.Commit(ctx, chain, key, snapshots.WithLabels(map[string]string{
+	err := s.sn.Commit(ctx, chain, key, snapshots.WithLabels(map[string]string{
 		labelDir: dir, labelSize: strconv.FormatInt(n, 10), labelAlias: target.Name,
 		"containerd.io/gc.ref.snapshot." + s.driver: target.Name,
 	}))

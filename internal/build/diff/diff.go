@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
@@ -35,6 +36,30 @@ type Differ struct {
 	Content     *enginecontent.Store
 	Snapshotter string
 	Other       diff.Comparer // for what is no overlay
+
+	mu    sync.Mutex
+	sizes map[string]int64
+}
+
+// remembered is of how many layers the size is kept at most.
+const remembered = 1000
+
+// Size gives the bytes of the files of a layer, by its directory, if it was made
+// lately.
+func (d *Differ) Size(dir string) (bytes int64, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	bytes, ok = d.sizes[dir]
+	return bytes, ok
+}
+
+func (d *Differ) remember(dir string, bytes int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.sizes == nil || len(d.sizes) == remembered {
+		d.sizes = map[string]int64{}
+	}
+	d.sizes[dir] = bytes
 }
 
 // Compare makes the layer that leads from lower to upper.
@@ -78,7 +103,13 @@ func (d *Differ) archive(ctx context.Context, dir, snapshot string, lower []moun
 	if err != nil {
 		return desc, err
 	}
-	write := func(base string) error { return Write(ctx, w, dir, base) }
+	write := func(base string) error {
+		size, err := Write(ctx, w, dir, base)
+		if err == nil {
+			d.remember(dir, size)
+		}
+		return err
+	}
 	if len(lower) == 0 {
 		err = write("")
 	} else {

@@ -146,6 +146,27 @@ func layered(t *testing.T, r *rand.Rand, root string) (upper, lower string) {
 	return upper, lower
 }
 
+// sum adds up the sizes of files, each inode once.
+func sum(t *testing.T, dir string) (n int64) {
+	t.Helper()
+	seen := map[uint64]bool{}
+	err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Lstat(p, &st)
+		}
+		if !d.IsDir() && !seen[st.Ino] {
+			seen[st.Ino] = true
+			n += st.Size
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // TestBytes: the archive is byte for byte the one of BuildKit's differ, and what
 // is put together of the thin blob is the archive.
 func TestBytes(t *testing.T) {
@@ -168,12 +189,16 @@ func TestBytes(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err = Write(t.Context(), w, dir, base); errors.Is(err, errReplaced) && base != "" {
+				size, err := Write(t.Context(), w, dir, base)
+				if errors.Is(err, errReplaced) && base != "" {
 					w.Abort()
 					continue
 				}
 				if err != nil {
 					t.Fatal(err)
+				}
+				if sum := sum(t, dir); size != sum {
+					t.Errorf("files of %d bytes, want %d", size, sum)
 				}
 				compared++
 				b, err := w.Finish()
@@ -232,7 +257,7 @@ func TestChanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Write(t.Context(), w, dir, ""); err != nil {
+	if _, err := Write(t.Context(), w, dir, ""); err != nil {
 		t.Fatal(err)
 	}
 	b, err := w.Finish()
@@ -282,7 +307,7 @@ func TestCancelled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = Write(ctx, &stopping{Archive: w, left: after, stop: cancel}, filepath.Join(root, "layer"), "")
+		_, err = Write(ctx, &stopping{Archive: w, left: after, stop: cancel}, filepath.Join(root, "layer"), "")
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("after %d files: %v", after, err)
 		}

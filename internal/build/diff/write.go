@@ -28,8 +28,9 @@ const capability = "security.capability"
 const whiteout = ".wh."
 
 // Write writes the archive of a layer, which is the directory dir above the tree
-// base ("" for none). Neither may change meanwhile.
-func Write(ctx context.Context, to Archive, dir, base string) error {
+// base ("" for none), and sums the sizes of the layer's files, hard links once.
+// Neither may change meanwhile.
+func Write(ctx context.Context, to Archive, dir, base string) (size int64, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	jobs := walk(ctx, dir, base)
 	defer func() {
@@ -39,7 +40,7 @@ func Write(ctx context.Context, to Archive, dir, base string) error {
 			job.in.release()
 		}
 	}()
-	w := &writer{to: to, tar: tar.NewWriter(to), first: map[uint64]string{}}
+	w := &writer{to: to, tar: tar.NewWriter(to), first: map[uint64]string{}, seen: map[uint64]bool{}}
 	for job := range jobs {
 		<-job.done
 		if job.err == nil && job.leave {
@@ -56,13 +57,13 @@ func Write(ctx context.Context, to Archive, dir, base string) error {
 		}
 		job.in.release()
 		if job.err != nil {
-			return job.err
+			return 0, job.err
 		}
 	}
 	if err := context.Cause(ctx); err != nil {
-		return err
+		return 0, err
 	}
-	return w.tar.Close()
+	return w.size, w.tar.Close()
 }
 
 type writer struct {
@@ -70,11 +71,25 @@ type writer struct {
 	tar   *tar.Writer
 	above []*entry          // the directories that the next entry is in
 	first map[uint64]string // names of files that have several
+	seen  map[uint64]bool   // such files that are counted
+	size  int64
 	part  []byte
+}
+
+// count adds a file to the layer's size.
+func (w *writer) count(st *unix.Stat_t) {
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Nlink > 1 && w.seen[st.Ino] {
+		return
+	}
+	if st.Nlink > 1 {
+		w.seen[st.Ino] = true
+	}
+	w.size += st.Size
 }
 
 // entry writes one, and the directories above it that were not.
 func (w *writer) entry(ctx context.Context, in *dir, e *entry) error {
+	w.count(&e.st)
 	if e.kind == unchanged || e.st.Mode&unix.S_IFMT == unix.S_IFSOCK {
 		return nil
 	}
