@@ -49,6 +49,7 @@ type receiver struct {
 
 	writers sync.WaitGroup
 	room    room         // for what comes
+	coming  int64        // bytes of all files that were asked for
 	rooms   sync.Pool    // written
 	held    atomic.Int64 // bytes of files that are kept in memory
 
@@ -150,7 +151,10 @@ func (r *receiver) packets(ctx context.Context, g *errgroup.Group) (err error) {
 	defer func() { r.progress(size, true) }()
 	for {
 		p.ResetVT()
-		p.Data = r.space()
+		p.Data = nil // a message has memory of its own
+		if r.coming > rest {
+			p.Data = r.space()
+		}
 		if err := r.stream.RecvMsg(&p); err != nil {
 			if cause := context.Cause(ctx); cause != nil {
 				err = cause
@@ -278,6 +282,7 @@ func (r *receiver) name(ctx context.Context, id uint32, st *types.Stat) error {
 // want asks for a file.
 func (r *receiver) want(id uint32, f *file) {
 	r.wanted[id] = f
+	r.coming += f.st.Size
 	r.mu.Lock()
 	r.ask = append(r.ask, id)
 	r.mu.Unlock()
