@@ -74,7 +74,8 @@ type engine struct {
 	classics classic.Outputs
 	refusals refusals
 	room     *space.Room
-	links    linked.Ledger
+	links    linked.Ledger // of records
+	layers   linked.Ledger // of images
 	differ   *diff.Differ
 
 	serving sync.Once

@@ -3,6 +3,7 @@ package build
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,17 +38,28 @@ func (e *engine) records(ctx context.Context) ([]*client.UsageInfo, error) {
 	return list, nil
 }
 
-// common takes the account of files that several records have by links, and of
-// archives that BuildKit counts beside the files that they are made of.
+// common takes the account of files that several records, or images, have by
+// links, and of archives that BuildKit counts beside the files that they are made of.
 func (e *engine) common(ctx context.Context, list []*client.UsageInfo) (*linked.Account, error) {
 	ctx = content.With(ctx)
 	layers := e.b.cfg.Images.Snapshots()
+	images, err := e.inImages(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var all []linked.Holder
 	for _, r := range list {
 		record := cmp.Or(e.note(r.ID, keyEqual), r.ID)
-		dir, still, err := snapshot.Files(ctx, layers, shared(e.snapshotName(record)))
+		name := shared(e.snapshotName(record))
+		delete(images, name)
+		dir, still, err := snapshot.Files(ctx, layers, name)
 		if err == nil { // else removed meanwhile, or not unpacked
 			all = append(all, linked.Holder{ID: r.ID, Dir: dir, Still: still, Image: r.Shared, Extra: e.extra(ctx, r)})
+		}
+	}
+	for name := range images {
+		if dir, still, err := snapshot.Files(ctx, layers, name); err == nil {
+			all = append(all, linked.Holder{ID: "image " + name, Dir: dir, Still: still, Image: true})
 		}
 	}
 	return e.links.Read(all)
@@ -71,6 +83,34 @@ func (e *engine) extra(ctx context.Context, r *client.UsageInfo) int64 {
 		return 0 // removed meanwhile
 	}
 	return max(0, r.Size-files.Size-(info.Size-others))
+}
+
+// Twice gives, of snapshots that have the files of images, the bytes of those
+// that one before it in the list has by links, too.
+func (b *Builder) Twice(ctx context.Context, names []string) (map[string]int64, error) {
+	if b.opened() == nil && !b.used() {
+		return nil, nil
+	}
+	e, err := b.settled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []linked.Holder
+	for i, name := range names {
+		dir, _, err := snapshot.Files(content.With(ctx), b.cfg.Images.Snapshots(), name)
+		if err == nil { // else removed meanwhile
+			all = append(all, linked.Holder{ID: fmt.Sprintf("%08d", i), Dir: dir, Still: true, Image: true})
+		}
+	}
+	a, err := e.layers.Read(all)
+	if err != nil {
+		return nil, err
+	}
+	out, twice := map[string]int64{}, a.Lengths()
+	for i, name := range names {
+		out[name] = twice[fmt.Sprintf("%08d", i)]
+	}
+	return out, nil
 }
 
 // inImages names the snapshots that have the files of images.

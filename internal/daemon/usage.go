@@ -18,7 +18,7 @@ func (s *System) usage() *usage.Reporter {
 			if err != nil {
 				return nil, err
 			}
-			return s.images.DiskUsage(ctx, cache)
+			return s.images.DiskUsage(ctx, cache, s.builder.Twice)
 		},
 		Volumes: s.volumes.DiskUsage, Builds: s.builder.DiskUsage,
 		Containers: func(ctx context.Context) ([]*container.Summary, error) {

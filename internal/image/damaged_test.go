@@ -66,7 +66,7 @@ func TestDamagedOnDisk(t *testing.T) {
 					if err != nil || !slices.Equal(names, []string{"bad:1", "good:1"}) {
 						t.Fatalf("listed %v, %v", names, err)
 					}
-					if u, err := f.DiskUsage(ctx, nil); err != nil || u.TotalCount != 2 {
+					if u, err := f.DiskUsage(ctx, nil, unlinked); err != nil || u.TotalCount != 2 {
 						t.Errorf("disk usage %+v, %v", u, err)
 					}
 					ref := "bad:1"

@@ -136,7 +136,7 @@ func TestIndexBomb(t *testing.T) {
 	}
 	deep.Annotations = map[string]string{annotationName: "docker.io/library/deep:1", ocispec.AnnotationRefName: "1"}
 	f.mustLoad(l.tar(deep))
-	if _, err := f.DiskUsage(t.Context(), nil); err != nil {
+	if _, err := f.DiskUsage(t.Context(), nil, unlinked); err != nil {
 		t.Error(err)
 	}
 	f.remove("deep:1", false)

@@ -273,9 +273,9 @@ func (s *Store) manifests(ctx context.Context, img *Image) ([]imageapi.ManifestS
 }
 
 // DiskUsage is the images' part of `system df`: all blobs, with those that a
-// pull has not finished, and all layers, each once. What others keep that no
-// image needs is in their part.
-func (s *Store) DiskUsage(ctx context.Context, others []leases.Resource) (*imageapi.DiskUsage, error) {
+// pull has not finished, and all layers, each once. What others keep that no image
+// needs is in their part. twice tells of snapshots what one before has by links.
+func (s *Store) DiskUsage(ctx context.Context, others []leases.Resource, twice func(context.Context, []string) (map[string]int64, error)) (*imageapi.DiskUsage, error) {
 	list, err := s.List(ctx, ListOptions{All: true, SharedSize: true})
 	if err != nil {
 		return nil, err
@@ -288,22 +288,34 @@ func (s *Store) DiskUsage(ctx context.Context, others []leases.Resource) (*image
 	slices.SortStableFunc(list, func(a, b *imageapi.Summary) int { return cmp.Compare(b.Containers, a.Containers) })
 	var used int64
 	layers, blobs := map[string]bool{}, map[digest.Digest]bool{} // a blob may have the digest of a chain
+	order, inUse := []string{}, 0                                // snapshots, and how many of them
 	for _, sum := range list {
 		img, err := s.Resolve(ctx, sum.ID)
 		if err != nil {
 			continue // removed meanwhile
 		}
-		n, err := sizeOf(ctx, s, img, layers, blobs)
+		n, names, err := sizeOf(ctx, s, img, layers, blobs)
+		order = append(order, names...)
 		if err != nil {
 			return nil, err
 		}
 		if sum.Containers > 0 {
 			u.ActiveCount++
 			used += n
+			inUse = len(order)
 		}
 	}
 	if u.TotalSize, err = s.Disk(ctx); err != nil {
 		return nil, err
+	}
+	over, err := twice(ctx, order)
+	if err != nil {
+		return nil, err
+	}
+	for i, name := range order {
+		if u.TotalSize -= over[name]; i < inUse {
+			used -= over[name]
+		}
 	}
 	for _, o := range others {
 		if d := digest.Digest(o.ID); o.Type == "content" && !blobs[d] {
@@ -322,8 +334,9 @@ func (s *Store) DiskUsage(ctx context.Context, others []leases.Resource) (*image
 	return u, nil
 }
 
-// sizeOf sums an image's layers and blobs that are not yet counted.
-func sizeOf(ctx context.Context, s *Store, img *Image, layers map[string]bool, blobs map[digest.Digest]bool) (n int64, err error) {
+// sizeOf sums an image's layers and blobs that are not yet counted, and names the
+// snapshots that have the files of the layers.
+func sizeOf(ctx context.Context, s *Store, img *Image, layers map[string]bool, blobs map[digest.Digest]bool) (n int64, names []string, err error) {
 	for i := range img.Config.RootFS.DiffIDs {
 		chain := identity.ChainID(img.Config.RootFS.DiffIDs[:i+1]).String()
 		if layers[chain] {
@@ -334,7 +347,10 @@ func sizeOf(ctx context.Context, s *Store, img *Image, layers map[string]bool, b
 			break // nor are those above it
 		}
 		if err != nil {
-			return 0, fmt.Errorf("image %s: %w", img.ID, err)
+			return 0, nil, fmt.Errorf("image %s: %w", img.ID, err)
+		}
+		if !layers[files] {
+			names = append(names, files)
 		}
 		layers[chain], layers[files] = true, true
 		n += size
@@ -343,11 +359,11 @@ func sizeOf(ctx context.Context, s *Store, img *Image, layers map[string]bool, b
 	switch {
 	case err == nil || errdefs.IsNotFound(err): // removed meanwhile
 	case ctx.Err() != nil:
-		return 0, err
+		return 0, nil, err
 	default:
 		slog.Warn("an image is counted in part", "image", img.ID, "error", err)
 	}
-	return n + size, nil
+	return n + size, names, nil
 }
 
 // blobsOf sums the blobs of an image that are here and not yet counted; with an

@@ -29,10 +29,11 @@ type Holder struct {
 	Extra int64  // bytes that BuildKit counts and nobody has
 }
 
-// file is an inode with what it takes on the disk, in bytes.
+// file is an inode with what it takes on the disk, and how long it is, in bytes.
 type file struct {
-	inode uint64
-	bytes int64
+	inode  uint64
+	bytes  int64
+	length int64
 }
 
 // Ledger remembers what is in directories that do not change. It is safe for
@@ -134,7 +135,7 @@ func walk(at int, name string, out *[]file) error {
 		case e.Type().IsRegular():
 			var st unix.Stat_t
 			if err = unix.Fstatat(fd, e.Name(), &st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
-				*out = append(*out, file{st.Ino, st.Blocks * 512})
+				*out = append(*out, file{st.Ino, st.Blocks * 512, st.Size})
 			}
 		}
 		if err != nil && !errors.Is(err, unix.ENOENT) {
@@ -144,8 +145,18 @@ func walk(at int, name string, out *[]file) error {
 	return nil
 }
 
-// Twice gives for each record the bytes that are another one's, or nobody's.
+// Twice gives for each record the bytes on the disk that are another one's, or
+// nobody's.
 func (a *Account) Twice() map[string]int64 {
+	return a.twice(func(f file) int64 { return f.bytes })
+}
+
+// Lengths is Twice in how long the files are.
+func (a *Account) Lengths() map[string]int64 {
+	return a.twice(func(f file) int64 { return f.length })
+}
+
+func (a *Account) twice(size func(file) int64) map[string]int64 {
 	out, seen := map[string]int64{}, map[uint64]bool{}
 	for _, h := range a.extra {
 		out[h.ID] = h.Extra
@@ -153,7 +164,7 @@ func (a *Account) Twice() map[string]int64 {
 	for _, h := range a.list {
 		for _, f := range h.files {
 			if seen[f.inode] {
-				out[h.ID] += f.bytes
+				out[h.ID] += size(f)
 			} else {
 				seen[f.inode] = true
 			}

@@ -78,6 +78,9 @@ func TestTwice(t *testing.T) {
 		if got := a.Twice(); !maps.Equal(got, c.twice) {
 			t.Errorf("%s: %v, not %v", c.name, got, c.twice)
 		}
+		if got := a.Lengths(); !maps.Equal(got, c.twice) { // the files fill their blocks
+			t.Errorf("%s: lengths %v, not %v", c.name, got, c.twice)
+		}
 		gone := map[string]bool{}
 		for _, id := range c.gone {
 			gone[string(id)] = true
