@@ -44,9 +44,7 @@ func told(driver, addresses map[string]string) network.CreateRequest {
 func TestLies(t *testing.T) { fresh(t, func() { testLies(t) }) }
 
 func testLies(t *testing.T) {
-	cfg := testConfig(t)
-	d, _ := plugIn(t, &cfg)
-	m := open(t, cfg)
+	m, d, _ := beside(t, nil)
 	create(t, m, network.CreateRequest{Name: "other", Driver: "ours", IPAM: &network.IPAM{Driver: "ours", Config: []network.IPAMConfig{{Subnet: netip.MustParsePrefix("10.99.8.0/24")}}}})
 	links, held := names(t, m.rt), d.Held()
 	refused := func(want string, r network.CreateRequest) {
@@ -121,9 +119,7 @@ func testLies(t *testing.T) {
 func TestOverlap(t *testing.T) { fresh(t, func() { testOverlap(t) }) }
 
 func testOverlap(t *testing.T) {
-	cfg := testConfig(t)
-	d, _ := plugIn(t, &cfg)
-	m := open(t, cfg)
+	m, d, _ := beside(t, nil)
 	answer := func(third, driver, p string) error {
 		r := network.CreateRequest{Name: strings.ReplaceAll(p, "/", "-"), Driver: driver, IPAM: &network.IPAM{Driver: "ours", Options: map[string]string{
 			"answer.RequestPool":    `{"PoolID": "pool-10.99.` + third + `.0/24", "Pool": "` + p + `"}`,

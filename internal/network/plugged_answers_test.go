@@ -13,15 +13,14 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
+	"github.com/wherry-engine/wherry/internal/network/remote/remotetest"
 )
 
 // TestPluggedAnswers: what drivers may choose of a container's link.
 func TestPluggedAnswers(t *testing.T) { fresh(t, func() { testPluggedAnswers(t) }) }
 
 func testPluggedAnswers(t *testing.T) {
-	cfg := testConfig(t)
-	d, _ := plugIn(t, &cfg)
-	m := open(t, cfg)
+	m, d, _ := beside(t, nil)
 	create(t, m, network.CreateRequest{Name: "bridged"})
 	look := func(sb *Sandbox, links []string, wants ...string) {
 		t.Helper()
@@ -124,10 +123,7 @@ func testPluggedAnswers(t *testing.T) {
 func TestPluggedIPv6(t *testing.T) { fresh(t, func() { testPluggedIPv6(t) }) }
 
 func testPluggedIPv6(t *testing.T) {
-	cfg := testConfig(t)
-	d, _ := plugIn(t, &cfg)
-	d.RequiresMACAddress = true
-	m := open(t, cfg)
+	m, _, _ := beside(t, func(d *remotetest.Driver) { d.RequiresMACAddress = true })
 	six := true
 	r := ours("net")
 	r.EnableIPv6 = &six
@@ -153,10 +149,7 @@ func testPluggedIPv6(t *testing.T) {
 func TestReplay(t *testing.T) { fresh(t, func() { testReplay(t) }) }
 
 func testReplay(t *testing.T) {
-	cfg := testConfig(t)
-	d, _ := plugIn(t, &cfg)
-	d.RequiresRequestReplay = true
-	m := open(t, cfg)
+	m, d, cfg := beside(t, func(d *remotetest.Driver) { d.RequiresRequestReplay = true })
 	create(t, m, network.CreateRequest{Name: "net", IPAM: &network.IPAM{Driver: "ours", Config: []network.IPAMConfig{{
 		Subnet: netip.MustParsePrefix("10.99.4.0/24"), Gateway: netip.MustParseAddr("10.99.4.9"), AuxAddress: map[string]netip.Addr{"x": netip.MustParseAddr("10.99.4.2")}}}}})
 	cid := id.New()
@@ -188,9 +181,7 @@ func testReplay(t *testing.T) {
 func TestStuck(t *testing.T) { fresh(t, func() { testStuck(t) }) }
 
 func testStuck(t *testing.T) {
-	cfg := testConfig(t)
-	d, _ := plugIn(t, &cfg)
-	m := open(t, cfg)
+	m, d, cfg := beside(t, nil)
 	records := func() int {
 		t.Helper()
 		list, err := os.ReadDir(filepath.Join(cfg.Root, "network", "endpoints"))

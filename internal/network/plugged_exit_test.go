@@ -38,9 +38,7 @@ func leavesBy(t *testing.T, m *Manager, ns *os.File, gateway string) {
 func TestPluggedExit(t *testing.T) { fresh(t, func() { testPluggedExit(t) }) }
 
 func testPluggedExit(t *testing.T) {
-	cfg := testConfig(t)
-	d, _ := plugIn(t, &cfg)
-	m := open(t, cfg)
+	m, d, cfg := beside(t, nil)
 	create(t, m, ours("net"))
 	create(t, m, ours("before"))
 	var asked, bodies []string
@@ -135,9 +133,7 @@ func testPluggedExit(t *testing.T) {
 func TestPluggedExitStuck(t *testing.T) { fresh(t, func() { testPluggedExitStuck(t) }) }
 
 func testPluggedExitStuck(t *testing.T) {
-	cfg := testConfig(t)
-	d, _ := plugIn(t, &cfg)
-	m := open(t, cfg)
+	m, d, cfg := beside(t, nil)
 	create(t, m, told(map[string]string{"hang": "RevokeExternalConnectivity"}, nil))
 	create(t, m, ours("before"))
 	cid := id.New()

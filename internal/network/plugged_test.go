@@ -41,6 +41,17 @@ func plugIn(t *testing.T, cfg *Config) (*remotetest.Driver, *plugintest.Server) 
 	return d, s
 }
 
+// beside opens a manager beside a plugin, which is made what set makes of it.
+func beside(t *testing.T, set func(*remotetest.Driver)) (*Manager, *remotetest.Driver, Config) {
+	t.Helper()
+	cfg := testConfig(t)
+	d, _ := plugIn(t, &cfg)
+	if set != nil {
+		set(d)
+	}
+	return open(t, cfg), d, cfg
+}
+
 func ours(name string) network.CreateRequest {
 	return network.CreateRequest{Name: name, Driver: "ours", IPAM: &network.IPAM{Driver: "ours"}}
 }
