@@ -127,13 +127,12 @@ func settings(o Options) (*configuration.Configuration, error) {
 	}
 	if o.Proxy != "" {
 		put(o.Proxy, "proxy", "remoteurl")
-		if o.ProxyUser != "" {
-			put(o.ProxyUser, "proxy", "username")
-			put(o.ProxyPassword, "proxy", "password")
-		}
 	}
-	if up, _ := doc["proxy"].(map[string]any); o.ProxyUser != "" && up["remoteurl"] == nil {
-		return nil, errors.New("--proxy-user is told to the registry that --proxy names")
+	if o.ProxyUser != "" {
+		put(o.ProxyUser, "proxy", "username")
+	}
+	if o.ProxyPassword != "" {
+		put(o.ProxyPassword, "proxy", "password")
 	}
 	if o.Verbose {
 		put("debug", "log", "level")
@@ -151,6 +150,9 @@ func settings(o Options) (*configuration.Configuration, error) {
 			return nil, fmt.Errorf("%s: %w", o.File, err)
 		}
 		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if o.ProxyUser != "" && c.Proxy.RemoteURL == "" {
+		return nil, errors.New("--proxy-user is told to the registry that --proxy, or proxy.remoteurl in the settings, names")
 	}
 	if path, _ := c.Auth["htpasswd"]["path"].(string); path != "" {
 		// The well-known image makes a file that is not there, which a file of

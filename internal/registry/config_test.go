@@ -58,6 +58,29 @@ func TestUsersOfEnvironment(t *testing.T) {
 	}
 }
 
+// TestProxyUser: the user is told to the registry that is named, wherever that is.
+func TestProxyUser(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.yml")
+	if err := os.WriteFile(file, []byte("version: 0.1\nproxy:\n  remoteurl: http://up.example\n  username: other\n  password: old\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, o := range map[string]Options{"flag": {Proxy: "http://up.example"}, "file": {File: file}, "environment": {}} {
+		t.Run(name, func(t *testing.T) {
+			if name == "environment" {
+				t.Setenv("REGISTRY_PROXY_REMOTEURL", "http://up.example")
+			}
+			o.Data, o.ProxyUser, o.ProxyPassword = t.TempDir(), "me", "secret"
+			c, err := settings(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p := c.Proxy; p.RemoteURL != "http://up.example" || p.Username != "me" || p.Password != "secret" {
+				t.Errorf("%s %s %s", p.RemoteURL, p.Username, p.Password)
+			}
+		})
+	}
+}
+
 func TestCollectNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "absent")
 	if err := Collect(t.Context(), Options{Data: dir}, false, false, &bytes.Buffer{}); !errors.Is(err, fs.ErrNotExist) {
