@@ -122,7 +122,7 @@ func TestSSH(t *testing.T) {
 		t.Errorf("the step saw %q", out)
 	}
 	out, code := client(t, e, nil, nil, harness.Binary("wherry"), "build", "--no-cache", dir)
-	if code == 0 || !strings.Contains(out, "forwarded from the client") {
+	if code == 0 || !strings.Contains(out, "unset ssh forward key default") {
 		t.Errorf("without --ssh: exit %d\n%s", code, out)
 	}
 	out, code = client(t, e, nil, nil, buildx(t, e)[1], "build", "--no-cache", "--ssh", "default="+keyFile, dir)

@@ -153,15 +153,16 @@ const between = 100 * time.Millisecond
 // report tells the client how much has come.
 func report(ctx context.Context, id string) func(bytes int, last bool) {
 	w, _, _ := progress.NewFromContext(ctx)
-	now := time.Now()
-	st := progress.Status{Started: &now, Action: "transferring"}
+	started := time.Now() // st's, and whoever is told
+	said := started
+	st := progress.Status{Started: &started, Action: "transferring"}
 	w.Write(id, st) //nolint:errcheck // nobody looks
 	return func(bytes int, last bool) {
 		t := time.Now()
-		if !last && t.Sub(now) < between {
+		if !last && t.Sub(said) < between {
 			return
 		}
-		now, st.Current = t, bytes
+		said, st.Current = t, bytes
 		if last {
 			st.Completed = &t
 		}
