@@ -388,6 +388,17 @@ func pushesManifests(t *testing.T) {
 	}
 	s.document("x", "large", ocispec.MediaTypeImageManifest, pad(4<<20-1000))
 	s.want(s.do("PUT", "/v2/x/manifests/larger", pad(4<<20+1), "Content-Type", ocispec.MediaTypeImageManifest), 413)
+	s.want(s.do("PUT", "/v2/x/manifests/larger", nil, "Content-Type", ocispec.MediaTypeImageManifest), 400)
+	req, err := http.NewRequest("PUT", s.url+"/v2/x/manifests/larger", io.MultiReader(bytes.NewReader(pad(4<<20+1)))) // without a length
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", ocispec.MediaTypeImageManifest)
+	if resp, err := http.DefaultClient.Do(req); err != nil || resp.StatusCode != 413 {
+		t.Errorf("%+v %v", resp, err)
+	} else {
+		resp.Body.Close()
+	}
 	s.want(s.do("PUT", "/v2/x/manifests/"+digest.FromString("other").String(), pad(1), "Content-Type", ocispec.MediaTypeImageManifest), 400)
 	s.want(s.do("PUT", "/v2/x/manifests/garbage", []byte("no json"), "Content-Type", ocispec.MediaTypeImageManifest), 400)
 	s.want(s.do("PUT", "/v2/UPPER/manifests/v1", pad(1), "Content-Type", ocispec.MediaTypeImageManifest), 404)

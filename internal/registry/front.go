@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -163,29 +164,51 @@ func (f *front) manifest(a *answer, r *http.Request, name, ref string) {
 			a.refuse(http.StatusBadRequest, "UNSUPPORTED", fmt.Sprintf("manifests are kept by their %s, not by %s", digest.Canonical, d.Algorithm()))
 			return
 		}
-		body, err := io.ReadAll(http.MaxBytesReader(a, r.Body, maxManifest))
-		if err != nil {
-			var large *http.MaxBytesError
-			if errors.As(err, &large) {
-				a.refuse(http.StatusRequestEntityTooLarge, "MANIFEST_INVALID", fmt.Sprintf("the manifest has more than %d bytes", maxManifest))
-				return
-			}
-			a.refuse(http.StatusBadRequest, "MANIFEST_INVALID", err.Error())
+		if r.ContentLength > maxManifest {
+			a.refuse(http.StatusRequestEntityTooLarge, "MANIFEST_INVALID", fmt.Sprintf("the manifest has more than %d bytes", maxManifest))
 			return
 		}
-		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-		var doc document
-		if json.Unmarshal(body, &doc) != nil {
-			break // the handler says what is wrong
-		}
-		self := digest.FromBytes(body)
-		if f.ledger != nil {
-			defer f.turn(self)()
-			defer f.ledger.Hold(append(doc.refers(), self)...)()
-		}
-		a.on = func(status int) error { return f.put(a, r, name, self, body, &doc, status) }
+		// It is read by the handler, which first finds out who sends it: others'
+		// are not kept in memory.
+		ends := []func(){}
+		defer func() {
+			for _, end := range slices.Backward(ends) {
+				end()
+			}
+		}()
+		in := http.MaxBytesReader(a, r.Body, maxManifest)
+		r.Body = &overheard{ReadCloser: in, a: a, whole: func(body []byte) {
+			var doc document
+			if json.Unmarshal(body, &doc) != nil {
+				return // the handler says what is wrong
+			}
+			self := digest.FromBytes(body)
+			if f.ledger != nil {
+				ends = append(ends, f.turn(self), f.ledger.Hold(append(doc.refers(), self)...))
+			}
+			a.on = func(status int) error { return f.put(a, r, name, self, body, &doc, status) }
+		}}
 	}
 	f.app.ServeHTTP(a, r)
+}
+
+// overheard is the body of a manifest while the handler reads it.
+type overheard struct {
+	io.ReadCloser
+	a     *answer
+	seen  bytes.Buffer
+	whole func(body []byte) // called once, at its end
+}
+
+func (o *overheard) Read(p []byte) (int, error) {
+	n, err := o.ReadCloser.Read(p)
+	o.seen.Write(p[:n])
+	if errors.Is(err, io.EOF) && o.whole != nil {
+		o.whole(o.seen.Bytes())
+		o.whole = nil
+	}
+	o.a.large = errors.As(err, new(*http.MaxBytesError))
+	return n, err
 }
 
 // turn waits until nobody else stores or deletes a manifest with this digest,
@@ -225,6 +248,7 @@ type answer struct {
 	http.ResponseWriter
 	on     func(status int) error // called once, before the status is sent
 	status int
+	large  bool          // what was sent is more than is taken
 	held   *bytes.Buffer // the body of an error
 }
 
@@ -233,6 +257,9 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 func (a *answer) WriteHeader(status int) {
 	if a.status != 0 {
 		return
+	}
+	if a.large {
+		status = http.StatusRequestEntityTooLarge
 	}
 	a.status = status
 	if a.on != nil {

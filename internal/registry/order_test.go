@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -24,6 +25,7 @@ func TestDeletedAndPushed(t *testing.T) {
 	stored, pushed, done := false, make(chan struct{}), make(chan struct{})
 	f.app = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPut {
+			io.Copy(io.Discard, r.Body)
 			stored = true
 			close(pushed)
 			w.WriteHeader(http.StatusCreated)
@@ -56,6 +58,7 @@ func TestDeletionIsNotWaitedFor(t *testing.T) {
 	f := &front{ledger: sweep.New(nil, nil)}
 	begun, end, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	f.app = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
 		if strings.HasSuffix(r.URL.Path, one.String()) {
 			close(begun)
 			<-end
@@ -71,4 +74,43 @@ func TestDeletionIsNotWaitedFor(t *testing.T) {
 	f.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodDelete, "/v2/x/manifests/"+other.String(), nil))
 	close(end)
 	<-done
+}
+
+// TestStrangersManifest: of what somebody sends who may not push nothing is read,
+// and of more than a manifest may have nothing either.
+func TestStrangersManifest(t *testing.T) {
+	app := 0
+	f := &front{app: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		app++
+		w.WriteHeader(http.StatusUnauthorized)
+	})}
+	send := func(size int64) (code int, read int64) {
+		body := &counted{Reader: io.LimitReader(zeros{}, size)}
+		r := httptest.NewRequest(http.MethodPut, "/v2/x/manifests/latest", body)
+		r.ContentLength = size
+		w := httptest.NewRecorder()
+		f.ServeHTTP(w, r)
+		return w.Code, body.n
+	}
+	if code, n := send(maxManifest); code != http.StatusUnauthorized || n > 0 || app != 1 {
+		t.Errorf("%d, %d bytes were read", code, n)
+	}
+	if code, n := send(maxManifest + 1); code != http.StatusRequestEntityTooLarge || n > 0 || app != 1 {
+		t.Errorf("%d, %d bytes were read", code, n)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+type counted struct {
+	io.Reader
+	n int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n += int64(n)
+	return n, err
 }
