@@ -41,11 +41,18 @@ func begin(args []string) {
 	unix.Close(initproto.BinaryFD)
 	fresh := 0
 	if len(args) > 1 && args[1] == initproto.Waiting {
-		var err error
-		if fresh, err = adopt(); err != nil {
+		a, group, err := adopt()
+		if err == nil {
+			err = split(a.Clone, group)
+		}
+		if err != nil {
 			_ = send(fail("adopt", err).Encode(), -1)
 			unix.Exit(1)
 		}
+		if group >= 0 {
+			unix.Close(group)
+		}
+		fresh = int(a.Unshare)
 	}
 	if f := run(fresh); f != nil {
 		_ = send(f.Encode(), -1)
@@ -94,10 +101,10 @@ func run(fresh int) *initproto.Failure {
 	return &initproto.Failure{Step: "program", Message: "init program without a process"}
 }
 
-// adopt waits for the descriptors of a program, puts them where they would have
-// been inherited, and returns the namespaces that are still to be made.
-func adopt() (fresh int, err error) {
-	var message [16]byte
+// adopt waits for the descriptors of a program and puts them where they would have
+// been inherited. group is the control group to be born in, or -1.
+func adopt() (a initproto.Adoption, group int, err error) {
+	var message [32]byte
 	oob := make([]byte, unix.CmsgSpace(4*initproto.AdoptFiles))
 	n, oobn, err := 0, 0, error(unix.EINTR)
 	for errors.Is(err, unix.EINTR) {
@@ -107,28 +114,31 @@ func adopt() (fresh int, err error) {
 		unix.Exit(0) // not needed
 	}
 	if err != nil {
-		return 0, err
+		return a, -1, err
 	}
-	flags, err := initproto.DecodeAdoption(message[:n])
-	if err != nil {
-		return 0, err
+	if a, err = initproto.DecodeAdoption(message[:n]); err != nil {
+		return a, -1, err
 	}
 	list, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil || len(list) != 1 {
-		return 0, initproto.ErrMalformed
+		return a, -1, initproto.ErrMalformed
 	}
 	fds, err := unix.ParseUnixRights(&list[0])
-	if err != nil || len(fds) < 3 {
-		return 0, initproto.ErrMalformed
+	if err != nil || len(fds) < 3 || a.Group && len(fds) < 4 {
+		return a, -1, initproto.ErrMalformed
 	}
 	// First out of the way of the numbers they are to have.
 	for i, fd := range fds {
 		up, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, initproto.FirstFile+len(fds))
 		if err != nil {
-			return 0, err
+			return a, -1, err
 		}
 		unix.Close(fd)
 		fds[i] = up
+	}
+	group = -1
+	if a.Group {
+		group, fds = fds[len(fds)-1], fds[:len(fds)-1]
 	}
 	for i, fd := range fds {
 		to, flags := i, 0
@@ -136,11 +146,11 @@ func adopt() (fresh int, err error) {
 			to, flags = i-initproto.ControlFD+initproto.FirstFile, unix.O_CLOEXEC
 		}
 		if err := unix.Dup3(fd, to, flags); err != nil {
-			return 0, err
+			return a, -1, err
 		}
 		unix.Close(fd)
 	}
-	return int(flags), nil
+	return a, group, nil
 }
 
 // receive reads the program from the parent.

@@ -6,7 +6,8 @@ const Name = "wherry-init"
 // Waiting is argv[1] of an init that was forked before there was a program for
 // it, with /dev/null as its streams. Its first packet is an Adoption, which
 // carries the descriptors that it would have been born with: the streams, then
-// the passed files. The end of the stream in its place means that it is not needed.
+// the passed files and, if there is one, the control group that it is to be born
+// in. The end of the stream in its place means that it is not needed.
 const Waiting = "waiting"
 
 // AdoptFiles is how many descriptors fit into that packet.
@@ -31,6 +32,7 @@ const (
 // stream means that the user's program runs.
 const (
 	KindError    uint8 = 'E' // a Failure; init exits after it
+	KindBorn     uint8 = 'B' // one that waited goes on in a new process, see Born
 	KindTerminal uint8 = 'T' // the pty's master is attached
 	KindHeld     uint8 = 'H' // waits at CodeHold for one byte
 	KindExec     uint8 = 'X' // all is applied, exec is next
@@ -91,20 +93,54 @@ func DecodeHeader(b []byte) (length, files int, err error) {
 	return int(n), int(f), nil
 }
 
-// Adoption is the first packet to an init that waited: the CLONE_NEW* flags of
-// the namespaces that are still to be made fresh.
-func Adoption(fresh uint64) []byte {
+// Adoption is the first packet to an init that waited.
+type Adoption struct {
+	Clone   uint64 // the CLONE_NEW* flags of the namespaces to be born in
+	Unshare uint64 // of those that are made afterwards
+	Group   bool   // the last descriptor is the control group to be born in
+}
+
+// Encode gives the packet.
+func (a Adoption) Encode() []byte {
 	var w writer
-	w.u64(fresh)
+	w.u64(a.Clone)
+	w.u64(a.Unshare)
+	group := uint8(0)
+	if a.Group {
+		group = 1
+	}
+	w.u8(group)
 	return w.b
 }
 
-// DecodeAdoption reads what Adoption wrote.
-func DecodeAdoption(b []byte) (fresh uint64, err error) {
+// DecodeAdoption reads what Encode wrote.
+func DecodeAdoption(b []byte) (Adoption, error) {
 	r := reader{b: b}
-	fresh = r.u64()
+	a := Adoption{Clone: r.u64(), Unshare: r.u64(), Group: r.u8() == 1}
 	if r.bad || len(r.b) != 0 {
+		return Adoption{}, ErrMalformed
+	}
+	return a, nil
+}
+
+// Born is the first message of the process that one which waited goes on in,
+// with its pidfd: its number as the receiver sees it.
+func Born(pid int) []byte {
+	var w writer
+	w.u8(KindBorn)
+	w.u32(uint32(pid))
+	return w.b
+}
+
+// DecodeBorn reads what Born wrote.
+func DecodeBorn(b []byte) (pid int, err error) {
+	r := reader{b: b}
+	if r.u8() != KindBorn {
 		return 0, ErrMalformed
 	}
-	return fresh, nil
+	pid = int(r.u32())
+	if r.bad || len(r.b) != 0 || pid <= 0 {
+		return 0, ErrMalformed
+	}
+	return pid, nil
 }

@@ -13,9 +13,10 @@ import (
 // Reserve keeps one init that was forked ahead of time and waits for its
 // program, so that the start of init's runtime is no part of the next start. It
 // only hides latency: empty, everything works the same. What waits has nothing
-// of any container: namespaces of its own but for the mounts, which are the
-// host's until it gets a program, so that it holds no file system busy. It ends
-// by itself when the process that forked it ends.
+// of any container: namespaces of its own but for the mounts and process numbers,
+// which are the host's, so that it holds no file system busy. With a program it
+// goes on in a process that is born where the program wants it. It ends by itself
+// when the process that forked it ends.
 //
 // The zero value is ready. Its methods may be called concurrently.
 type Reserve struct {
@@ -28,11 +29,12 @@ type Reserve struct {
 // waitable are the namespaces that do not depend on anything of the plan.
 const waitable = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET
 
-// fits tells whether a process forked ahead can serve the plan: one that must
-// be born somewhere cannot, and what it is passed must fit into one message.
+// fits tells whether a process forked ahead can serve the plan: one that must be
+// born in somebody's namespaces cannot, and what it is passed must fit into one
+// message.
 func (p *Plan) fits(extra []*os.File) bool {
 	return p.CloneFlags&unix.CLONE_NEWNS != 0 && p.CloneFlags&^waitable == 0 && p.UserTarget == 0 && p.PIDNamespace == "" &&
-		p.CgroupDir == "" && passed(p, extra) <= initproto.AdoptFiles-3
+		passed(p, extra) <= initproto.AdoptFiles-4
 }
 
 // Start is the function Start, through the process that waits if it fits.
@@ -81,7 +83,7 @@ func (r *Reserve) Prepare() error {
 	}
 	defer unix.Close(null)
 	n := uintptr(null)
-	w, err := forkInit(&Plan{CloneFlags: r.flags}, []uintptr{n, n, n, uintptr(pair[1]), r.init.Fd()}, initproto.Name, initproto.Waiting)
+	w, err := forkInit(&Plan{CloneFlags: r.flags &^ unix.CLONE_NEWPID}, []uintptr{n, n, n, uintptr(pair[1]), r.init.Fd()}, initproto.Name, initproto.Waiting)
 	if err != nil {
 		unix.Close(pair[0])
 		return err
@@ -109,18 +111,25 @@ func (r *Reserve) drop() {
 // errGone says that the process that waited has ended.
 var errGone = errors.New("the init that waited is gone")
 
-// adopt gives a waiting init the descriptors of a plan: the standard streams
-// and the passed files.
-func (w *Process) adopt(files []uintptr) error {
-	fds := make([]int, 0, len(files))
-	for i, fd := range files {
+// adopt gives a waiting init the descriptors of the plan: the standard streams,
+// the passed files, and the control group to be born in.
+func (f *passing) adopt(w *Process) error {
+	fds := make([]int, 0, len(f.files))
+	for i, fd := range f.files {
 		if i < initproto.ControlFD || i >= initproto.FirstFile {
 			fds = append(fds, int(fd))
 		}
 	}
-	message := initproto.Adoption(unix.CLONE_NEWNS)
+	a := initproto.Adoption{Clone: uint64(f.plan.CloneFlags & unix.CLONE_NEWPID), Unshare: unix.CLONE_NEWNS}
+	if f.plan.CgroupDir != "" {
+		group, err := f.open(f.plan.CgroupDir, unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			return err
+		}
+		fds, a.Group = append(fds, group), true
+	}
 	for {
-		switch err := unix.Sendmsg(w.control, message, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL); {
+		switch err := unix.Sendmsg(w.control, a.Encode(), unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL); {
 		case err == nil:
 			return nil
 		case errors.Is(err, unix.EINTR):
@@ -130,4 +139,28 @@ func (w *Process) adopt(files []uintptr) error {
 			return stepError("pass descriptors", err)
 		}
 	}
+}
+
+// born makes w the process in which the one that waited goes on; that one ends by
+// itself when the other executes the user's program, and is reaped by whoever
+// reaps children. It is errGone if it cannot.
+func (w *Process) born() error {
+	var message [16]byte
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, oobn, err := 0, 0, error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		n, oobn, _, _, err = unix.Recvmsg(w.control, message[:], oob, unix.MSG_CMSG_CLOEXEC)
+	}
+	if err != nil {
+		return errGone
+	}
+	fds := rights(oob[:oobn])
+	pid, err := initproto.DecodeBorn(message[:n])
+	if err != nil || len(fds) != 1 {
+		closeFDs(fds)
+		return errGone
+	}
+	w.PIDFD.Close()
+	w.PID, w.PIDFD = pid, os.NewFile(uintptr(fds[0]), "pidfd")
+	return nil
 }

@@ -4,11 +4,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
+	"github.com/wherry-engine/wherry/test/promise"
 )
 
 // TestReserve checks that the process that waits becomes the next container,
@@ -43,11 +46,14 @@ func TestReserve(t *testing.T) {
 	if theirs, err := os.Readlink(filepath.Join("/proc", itoa(waiting), "ns/mnt")); err != nil || theirs != ours {
 		t.Errorf("mounts %s, want %s (%v)", theirs, ours, err)
 	}
-	if got := start(); got != waiting {
-		t.Errorf("started %d, not %d that waited", got, waiting)
-	}
+	start()
 	if r.PID() != 0 {
 		t.Error("used and still waiting")
+	}
+	// It went on in another, without which it would have been killed.
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(waiting, &status, 0, nil); err != nil || !status.Exited() || status.ExitStatus() != 0 {
+		t.Errorf("what waited ended with %v, %v", status, err)
 	}
 	// Killed while it waits.
 	must(t, r.Prepare())
@@ -63,7 +69,7 @@ func TestReserve(t *testing.T) {
 	other := r.PID()
 	plan := b.plan()
 	plan.CloneFlags &^= unix.CLONE_NEWIPC
-	p, err := r.Start(initFile(t), plan, sandbox.Stdio{}, b.extra)
+	p, err := r.Start(initFile(t), plan, sandbox.Stdio{}, b.extra) // forked, for it
 	must(t, err)
 	p.PIDFD.Close()
 	for _, pid := range []int{p.PID, other} {
@@ -77,4 +83,69 @@ func TestReserve(t *testing.T) {
 	if _, err := unix.Wait4(last, nil, 0, nil); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestReserveGroup: on cgroup v2 the process that waits is not in the group, but
+// what it becomes is born there.
+func TestReserveGroup(t *testing.T) {
+	b := newBox(t, "cat")
+	dir := unifiedGroup(t)
+	var r sandbox.Reserve
+	t.Cleanup(r.Drop)
+	for _, ahead := range []bool{false, true} {
+		plan := b.plan()
+		plan.CgroupDir = dir
+		in, feed, err := os.Pipe()
+		must(t, err)
+		if ahead {
+			must(t, r.Prepare())
+		}
+		waiting := r.PID()
+		p, err := r.Start(initFile(t), plan, sandbox.Stdio{In: in}, b.extra)
+		in.Close()
+		must(t, err)
+		procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if want := itoa(p.PID) + "\n"; string(procs) != want || err != nil {
+			t.Errorf("the group has %q, want %q (%v)", procs, want, err)
+		}
+		feed.Close()
+		p.PIDFD.Close()
+		for _, pid := range []int{p.PID, waiting} {
+			if pid == 0 {
+				continue
+			}
+			var status unix.WaitStatus
+			if _, err := unix.Wait4(pid, &status, 0, nil); err != nil || !status.Exited() || status.ExitStatus() != 0 {
+				t.Errorf("%d ended with %v, %v", pid, status, err)
+			}
+		}
+	}
+}
+
+// unifiedGroup makes a group of cgroup v2, which v1 machines have beside.
+func unifiedGroup(t *testing.T) string {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	must(t, err)
+	for line := range strings.Lines(string(mounts)) {
+		f := strings.Fields(line)
+		if len(f) > 2 && f[2] == "cgroup2" {
+			dir := filepath.Join(f[1], "wherry-sandbox-"+itoa(os.Getpid()))
+			must(t, os.Mkdir(dir, 0o755))
+			t.Cleanup(func() {
+				for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // no event tells that the dead have left
+					err := os.Remove(dir)
+					if err == nil {
+						return
+					}
+					if time.Now().After(deadline) {
+						t.Fatal(err)
+					}
+				}
+			})
+			return dir
+		}
+	}
+	promise.Lacks(t, "cgroup", "v2 is not mounted")
+	return ""
 }

@@ -49,13 +49,16 @@ func launch(init *os.File, p *Plan, io Stdio, extra []*os.File, w *Process) (*Pr
 	case err != nil:
 		return nil, err
 	case w != nil:
-		if err := w.adopt(f.files); err != nil {
+		if err := f.adopt(w); err != nil {
 			return nil, w.abandon(err)
 		}
 		if len(p.Program) <= initproto.PacketSize {
 			if err := sendProgram(w.control, p.Program, passed(p, extra)); err != nil {
 				return nil, w.abandon(stepError("send program", err))
 			}
+		}
+		if err := w.born(); err != nil {
+			return nil, w.abandon(err)
 		}
 	default:
 		if proc, err = f.fork(passed(p, extra)); err != nil {
