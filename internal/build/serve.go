@@ -30,7 +30,7 @@ func (e *engine) server() *grpc.Server {
 	return s
 }
 
-// direct is the server for calls over HTTP/2, one for all connections.
+// direct is the server for calls, one for all connections.
 func (e *engine) direct() *grpc.Server {
 	e.serving.Do(func() { e.http2 = e.server() })
 	return e.http2
@@ -176,9 +176,7 @@ func (b *Builder) GRPC(w http.ResponseWriter, r *http.Request) error {
 		c.Close()
 		return nil //nolint:nilerr // the client went away
 	}
-	s := e.server()
-	s.Serve(conn.Listener(c, rw.Reader)) //nolint:errcheck // its end is the connection's
-	s.Stop()
+	e.direct().Serve(conn.Listener(c, rw.Reader)) //nolint:errcheck // its end is the connection's
 	return nil
 }
 

@@ -4,6 +4,7 @@ package conn
 
 import (
 	"bufio"
+	"bytes"
 	"net"
 	"net/http"
 	"sync"
@@ -27,12 +28,29 @@ func (a *attended) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return &attendedConn{conn, a.gone}, rw, nil
+	return &attendedConn{Conn: conn, gone: a.gone}, rw, nil
 }
 
 type attendedConn struct {
 	net.Conn
 	gone func()
+	head []byte // of the answer, which is written in small pieces, until it is whole
+	said bool   // it was, and is written
+}
+
+// Write writes; the head of the answer, which comes first, at once. That is
+// written before anybody else knows of the connection.
+func (c *attendedConn) Write(p []byte) (int, error) {
+	if c.said {
+		return c.Conn.Write(p)
+	}
+	c.head = append(c.head, p...)
+	if !bytes.Contains(c.head, []byte("\r\n\r\n")) {
+		return len(p), nil
+	}
+	_, err := c.Conn.Write(c.head)
+	c.head, c.said = nil, true
+	return len(p), err
 }
 
 func (c *attendedConn) Read(p []byte) (int, error) {
