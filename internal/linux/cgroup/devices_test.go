@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -234,4 +235,41 @@ func TestClean(t *testing.T) {
 			t.Errorf("left: %v", left)
 		}
 	})
+}
+
+// TestNewAbove joins a cpuset below one that another start has made but not
+// filled yet: none of its processes could join it otherwise.
+func TestNewAbove(t *testing.T) {
+	h := hierarchy(t)
+	if h.Version() != 1 {
+		promise.Lacks(t, "cgroup1", "v1 only")
+	}
+	for name, r := range map[string]*Resources{"shared": {Devices: dockerDevices()}, "own": {Devices: dockerDevices(), CPU: &specs.LinuxCPU{Cpus: "0"}}} {
+		above := fmt.Sprintf("%s/new%d", parentOfTests, serial.Add(1))
+		dir := filepath.Join(h.mounts["cpuset"].dir, above)
+		if err := os.MkdirAll(filepath.Join(dir, "between"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := read(filepath.Join(dir, "cpuset.cpus")); v != "" || err != nil {
+			t.Fatalf("a new cpuset has %q, %v", v, err)
+		}
+		t.Cleanup(func() {
+			for _, m := range h.mounts {
+				os.Remove(filepath.Join(m.dir, above, "between")) // some have none
+				os.Remove(filepath.Join(m.dir, above))
+			}
+		})
+		g, _, err := h.Create(above+"/between/g", r)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		t.Cleanup(func() {
+			discard(t, h, g)
+			if err := h.Clean(above + "/between"); err != nil {
+				t.Error(err)
+			}
+		})
+		c := spawn(t, g, "wait")
+		c.line(t)
+	}
 }

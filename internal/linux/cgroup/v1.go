@@ -98,7 +98,8 @@ func (g *groupV1) at(controller string) (string, error) {
 }
 
 // fillCpuset gives a new cpuset its parent's processors and memory nodes:
-// without them nothing can join.
+// without them nothing can join. The parent may be as new, made by another start
+// that has not come that far.
 func fillCpuset(dir string) error {
 	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 		have, err := read(filepath.Join(dir, file))
@@ -108,7 +109,7 @@ func fillCpuset(dir string) error {
 		if have != "" {
 			continue
 		}
-		parent, err := read(filepath.Join(filepath.Dir(dir), file))
+		parent, err := parentCpuset(dir, file)
 		if err != nil {
 			return err
 		}
@@ -117,6 +118,19 @@ func fillCpuset(dir string) error {
 		}
 	}
 	return nil
+}
+
+// parentCpuset reads a file of the cpuset above, which has something in it then.
+func parentCpuset(dir, file string) (string, error) {
+	above := filepath.Dir(dir)
+	text, err := read(filepath.Join(above, file))
+	if err != nil || text != "" {
+		return text, err
+	}
+	if err := fillCpuset(above); err != nil {
+		return "", err
+	}
+	return read(filepath.Join(above, file))
 }
 
 func (g *groupV1) make(r *Resources) ([]string, error) {

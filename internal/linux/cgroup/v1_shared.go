@@ -64,7 +64,7 @@ func (g *groupV1) share(dir string) error {
 		if err != nil {
 			return err
 		}
-		parent, err := read(filepath.Join(filepath.Dir(dir), file))
+		parent, err := parentCpuset(dir, file)
 		if err != nil {
 			return err
 		}
