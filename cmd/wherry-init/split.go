@@ -10,7 +10,7 @@ import (
 
 // cloneArgs is the kernel's struct clone_args.
 type cloneArgs struct {
-	flags, pidFD, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+	flags, _, _, parentTID, _, _, _, _, _, _, cgroup uint64
 }
 
 // child is not on the stack, which may move.
