@@ -24,6 +24,7 @@ import (
 // annotationName is what docker, buildx and containerd write a full image
 // name to; org.opencontainers.image.ref.name may be only a tag.
 const annotationName = "io.containerd.image.name"
+const maxNames = 10_000 // of an archive: each costs the table more than the one before
 
 // loader reads one archive.
 type loader struct{ *Store }
@@ -248,7 +249,11 @@ func (s *loader) planDocker(ctx context.Context, m *members.List, b []byte, list
 		return nil, invalid("manifest.json: %v", err)
 	}
 	owner := map[digest.Digest]*loading{} // by id
+	named := map[string]*loading{}
 	for _, l := range list {
+		for _, n := range l.names {
+			named[n.String()] = l
+		}
 		cs, err := s.tree.Candidates(ctx, l.target)
 		if err != nil {
 			return nil, err
@@ -278,13 +283,13 @@ func (s *loader) planDocker(ctx context.Context, m *members.List, b []byte, list
 				return nil, invalid("manifest.json: %q: %v", t, err)
 			}
 			n = reference.TagNameOnly(n)
-			for _, other := range list {
-				if other != l && slices.ContainsFunc(other.names, func(o reference.Named) bool { return o.String() == n.String() }) {
-					return nil, invalid("ambiguous image archive: %s names two images in it", reference.FamiliarString(n))
-				}
-			}
-			if !slices.ContainsFunc(l.names, func(o reference.Named) bool { return o.String() == n.String() }) {
-				l.names = append(l.names, n)
+			switch of := named[n.String()]; {
+			case of == nil && len(named) == maxNames:
+				return nil, invalid("the archive has more than %d names", maxNames)
+			case of == nil:
+				named[n.String()], l.names = l, append(l.names, n)
+			case of != l:
+				return nil, invalid("ambiguous image archive: %s names two images in it", reference.FamiliarString(n))
 			}
 		}
 	}

@@ -263,19 +263,15 @@ func (rm *removal) apply(ctx context.Context, prune bool) ([]imageapi.DeleteResp
 	if err := s.Collect(ctx); err != nil {
 		return out, fmt.Errorf("remove the files of image %s: %w", self, err)
 	}
-	// What another image, a container or the builder's cache stands on is there
-	// still. A layer of several of the images went with the last of them.
+	// What others stand on is there still; a layer of several images went with the last.
 	layers := s.content.Snapshotter(s.snapshots.Driver())
 	listed := map[string]bool{}
 	slices.Reverse(out)
 	out = slices.DeleteFunc(out, func(r imageapi.DeleteResponse) bool {
-		if r.Deleted == "" {
-			return false
-		}
 		_, err := layers.Stat(ctx, r.Deleted)
-		again := listed[r.Deleted]
+		not := r.Deleted != "" && (listed[r.Deleted] || err == nil)
 		listed[r.Deleted] = true
-		return again || err == nil
+		return not
 	})
 	slices.Reverse(out)
 	return out, nil
