@@ -1,6 +1,7 @@
 package sandbox_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -23,14 +24,13 @@ func TestReserve(t *testing.T) {
 	const want = "1\n4\nin\n"
 	var r sandbox.Reserve
 	t.Cleanup(r.Drop)
-	start := func() int {
+	start := func() {
 		t.Helper()
 		p, err := beginWith(t, r.Start, b.plan(), b.stdin, b.extra)
 		must(t, err)
 		if got := p.wait(); got.out != want || got.err != "boxed\n" || got.exit.Status() != 0 {
 			t.Errorf("stdout %q, stderr %q, %d", got.out, got.err, got.exit.Status())
 		}
-		return p.PID
 	}
 	start() // tells what is wanted
 	must(t, r.Prepare())
@@ -55,21 +55,30 @@ func TestReserve(t *testing.T) {
 	if _, err := unix.Wait4(waiting, &status, 0, nil); err != nil || !status.Exited() || status.ExitStatus() != 0 {
 		t.Errorf("what waited ended with %v, %v", status, err)
 	}
+	// A program that is not there: what it went on in tells so and is reaped.
+	must(t, r.Prepare())
+	waiting = r.PID()
+	none := newBox(t, "nope")
+	_, err = r.Start(initFile(t), none.plan(), sandbox.Stdio{}, none.extra)
+	if f := (*sandbox.StartError)(nil); !errors.As(err, &f) || !strings.Contains(f.Message, "not found in $PATH") {
+		t.Errorf("a program that is not there: %v", err)
+	}
+	if _, err := unix.Wait4(waiting, &status, 0, nil); err != nil || !status.Exited() || status.ExitStatus() != 0 {
+		t.Errorf("what waited ended with %v, %v", status, err)
+	}
 	// Killed while it waits.
 	must(t, r.Prepare())
 	gone := r.PID()
 	must(t, unix.Kill(gone, unix.SIGKILL))
 	_, err = unix.Wait4(gone, nil, 0, nil)
 	must(t, err)
-	if got := start(); got == gone {
-		t.Error("a dead process was used")
-	}
+	start()
 	// Not wanted: of another kind, then dropped.
 	must(t, r.Prepare())
 	other := r.PID()
 	plan := b.plan()
 	plan.CloneFlags &^= unix.CLONE_NEWIPC
-	p, err := r.Start(initFile(t), plan, sandbox.Stdio{}, b.extra) // forked, for it
+	p, err := r.Start(initFile(t), plan, sandbox.Stdio{}, b.extra)
 	must(t, err)
 	p.PIDFD.Close()
 	for _, pid := range []int{p.PID, other} {
