@@ -71,6 +71,7 @@ type engine struct {
 	caches   *caches.Caches
 	history  *history.Store
 	answers  answer.Builds
+	arrivals answer.Arrivals
 	classics classic.Outputs
 	refusals refusals
 	room     *space.Room

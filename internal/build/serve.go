@@ -24,7 +24,7 @@ const maxMessage = 16 << 20
 func (e *engine) server() *grpc.Server {
 	s := grpc.NewServer(
 		grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, e.intercept),
-		grpc.ChainStreamInterceptor(grpcerrors.StreamServerInterceptor, e.answers.Intercept),
+		grpc.ChainStreamInterceptor(grpcerrors.StreamServerInterceptor, e.arrivals.Intercept, e.answers.Intercept),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
 	e.control.Register(s)
 	return s
@@ -61,9 +61,12 @@ func (e *engine) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo
 // tracked has solve make a build, which is tracked until it is over.
 func (e *engine) tracked(ctx context.Context, r *controlapi.SolveRequest, solve func(context.Context, *controlapi.SolveRequest) (*controlapi.SolveResponse, error)) (*controlapi.SolveResponse, error) {
 	return e.answers.Solve(ctx, r, func(ctx context.Context) (_ *controlapi.SolveResponse, err error) {
+		begin := e.arrivals.Come(r.Ref)
+		defer begin() // if it does not
 		ctx, done := e.track(ctx)
 		defer func() { done(err) }()
 		defer e.contexts.Forget(r.Session)
+		begin()
 		return solve(ctx, r)
 	})
 }

@@ -157,7 +157,9 @@ func (e *engine) solve(ctx context.Context, req *controlapi.SolveRequest, status
 	})
 	g.Go(func() error {
 		// Not the group's context: the last words of a failed build are wanted.
-		return e.control.Status(&controlapi.StatusRequest{Ref: req.Ref}, &statusStream{ctx: ctx, send: status})
+		return e.arrivals.Follow(ctx, func() string { return req.Ref }, func() error {
+			return e.control.Status(&controlapi.StatusRequest{Ref: req.Ref}, &statusStream{ctx: ctx, send: status})
+		})
 	})
 	if err = g.Wait(); err != nil && context.Cause(ctx) != nil {
 		err = context.Cause(ctx)

@@ -38,10 +38,10 @@ type Room struct {
 	open  context.Context // ends with Close
 	end   context.CancelFunc
 
-	mu     sync.Mutex // held by whoever empties
+	mu     sync.Mutex // held by whoever empties, at times for long
 	last   time.Time
-	held   map[string]int64 // sizes of the files when space was held for them
 	counts sync.Mutex
+	held   map[string]int64 // sizes of the files when space was held for them
 	builds int
 	stop   chan struct{}
 }
@@ -65,10 +65,8 @@ const leastHeld = 1 << 20
 
 // hold takes space ahead for the databases, which are sparse and grow: on a
 // full disk nothing could be removed if its removal cannot be written down. A
-// file system that cannot do that is used as it is.
+// file system that cannot do that is used as it is. counts is locked.
 func (r *Room) hold() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	for _, name := range r.cache.Files {
 		st, err := os.Stat(name)
 		if err != nil || r.held[name] == st.Size() {
