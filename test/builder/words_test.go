@@ -53,3 +53,16 @@ func TestLeftovers(t *testing.T) {
 		}
 	}
 }
+
+// buildx's verbs that are not here say where they are.
+func TestElsewhere(t *testing.T) {
+	e := engine(t, "")
+	for verb, want := range map[string]string{
+		"bake":   "wherry: buildx bake is not served: docker's client does it with this engine, too: docker buildx bake\n",
+		"create": `wherry: buildx create is not served: the engine has one builder, "default", which is always there; other engines are reached by -H or --context` + "\n",
+	} {
+		if out, code := client(t, e, nil, nil, harness.Binary("wherry"), "buildx", verb, "--use"); code != 1 || out != want {
+			t.Errorf("buildx %s: exit %d %q", verb, code, out)
+		}
+	}
+}

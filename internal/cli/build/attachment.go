@@ -141,22 +141,3 @@ func newAttachment(sh *shell.Shell) *cobra.Command {
 	complete(cmd, "type", slices.Sorted(maps.Keys(kinds))...)
 	return cmd
 }
-
-// elsewhere are buildx's verbs about records that are not here, with the reason.
-var elsewhere = map[string]string{
-	"export": "it makes a bundle for Docker Desktop; docker's client does it with this engine, too: docker buildx history export",
-	"import": "it is for Docker Desktop, which shows the records of other machines; nothing here does",
-	"open":   "it is for Docker Desktop; `history inspect` and `history logs` show a record",
-	"trace":  "the engine records no traces of builds; `history logs` has the times of each step",
-}
-
-// newElsewhere is such a verb.
-func newElsewhere(sh *shell.Shell, name string) *cobra.Command {
-	return &cobra.Command{
-		Use: name, Hidden: true, DisableFlagParsing: true,
-		RunE: func(*cobra.Command, []string) error {
-			return &shell.StatusError{Code: 1, Message: fmt.Sprintf("%s: builder history %s is not served: %s", sh.Name, name, elsewhere[name])}
-		},
-		ValidArgsFunction: cobra.NoFileCompletions,
-	}
-}

@@ -33,6 +33,11 @@ func NewBuilder(sh *shell.Shell, name string) *cobra.Command {
 		c.DisableFlagsInUseLine = true
 		g.AddCommand(c)
 	}
+	if name == "buildx" {
+		for verb, why := range builders {
+			g.AddCommand(newElsewhere(sh, name, verb, why))
+		}
+	}
 	return g
 }
 

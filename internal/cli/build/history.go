@@ -68,7 +68,7 @@ func newHistory(sh *shell.Shell) *cobra.Command {
 		g.AddCommand(c)
 	}
 	for name := range elsewhere {
-		g.AddCommand(newElsewhere(sh, name))
+		g.AddCommand(newElsewhere(sh, "builder history", name, elsewhere[name]))
 	}
 	return g
 }
