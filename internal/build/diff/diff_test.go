@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	enginecontent "github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/content/thin"
 )
 
 // write writes a file; a fifo has nobody to read it.
@@ -124,6 +125,20 @@ func bed(t *testing.T) (root string, store *enginecontent.Store) {
 	return root, store
 }
 
+// held adds a blob, which stays until the test ends.
+func held(t *testing.T, store *enginecontent.Store, b *thin.Blob) context.Context {
+	t.Helper()
+	ctx, done, err := store.Lease(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(done)
+	if _, err := store.AddArchive(ctx, b, "overlay2", "some"); err != nil {
+		t.Fatal(err)
+	}
+	return ctx
+}
+
 // layered makes a base and a layer above it.
 func layered(t *testing.T, r *rand.Rand, root string) (upper, lower string) {
 	t.Helper()
@@ -208,14 +223,7 @@ func TestBytes(t *testing.T) {
 				if d := digest.FromBytes(want.Bytes()); b.Digest != d || b.Size != int64(want.Len()) {
 					t.Fatalf("%s of %d bytes, want %s of %d", b.Digest, b.Size, d, want.Len())
 				}
-				ctx, done, err := store.Lease(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer done()
-				if _, err := store.AddArchive(ctx, b, "overlay2", "some"); err != nil {
-					t.Fatal(err)
-				}
+				ctx := held(t, store, b)
 				ra, err := store.Open(ctx, b.Digest)
 				if err != nil {
 					t.Fatal(err)
@@ -264,13 +272,9 @@ func TestChanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, done, err := store.Lease(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer done()
-	if _, err := store.AddArchive(ctx, b, "overlay2", "some"); err != nil {
-		t.Fatal(err)
+	ctx := held(t, store, b)
+	if got, err := store.Read(ctx, b.Digest, 1<<20); err != nil || !bytes.Contains(got, []byte("content")) {
+		t.Fatalf("read %q (%v)", got, err)
 	}
 	for what, change := range map[string]func() error{
 		"other size": func() error { return os.WriteFile(name, []byte("more content"), 0o644) },
