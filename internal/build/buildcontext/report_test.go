@@ -12,7 +12,8 @@ import (
 func TestReport(t *testing.T) {
 	reader, ctx, end := progress.NewContext(t.Context())
 	tell := report(ctx, "x")
-	time.Sleep(time.Millisecond) // of the clock: another time than that of the start
+	for begun := time.Now(); !time.Now().After(begun); { // the clock: another time than that of the start
+	}
 	tell(1, true)
 	end(nil)
 	var started time.Time

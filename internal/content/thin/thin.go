@@ -52,7 +52,9 @@ type below interface {
 }
 
 // Store is a content store below the database that also has thin blobs. Blobs
-// that are whole come first.
+// that are whole come first, and Info is of these alone: the database asks before
+// it takes a blob that no record names for the one that is to be written, and the
+// layer of a thin one may be on its way out.
 type Store struct {
 	below
 	dir  string // of the thin blobs
@@ -98,13 +100,6 @@ func (s *Store) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.
 		return nil, fmt.Errorf("blob %s: %w", desc.Digest, rerr)
 	}
 	return r, nil
-}
-
-// Info knows whole blobs only: the database asks before it takes a blob that no
-// record names for the one that is to be written, and the layer of a thin one
-// may be on its way out.
-func (s *Store) Info(ctx context.Context, d digest.Digest) (content.Info, error) {
-	return s.below.Info(ctx, d)
 }
 
 // Walk goes through all blobs, for the collector.
