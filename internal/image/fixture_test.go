@@ -19,6 +19,7 @@ import (
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/wherry-engine/wherry/internal/image/archive"
 	"github.com/wherry-engine/wherry/test/promise"
 )
 
@@ -184,7 +185,7 @@ func dockerArchive(tags []string, labels map[string]string, layers ...[]byte) []
 	}))
 	cname := digest.FromBytes(config).Encoded() + ".json"
 	files = append(files, file{name: cname, body: string(config)},
-		file{name: "manifest.json", body: string(must(json.Marshal([]dockerEntry{{Config: cname, RepoTags: tags, Layers: names}})))})
+		file{name: "manifest.json", body: string(must(json.Marshal([]archive.Entry{{Config: cname, RepoTags: tags, Layers: names}})))})
 	return tarOf(files...)
 }
 

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/klauspost/compress/zstd"
@@ -32,7 +33,7 @@ type layout struct{ files []file }
 
 func (l *layout) blob(mediaType string, b []byte) ocispec.Descriptor {
 	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
-	l.files = append(l.files, file{name: blobPath(d.Digest), body: string(b)})
+	l.files = append(l.files, file{name: "blobs/sha256/" + d.Digest.Encoded(), body: string(b)})
 	return d
 }
 
@@ -74,7 +75,7 @@ func TestLoadIndex(t *testing.T) {
 	att.Annotations = map[string]string{"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": mine.Digest.String()}
 	absent := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("absent"), Size: 5}
 	top := l.index(foreign, absent, l.index(mine, att))
-	top.Annotations = map[string]string{annotationName: "docker.io/library/multi:1", ocispec.AnnotationRefName: "1"}
+	top.Annotations = map[string]string{images.AnnotationImageName: "docker.io/library/multi:1", ocispec.AnnotationRefName: "1"}
 	if got := f.mustLoad(l.tar(top)); got != "Loaded image: multi:1\n" {
 		t.Errorf("messages %q", got)
 	}
@@ -134,7 +135,7 @@ func TestIndexBomb(t *testing.T) {
 	for range 3 {
 		deep = l.index(times(deep, 1000)...)
 	}
-	deep.Annotations = map[string]string{annotationName: "docker.io/library/deep:1", ocispec.AnnotationRefName: "1"}
+	deep.Annotations = map[string]string{images.AnnotationImageName: "docker.io/library/deep:1", ocispec.AnnotationRefName: "1"}
 	f.mustLoad(l.tar(deep))
 	if _, err := f.DiskUsage(t.Context(), nil, unlinked); err != nil {
 		t.Error(err)

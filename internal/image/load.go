@@ -2,29 +2,20 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/jsonstream"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/content"
-	"github.com/wherry-engine/wherry/internal/image/manifest"
-	"github.com/wherry-engine/wherry/internal/image/members"
+	"github.com/wherry-engine/wherry/internal/image/archive"
 	"github.com/wherry-engine/wherry/internal/image/tree"
 )
-
-// annotationName is what docker, buildx and containerd write a full image
-// name to; org.opencontainers.image.ref.name may be only a tag.
-const annotationName = "io.containerd.image.name"
-const maxNames = 10_000 // of an archive: each costs the table more than the one before
 
 // loader reads one archive.
 type loader struct{ *Store }
@@ -36,10 +27,9 @@ type loading struct {
 	done   *tree.Adopted
 }
 
-// Load takes all images of an archive into the store: a docker-archive (of
-// `docker save`, of any age), an OCI layout, or both in one; the stream plain
-// or compressed with gzip, zstd, xz or bzip2. progress gets dockerd's messages
-// one after the other, from one goroutine. With platforms, only what they need
+// Load takes all images of an archive into the store; see package archive for
+// what it may be. progress gets dockerd's messages one after the other, from
+// one goroutine. With platforms, only what they need
 // of each image is kept. After an error no image of the archive was added.
 func (s *Store) Load(ctx context.Context, r io.Reader, quiet bool, want []ocispec.Platform, progress func(jsonstream.Message)) error {
 	ctx, release, err := s.content.Lease(content.With(ctx))
@@ -64,13 +54,13 @@ func collectAfter(ctx context.Context, s *Store, cause error) {
 }
 
 func (s *loader) loadLeased(ctx context.Context, r io.Reader, quiet bool, want []ocispec.Platform, progress func(jsonstream.Message)) error {
-	m, err := members.Scan(ctx, s.content, r)
+	found, err := archive.Read(ctx, s.tree, r)
 	if err != nil {
 		return err
 	}
-	list, err := s.plan(ctx, m)
-	if err != nil {
-		return err
+	var list []*loading
+	for _, f := range found {
+		list = append(list, &loading{target: f.Target, names: f.Names})
 	}
 	layers := progress
 	if quiet {
@@ -170,157 +160,6 @@ func (l *loading) record(n reference.Named) *record {
 		r.name = n.String()
 	}
 	return r
-}
-
-// plan turns the archive's documents into the list of its images.
-func (s *loader) plan(ctx context.Context, m *members.List) ([]*loading, error) {
-	var list []*loading
-	if b := m.Docs["index.json"]; b != nil {
-		doc, err := manifest.Parse(ocispec.Descriptor{}, b)
-		if err != nil {
-			return nil, fmt.Errorf("index.json: %w", err)
-		}
-		if doc.Index == nil {
-			return nil, invalid("index.json is not an index")
-		}
-		for _, d := range doc.Index.Manifests {
-			if !manifest.Is(d.MediaType) {
-				return nil, invalid("index.json refers to the unsupported media type %q", d.MediaType)
-			}
-			name, err := annotatedName(d.Annotations)
-			if err != nil {
-				return nil, err
-			}
-			d.Annotations, d.Platform, d.URLs = nil, nil, nil
-			list = add(list, d, name)
-		}
-	}
-	b := m.Docs["manifest.json"]
-	if b == nil && list == nil {
-		return nil, invalid("the archive holds neither a manifest.json nor an index.json: it is not an image archive")
-	}
-	if b != nil {
-		return s.planDocker(ctx, m, b, list)
-	}
-	return list, nil
-}
-
-// add puts an image on the list, once for each target.
-func add(list []*loading, d ocispec.Descriptor, name reference.Named) []*loading {
-	i := slices.IndexFunc(list, func(l *loading) bool { return l.target.Digest == d.Digest })
-	if i < 0 {
-		i = len(list)
-		list = append(list, &loading{target: d})
-	}
-	if name != nil && !slices.ContainsFunc(list[i].names, func(n reference.Named) bool { return n.String() == name.String() }) {
-		list[i].names = append(list[i].names, name)
-	}
-	return list
-}
-
-// annotatedName returns the name that a descriptor's annotations give, or nil.
-func annotatedName(a map[string]string) (reference.Named, error) {
-	text := a[annotationName]
-	if text == "" {
-		text = a[ocispec.AnnotationRefName]
-		if !strings.ContainsAny(text, ":/") {
-			return nil, nil // a tag at most, of a repository that is not named
-		}
-	}
-	n, err := reference.ParseNormalizedNamed(text)
-	if err != nil {
-		return nil, invalid("index.json: %q: %v", text, err)
-	}
-	return reference.TagNameOnly(n), nil
-}
-
-// dockerEntry is one image in a docker-archive's manifest.json.
-type dockerEntry struct {
-	Config   string
-	RepoTags []string
-	Layers   []string
-}
-
-// planDocker adds the images of manifest.json to those of index.json. Entries
-// that both describe must not contradict each other.
-func (s *loader) planDocker(ctx context.Context, m *members.List, b []byte, list []*loading) ([]*loading, error) {
-	var entries []dockerEntry
-	if err := json.Unmarshal(b, &entries); err != nil {
-		return nil, invalid("manifest.json: %v", err)
-	}
-	owner := map[digest.Digest]*loading{} // by id
-	named := map[string]*loading{}
-	for _, l := range list {
-		for _, n := range l.names {
-			named[n.String()] = l
-		}
-		cs, err := s.tree.Candidates(ctx, l.target)
-		if err != nil {
-			return nil, err
-		}
-		for _, c := range cs {
-			owner[c.Manifest.Config.Digest] = l
-		}
-	}
-	for _, e := range entries {
-		config, err := m.Blob(e.Config)
-		if err != nil {
-			return nil, err
-		}
-		l := owner[config.Digest]
-		if l == nil {
-			d, err := s.dockerImage(ctx, m, e, config)
-			if err != nil {
-				return nil, err
-			}
-			l = &loading{target: d}
-			owner[config.Digest] = l
-			list = append(list, l)
-		}
-		for _, t := range e.RepoTags {
-			n, err := reference.ParseNormalizedNamed(t)
-			if err != nil {
-				return nil, invalid("manifest.json: %q: %v", t, err)
-			}
-			n = reference.TagNameOnly(n)
-			switch of := named[n.String()]; {
-			case of == nil && len(named) == maxNames:
-				return nil, invalid("the archive has more than %d names", maxNames)
-			case of == nil:
-				named[n.String()], l.names = l, append(l.names, n)
-			case of != l:
-				return nil, invalid("ambiguous image archive: %s names two images in it", reference.FamiliarString(n))
-			}
-		}
-	}
-	return list, nil
-}
-
-// dockerImage writes the manifest that an entry of manifest.json stands for.
-// It depends on nothing but config and layers: loading again changes nothing.
-func (s *loader) dockerImage(ctx context.Context, m *members.List, e dockerEntry, config ocispec.Descriptor) (ocispec.Descriptor, error) {
-	var none ocispec.Descriptor
-	if config.Size > tree.MaxConfig {
-		return none, invalid("%s has %d bytes, more than %d", e.Config, config.Size, tree.MaxConfig)
-	}
-	config.MediaType = ocispec.MediaTypeImageConfig
-	doc := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: []ocispec.Descriptor{}}
-	doc.SchemaVersion = 2
-	for _, name := range e.Layers {
-		d, err := m.Blob(name)
-		if err != nil {
-			return none, err
-		}
-		if d.MediaType, err = s.tree.LayerType(ctx, d); err != nil {
-			return none, err
-		}
-		doc.Layers = append(doc.Layers, d)
-	}
-	b, err := json.Marshal(doc)
-	if err != nil {
-		return none, err
-	}
-	return s.content.WriteBytes(ctx, ocispec.MediaTypeImageManifest, b)
 }
 
 func invalid(format string, args ...any) error {

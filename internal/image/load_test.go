@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/image/archive"
 	"github.com/wherry-engine/wherry/internal/snapshot"
 )
 
@@ -108,7 +109,7 @@ func TestLoadKaniko(t *testing.T) {
 	layer := gz(plain)
 	config := must(json.Marshal(ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(plain)}}}))
 	name, member := digest.FromBytes(config).String(), digest.FromBytes(layer).Encoded()+".tar.gz"
-	list := must(json.Marshal([]dockerEntry{{Config: name, RepoTags: []string{"kaniko:1"}, Layers: []string{member}}}))
+	list := must(json.Marshal([]archive.Entry{{Config: name, RepoTags: []string{"kaniko:1"}, Layers: []string{member}}}))
 	if got := f.mustLoad(tarOf(file{name: name, body: string(config)}, file{name: member, body: string(layer)}, file{name: "manifest.json", body: string(list)})); got != "Loaded image: kaniko:1\n" {
 		t.Errorf("messages %q", got)
 	}

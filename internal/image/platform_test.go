@@ -10,11 +10,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/moby/moby/api/types/jsonstream"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/wherry-engine/wherry/internal/image/archive"
 )
 
 // Of an image for several platforms single ones are saved, loaded, looked at
@@ -30,7 +33,7 @@ func TestPlatforms(t *testing.T) {
 		Config: l.doc(ocispec.MediaTypeImageConfig, map[string]any{"x": 1}), Layers: []ocispec.Descriptor{l.blob("application/vnd.in-toto+json", []byte("{}"))}})
 	att.Annotations = map[string]string{"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": foreign.Digest.String()}
 	top := l.index(foreign, att, other, mine)
-	top.Annotations = map[string]string{annotationName: "docker.io/library/multi:1"}
+	top.Annotations = map[string]string{images.AnnotationImageName: "docker.io/library/multi:1"}
 	full := open(t, "")
 	full.mustLoad(l.tar(top))
 	blobs := func(f *fixture) int {
@@ -97,7 +100,7 @@ func TestPlatforms(t *testing.T) {
 			t.Errorf("%s: %s after a restart", c.name, got.ID)
 		}
 	}
-	var docker []dockerEntry
+	var docker []archive.Entry
 	if err := json.Unmarshal([]byte(memberOf(t, saved(arm), "manifest.json")), &docker); err != nil || len(docker) != 1 || len(docker[0].RepoTags) != 1 {
 		t.Errorf("manifest.json: %v %v", docker, err)
 	}

@@ -1,26 +1,19 @@
 package image
 
 import (
-	"archive/tar"
 	"context"
-	"encoding/json"
-	"fmt"
 	"io"
-	"path"
 	"slices"
 	"sort"
-	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/events"
-	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/id"
-	"github.com/wherry-engine/wherry/internal/image/manifest"
+	"github.com/wherry-engine/wherry/internal/image/archive"
 	"github.com/wherry-engine/wherry/internal/image/tree"
 )
 
@@ -58,16 +51,11 @@ func (s *Store) Save(ctx context.Context, names []string, want []ocispec.Platfor
 			}
 		}
 	}
-	a := &archiver{s: s, tw: tar.NewWriter(w), done: map[digest.Digest]bool{}}
-	if err := a.dirs("blobs/", "blobs/sha256/"); err != nil {
-		return err
+	out := make([]*archive.Saved, len(list))
+	for i, sv := range list {
+		out[i] = &archive.Saved{ID: sv.img.ID, Target: sv.img.Target, Manifest: sv.img.Manifest, Chain: sv.img.ChainID, Tags: sv.tags, Choice: sv.choice}
 	}
-	for _, sv := range list {
-		if err := a.image(ctx, sv); err != nil {
-			return err
-		}
-	}
-	if err := a.documents(list); err != nil {
+	if err := archive.Write(ctx, s.tree, w, out); err != nil {
 		return err
 	}
 	for _, sv := range list {
@@ -161,146 +149,4 @@ func (s *table) tagsOf(repository string) (list []reference.Named) {
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].String() < list[j].String() })
 	return list
-}
-
-// archiver writes the members of the archive, each blob once.
-type archiver struct {
-	s      *Store
-	tw     *tar.Writer
-	done   map[digest.Digest]bool
-	docker []dockerEntry
-	index  []ocispec.Descriptor
-}
-
-// epoch is every member's time: the same images make the same archive.
-var epoch = time.Unix(0, 0)
-
-func (a *archiver) dirs(names ...string) error {
-	for _, n := range names {
-		if err := a.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: n, Mode: 0o755, ModTime: epoch}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func blobPath(d digest.Digest) string {
-	return path.Join("blobs", string(d.Algorithm()), d.Encoded())
-}
-
-// blob copies one blob, unless it is there; needed: its absence is an error.
-func (a *archiver) blob(ctx context.Context, d digest.Digest, needed bool) error {
-	if a.done[d] {
-		return nil
-	}
-	r, size, err := a.s.content.Reader(ctx, d)
-	if errdefs.IsNotFound(err) && !needed {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	a.done[d] = true
-	if err := a.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: blobPath(d), Size: size, Mode: 0o444, ModTime: epoch}); err != nil {
-		return err
-	}
-	if _, err := io.Copy(a.tw, r); err != nil {
-		return fmt.Errorf("blob %s: %w", d, err)
-	}
-	return context.Cause(ctx)
-}
-
-func (a *archiver) image(ctx context.Context, sv *saving) error {
-	img := sv.img
-	err := a.s.tree.Walk(ctx, img.Target, func(d ocispec.Descriptor, doc *manifest.Document) error {
-		if !sv.choice.Wants(d) {
-			return nil
-		}
-		if doc.Image != nil {
-			// Of the manifests for other platforms there may be parts only.
-			needed := d.Digest == img.Manifest.Digest
-			for _, b := range append([]ocispec.Descriptor{doc.Image.Config}, doc.Image.Layers...) {
-				if err := a.blob(ctx, b.Digest, needed); err != nil {
-					return err
-				}
-			}
-		}
-		return a.blob(ctx, d.Digest, true)
-	})
-	if err != nil {
-		return fmt.Errorf("save image %s: %w", img.ID, err)
-	}
-	b, err := a.s.content.Read(ctx, img.Manifest.Digest, manifest.MaxSize)
-	if err != nil {
-		return err
-	}
-	doc, err := manifest.Parse(img.Manifest, b)
-	if err != nil {
-		return err
-	}
-	e := dockerEntry{Config: blobPath(img.ID), Layers: []string{}}
-	for _, l := range doc.Image.Layers {
-		e.Layers = append(e.Layers, blobPath(l.Digest))
-	}
-	target := ocispec.Descriptor{MediaType: img.Target.MediaType, Digest: img.Target.Digest, Size: img.Target.Size}
-	if len(sv.tags) == 0 {
-		a.index = append(a.index, target)
-	}
-	for _, t := range sv.tags {
-		e.RepoTags = append(e.RepoTags, reference.FamiliarString(t))
-		named := target
-		named.Annotations = map[string]string{annotationName: t.String()}
-		if tagged, ok := t.(reference.Tagged); ok {
-			named.Annotations[ocispec.AnnotationRefName] = tagged.Tag()
-		}
-		a.index = append(a.index, named)
-	}
-	a.docker = append(a.docker, e)
-	return nil
-}
-
-// documents writes what describes the blobs, for readers of each format.
-func (a *archiver) documents(list []*saving) error {
-	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: a.index}
-	index.SchemaVersion = 2
-	repositories := map[string]map[string]string{}
-	for _, sv := range list {
-		for _, t := range sv.tags {
-			tagged, ok := t.(reference.Tagged)
-			if !ok || sv.img.ChainID == "" { // that file names the uppermost layer, and there may be none
-				continue
-			}
-			name := reference.FamiliarName(t)
-			if repositories[name] == nil {
-				repositories[name] = map[string]string{}
-			}
-			repositories[name][tagged.Tag()] = sv.img.ChainID.Encoded()
-		}
-	}
-	docs := []struct {
-		name string
-		body any
-	}{
-		{"index.json", index},
-		{"manifest.json", a.docker},
-		{"oci-layout", ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion}},
-		{"repositories", repositories},
-	}
-	for _, d := range docs {
-		if d.name == "repositories" && len(repositories) == 0 {
-			continue
-		}
-		b, err := json.Marshal(d.body)
-		if err != nil {
-			return err
-		}
-		if err := a.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: d.name, Size: int64(len(b)), Mode: 0o644, ModTime: epoch}); err != nil {
-			return err
-		}
-		if _, err := a.tw.Write(b); err != nil {
-			return err
-		}
-	}
-	return a.tw.Close()
 }

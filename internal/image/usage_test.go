@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -87,7 +88,7 @@ func TestUsageMeanwhile(t *testing.T) {
 	host := platforms.DefaultSpec()
 	other := l.image(ocispec.Platform{OS: "linux", Architecture: "s390x"}, "foreign")
 	top := l.index(l.image(ocispec.Platform{OS: host.OS, Architecture: host.Architecture}, "mine"), other)
-	top.Annotations = map[string]string{annotationName: "docker.io/library/multi:1", ocispec.AnnotationRefName: "1"}
+	top.Annotations = map[string]string{images.AnnotationImageName: "docker.io/library/multi:1", ocispec.AnnotationRefName: "1"}
 	f.mustLoad(l.tar(top))
 	if err := os.WriteFile(filepath.Join(f.root, "content/blobs/sha256", other.Digest.Encoded()), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
-// Package members owns what lies in an image archive, of docker's or OCI's form:
-// it puts the blobs into the store and keeps the documents that describe them.
-package members
+// Package archive owns the archives that images are saved to and loaded from: tar
+// files of docker's form, of OCI's, or both in one. Blobs pass between them and
+// the content store byte for byte.
+package archive
 
 import (
 	"archive/tar"
@@ -15,9 +16,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/wherry-engine/wherry/internal/archive"
-	"github.com/wherry-engine/wherry/internal/content"
+	compressed "github.com/wherry-engine/wherry/internal/archive"
 	"github.com/wherry-engine/wherry/internal/image/manifest"
+	"github.com/wherry-engine/wherry/internal/image/tree"
 )
 
 // Bounds on an archive's table of contents. Blobs themselves have none but the disk.
@@ -26,11 +27,11 @@ const (
 	maxLinks   = 32
 )
 
-// List is what an image archive was found to hold. All but the few documents
-// that describe it went straight into the content store.
-type List struct {
-	Docs  map[string][]byte // index.json, manifest.json, oci-layout
-	store *content.Store
+// members is what an archive was found to hold. All but the few documents that
+// describe it went straight into the content store.
+type members struct {
+	tree  *tree.Tree
+	docs  map[string][]byte             // index.json, manifest.json, oci-layout
 	blobs map[string]ocispec.Descriptor // path -> digest and size
 	links map[string]string             // path -> path
 }
@@ -39,14 +40,25 @@ func invalid(format string, args ...any) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
 }
 
-// Scan reads the whole archive once, from front to back.
-func Scan(ctx context.Context, store *content.Store, r io.Reader) (*List, error) {
-	plain, _, err := archive.Decompress(r)
+// Read takes an archive (of `docker save`, of any age, or an OCI layout; plain or
+// compressed with gzip, zstd, xz or bzip2) into the store, and lists its images,
+// each target once. The caller holds a lease.
+func Read(ctx context.Context, t *tree.Tree, r io.Reader) ([]*Image, error) {
+	m, err := scan(ctx, t, r)
+	if err != nil {
+		return nil, err
+	}
+	return m.plan(ctx)
+}
+
+// scan reads the whole archive once, from front to back.
+func scan(ctx context.Context, t *tree.Tree, r io.Reader) (*members, error) {
+	plain, _, err := compressed.Decompress(r)
 	if err != nil {
 		return nil, err
 	}
 	defer plain.Close()
-	m := &List{store: store, blobs: map[string]ocispec.Descriptor{}, links: map[string]string{}, Docs: map[string][]byte{}}
+	m := &members{tree: t, blobs: map[string]ocispec.Descriptor{}, links: map[string]string{}, docs: map[string][]byte{}}
 	tr := tar.NewReader(plain)
 	for n := 0; ; n++ {
 		h, err := tr.Next()
@@ -76,7 +88,7 @@ func broken(err error) error {
 	return err
 }
 
-func (m *List) member(ctx context.Context, h *tar.Header, r io.Reader) error {
+func (m *members) member(ctx context.Context, h *tar.Header, r io.Reader) error {
 	// Names are only keys of maps here, never paths on this host; cleaning
 	// them makes "./x" and "x" one.
 	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
@@ -91,7 +103,7 @@ func (m *List) member(ctx context.Context, h *tar.Header, r io.Reader) error {
 	default:
 		return nil
 	}
-	if _, ok := m.blobs[name]; ok || m.Docs[name] != nil {
+	if _, ok := m.blobs[name]; ok || m.docs[name] != nil {
 		return invalid("ambiguous image archive: %s is in it twice", name)
 	}
 	switch base := path.Base(name); {
@@ -100,7 +112,7 @@ func (m *List) member(ctx context.Context, h *tar.Header, r io.Reader) error {
 			return invalid("%s has %d bytes, more than %d", name, h.Size, manifest.MaxSize)
 		}
 		b, err := io.ReadAll(io.LimitReader(r, h.Size))
-		m.Docs[name] = b
+		m.docs[name] = b
 		return err
 	case name == "repositories", base == "VERSION", base == "json":
 		return nil // the first image format's, said better by manifest.json
@@ -112,7 +124,7 @@ func (m *List) member(ctx context.Context, h *tar.Header, r io.Reader) error {
 			return invalid("%s: %v", name, err)
 		}
 	}
-	d, _, err := m.store.Write(ctx, r, want)
+	d, _, err := m.tree.Content.Write(ctx, r, want)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -120,8 +132,8 @@ func (m *List) member(ctx context.Context, h *tar.Header, r io.Reader) error {
 	return nil
 }
 
-// Blob finds a member by path, following links inside the archive.
-func (m *List) Blob(name string) (ocispec.Descriptor, error) {
+// blob finds a member by path, following links inside the archive.
+func (m *members) blob(name string) (ocispec.Descriptor, error) {
 	at := strings.TrimPrefix(path.Clean("/"+name), "/")
 	for range maxLinks {
 		if d, ok := m.blobs[at]; ok {
