@@ -23,11 +23,27 @@ const (
 // and is named ".<base>.tmp"; a crash can leave it there, the next Write of the
 // same path takes it over. Two writers of one path must be kept apart by the caller.
 func Write(path string, data []byte, mode os.FileMode, d Durability) error {
-	dir, base := filepath.Split(path)
-	tmp := dir + "." + base + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	s, err := Stage(path, data, mode, d)
 	if err != nil {
 		return err
+	}
+	return s.Commit()
+}
+
+// Staged is the new content of a file that has the old one still. One of Commit
+// and Discard must be called.
+type Staged struct {
+	path, tmp string
+	d         Durability
+}
+
+// Stage is the part of Write that needs room on the disk.
+func Stage(path string, data []byte, mode os.FileMode, d Durability) (*Staged, error) {
+	dir, base := filepath.Split(path)
+	s := &Staged{path: path, tmp: dir + "." + base + ".tmp", d: d}
+	f, err := os.OpenFile(s.tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
+		return nil, err
 	}
 	_, err = f.Write(data)
 	if err == nil && d == Synced {
@@ -36,18 +52,27 @@ func Write(path string, data []byte, mode os.FileMode, d Durability) error {
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
 	if err != nil {
-		os.Remove(tmp)
-		return fmt.Errorf("write %s: %w", path, err)
+		s.Discard()
+		return nil, fmt.Errorf("write %s: %w", path, err)
 	}
-	if d == Synced {
-		return SyncDir(dir)
+	return s, nil
+}
+
+// Commit puts the content in its place.
+func (s *Staged) Commit() error {
+	if err := os.Rename(s.tmp, s.path); err != nil {
+		s.Discard()
+		return fmt.Errorf("write %s: %w", s.path, err)
+	}
+	if s.d == Synced {
+		return SyncDir(filepath.Dir(s.path))
 	}
 	return nil
 }
+
+// Discard gives the content up.
+func (s *Staged) Discard() { os.Remove(s.tmp) }
 
 // SyncDir makes the names in a directory durable.
 func SyncDir(dir string) error {

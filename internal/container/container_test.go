@@ -106,30 +106,50 @@ func TestReopen(t *testing.T) {
 }
 
 // TestConfigure: who looks at a container meanwhile sees the configuration of
-// before or the new one, and it stays as it was when it cannot be written.
+// before or the new one, and it stays as it was when it cannot be written or not
+// be brought into force. What cannot be written is not brought into force.
 func TestConfigure(t *testing.T) {
 	root := t.TempDir()
 	s := open(t, root)
 	c := add(t, s, id.New(), "web")
 	seen := c.Snapshot()
+	applied := 0
+	apply := func() error { applied++; return nil }
 	set := func(to container.Isolation) error {
 		c.Lock()
 		defer c.Unlock()
 		h := *c.HostConfig
 		h.Isolation = to
-		return c.Configure(&h, atomicfile.Synced)
+		return c.Configure(&h, atomicfile.Synced, apply)
 	}
-	if err := set("one"); err != nil || seen.HostConfig.Isolation != "" || c.Snapshot().HostConfig.Isolation != "one" {
-		t.Errorf("%v: %q was seen, now %q", err, seen.HostConfig.Isolation, c.Snapshot().HostConfig.Isolation)
+	onDisk := func(want container.Isolation) {
+		t.Helper()
+		if got, err := open(t, root).Get(c.ID); err != nil || got.HostConfig.Isolation != want {
+			t.Errorf("on disk: %v, want %q", err, want)
+		}
+		if now := c.Snapshot().HostConfig.Isolation; now != want {
+			t.Errorf("in memory: %q, want %q", now, want)
+		}
 	}
-	if got, err := open(t, root).Get(c.ID); err != nil || got.HostConfig.Isolation != "one" {
-		t.Errorf("on disk: %v", err)
+	if err := set("one"); err != nil || seen.HostConfig.Isolation != "" || applied != 1 {
+		t.Errorf("%v: %q was seen, applied %d times", err, seen.HostConfig.Isolation, applied)
 	}
+	onDisk("one")
+	refused := errors.New("refused")
+	apply = func() error { return refused }
+	if err := set("two"); !errors.Is(err, refused) {
+		t.Error(err)
+	}
+	onDisk("one")
+	if names, err := os.ReadDir(c.Dir()); err != nil || len(names) != 1 {
+		t.Errorf("left in the directory: %v, %v", names, err)
+	}
+	applied, apply = 0, func() error { applied++; return nil }
 	if err := os.Rename(c.Dir(), c.Dir()+"x"); err != nil {
 		t.Fatal(err)
 	}
-	if err := set("two"); err == nil || c.Snapshot().HostConfig.Isolation != "one" {
-		t.Errorf("%v: now %q", err, c.Snapshot().HostConfig.Isolation)
+	if err := set("three"); err == nil || c.Snapshot().HostConfig.Isolation != "one" || applied != 0 {
+		t.Errorf("%v: now %q, applied %d times", err, c.Snapshot().HostConfig.Isolation, applied)
 	}
 }
 

@@ -102,11 +102,20 @@ func dir(root, id string) string { return filepath.Join(root, id[:2], id) }
 
 // write stores the record. The caller holds the container's lock.
 func (r *Record) write(root string, d atomicfile.Durability) error {
+	s, err := r.stage(root, d)
+	if err != nil {
+		return err
+	}
+	return s.Commit()
+}
+
+// stage is the part of write that a full disk makes fail.
+func (r *Record) stage(root string, d atomicfile.Durability) (*atomicfile.Staged, error) {
 	data, err := json.Marshal(r)
 	if err != nil {
-		return fmt.Errorf("record of %s: %w", r.ID, err)
+		return nil, fmt.Errorf("record of %s: %w", r.ID, err)
 	}
-	return atomicfile.Write(filepath.Join(dir(root, r.ID), "config.json"), data, 0o600, d)
+	return atomicfile.Stage(filepath.Join(dir(root, r.ID), "config.json"), data, 0o600, d)
 }
 
 func read(root, id string) (*Record, error) {

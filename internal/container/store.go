@@ -55,15 +55,28 @@ func (c *Container) Save(d atomicfile.Durability) error {
 
 // Configure puts another configuration in the place of the container's, which
 // views may be reading, and writes the record; after an error it has the one of
-// before. The caller holds the lock.
-func (c *Container) Configure(h *container.HostConfig, d atomicfile.Durability) error {
+// before. apply brings the configuration into force once there is room on the
+// disk for the record, which has the old one until then. The caller holds the lock.
+func (c *Container) Configure(h *container.HostConfig, d atomicfile.Durability, apply func() error) (err error) {
 	before := c.HostConfig
 	c.HostConfig = h
-	err := c.Save(d)
-	if err != nil {
-		c.HostConfig = before
+	defer func() {
+		if err != nil {
+			c.HostConfig = before
+		}
+	}()
+	if c.gone {
+		return apply()
 	}
-	return err
+	s, err := c.stage(c.root, d)
+	if err != nil {
+		return err
+	}
+	if err := apply(); err != nil {
+		s.Discard()
+		return err
+	}
+	return s.Commit()
 }
 
 // Snapshot copies the record for a reader. What it points to is not changed,

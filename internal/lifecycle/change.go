@@ -89,18 +89,28 @@ func (e *Engine) Update(ctx context.Context, ref string, r *apicontainer.UpdateC
 	if err != nil {
 		return resp, err
 	}
-	if c.State.Running && !c.State.Restarting {
+	limits := func(r *apicontainer.Resources) ([]string, error) {
+		if !c.State.Running || c.State.Restarting {
+			return nil, nil
+		}
 		g, err := e.cgroups.Open(c.CgroupPath)
 		if err != nil {
-			return resp, cannot(err)
+			return nil, err
 		}
-		warnings, err := g.Set(spec.Resources(&next.Resources))
-		resp.Warnings = append(resp.Warnings, warnings...)
-		if err != nil {
-			return resp, cannot(err)
-		}
+		return g.Set(spec.Resources(r))
 	}
-	if err := c.Configure(&next, atomicfile.Synced); err != nil {
+	before, tried := &c.HostConfig.Resources, false
+	err = c.Configure(&next, atomicfile.Synced, func() error {
+		tried = true
+		warnings, err := limits(&next.Resources)
+		resp.Warnings = append(resp.Warnings, warnings...)
+		return err
+	})
+	if err != nil {
+		if tried { // some of it may be in force
+			_, back := limits(before)
+			warn("take back limits", c.ID, back)
+		}
 		return resp, cannot(err)
 	}
 	e.events.Container(events.ActionUpdate, c.ID, c.Attributes(nil))
