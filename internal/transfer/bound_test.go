@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/wherry-engine/wherry/internal/transfer/login"
 )
 
 // TestRefreshToken: a token server may send its client elsewhere, but not with
@@ -43,7 +45,7 @@ func TestRefreshToken(t *testing.T) {
 		}
 		return true
 	}
-	creds := credentials{refresh: secret}
+	creds := login.Credentials{Refresh: secret}
 	list, err := b.remotes(f.host(), "x", "pull", creds)
 	if err != nil {
 		t.Fatal(err)

@@ -13,8 +13,6 @@
 package transfer
 
 import (
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -26,7 +24,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
-	"github.com/moby/moby/api/types/registry"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/wherry-engine/wherry/internal/content"
@@ -170,47 +167,6 @@ func (c *Client) skipped(e *endpoint, ref string, err error) {
 	now := time.Now()
 	c.events(events.Message{Type: events.DaemonEventType, Action: "mirror_skipped", Scope: "local", Time: now.Unix(), TimeNano: now.UnixNano(),
 		Actor: events.Actor{ID: e.base.Host, Attributes: map[string]string{"mirror": e.base.String(), "image": ref, "reason": err.Error()}}})
-}
-
-// credentials are what one endpoint may get.
-type credentials struct {
-	user, password string
-	refresh        string // an identity token, to get others with
-	bearer         string // a token to be sent as it is
-}
-
-func (c credentials) none() bool { return c == credentials{} }
-
-// decodeAuth reads an X-Registry-Auth header; "" is anonymous.
-func decodeAuth(header string) (credentials, error) {
-	if header == "" {
-		return credentials{}, nil
-	}
-	b, err := base64.URLEncoding.DecodeString(header)
-	if err != nil {
-		if b, err = base64.RawURLEncoding.DecodeString(strings.TrimRight(header, "=")); err != nil {
-			if b, err = base64.StdEncoding.DecodeString(header); err != nil {
-				return credentials{}, invalid("invalid X-Registry-Auth header: %v", err)
-			}
-		}
-	}
-	var a registry.AuthConfig
-	if err := json.Unmarshal(b, &a); err != nil {
-		return credentials{}, invalid("invalid X-Registry-Auth header: %v", err)
-	}
-	return fromConfig(a)
-}
-
-func fromConfig(a registry.AuthConfig) (credentials, error) {
-	c := credentials{user: a.Username, password: a.Password, refresh: a.IdentityToken, bearer: a.RegistryToken}
-	if c.user == "" && c.password == "" && a.Auth != "" {
-		b, err := base64.StdEncoding.DecodeString(a.Auth)
-		if err != nil {
-			return c, invalid("invalid auth configuration: %v", err)
-		}
-		c.user, c.password, _ = strings.Cut(string(b), ":")
-	}
-	return c, nil
 }
 
 func invalid(format string, args ...any) error {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/wherry-engine/wherry/internal/transfer/agent"
+	"github.com/wherry-engine/wherry/internal/transfer/login"
 )
 
 // Docker Hub under the names by which it is known.
@@ -21,7 +22,7 @@ type endpoint struct {
 	host    string   // the registry that it stands for
 	mirror  bool
 	rewrite []Rewrite
-	creds   credentials
+	creds   login.Credentials
 	client  *http.Client
 	// fallback is the same registry by plain http, where that is allowed; it is
 	// asked if this endpoint turns out not to speak TLS, or not at all.
@@ -42,9 +43,14 @@ func (e *endpoint) repository(path string) string {
 // credentials go.
 func (e *endpoint) owns(u *url.URL) bool { return agent.SameOrigin(e.base, u) }
 
+// login is who we are there.
+func (e *endpoint) login(agent string, scopes ...string) *login.Login {
+	return login.New(login.Server{Base: e.base, Credentials: e.creds, Client: e.client, UserAgent: agent}, scopes...)
+}
+
 // endpoints lists where to ask for a registry host, in order. creds are the
 // client's, for the registry itself.
-func (s *settings) endpoints(host string, creds credentials, mirrors bool) ([]*endpoint, error) {
+func (s *settings) endpoints(host string, creds login.Credentials, mirrors bool) ([]*endpoint, error) {
 	var list []*endpoint
 	if mirrors {
 		for _, m := range s.mirrorsOf(host) {
@@ -58,7 +64,7 @@ func (s *settings) endpoints(host string, creds credentials, mirrors bool) ([]*e
 			}
 			for _, e := range found {
 				e.mirror, e.host, e.rewrite = true, host, m.Rewrite
-				e.creds = credentials{user: m.Username, password: m.Password}
+				e.creds = login.Credentials{User: m.Username, Password: m.Password}
 			}
 			list = append(list, found...)
 		}

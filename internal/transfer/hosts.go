@@ -7,13 +7,15 @@ import (
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+
+	"github.com/wherry-engine/wherry/internal/transfer/login"
 )
 
 // Hosts lists where BuildKit's resolver asks for a registry host: the mirrors
 // of the settings in order, then the registry itself. Credentials for the
 // registry are the resolver's business; those of a mirror stay here.
 func (c *Client) Hosts(host string) ([]docker.RegistryHost, error) {
-	list, err := c.set.Load().endpoints(host, credentials{}, true)
+	list, err := c.set.Load().endpoints(host, login.Credentials{}, true)
 	if err != nil {
 		return nil, err
 	}
@@ -22,7 +24,7 @@ func (c *Client) Hosts(host string) ([]docker.RegistryHost, error) {
 		can, client := docker.HostCapabilityPull|docker.HostCapabilityResolve, e.client
 		if !e.mirror {
 			can |= docker.HostCapabilityPush | docker.HostCapabilityReferrers
-		} else if !e.creds.none() || len(e.rewrite) > 0 {
+		} else if !e.creds.None() || len(e.rewrite) > 0 {
 			own := *e.client
 			own.Transport = &mirrorTransport{e: e, agent: c.agent, next: e.client.Transport}
 			client = &own
@@ -41,7 +43,7 @@ type mirrorTransport struct {
 	e      *endpoint
 	agent  string
 	next   http.RoundTripper
-	logins sync.Map // *login by repository
+	logins sync.Map // *login.Login by repository
 }
 
 var repositoryPath = regexp.MustCompile(`^(.+)(/(?:manifests|blobs|referrers|tags)/[^/]+)$`)
@@ -55,10 +57,10 @@ func (t *mirrorTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(req.Context())
 	repository := t.e.repository(m[1])
 	req.URL.Path, req.URL.RawPath = t.e.base.Path+"/v2/"+repository+m[2], ""
-	known, _ := t.logins.LoadOrStore(repository, &login{e: t.e, agent: t.agent, scopes: []string{"repository:" + repository + ":pull"}})
-	l := known.(*login)
+	known, _ := t.logins.LoadOrStore(repository, t.e.login(t.agent, "repository:"+repository+":pull"))
+	l := known.(*login.Login)
 	for {
-		used, err := l.authorization(req.Context())
+		used, err := l.Authorization(req.Context())
 		if err != nil {
 			return nil, err
 		}
@@ -66,10 +68,10 @@ func (t *mirrorTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			req.Header.Set("Authorization", used)
 		}
 		resp, err := t.next.RoundTrip(req)
-		if err != nil || resp.StatusCode != http.StatusUnauthorized || t.e.creds.none() || req.Body != nil && req.Body != http.NoBody {
+		if err != nil || resp.StatusCode != http.StatusUnauthorized || t.e.creds.None() || req.Body != nil && req.Body != http.NoBody {
 			return resp, err
 		}
-		if again, err := l.answer(req.Context(), resp.Header, used); err != nil || !again {
+		if again, err := l.Answer(req.Context(), resp.Header, used); err != nil || !again {
 			return resp, nil //nolint:nilerr // the refusal says it
 		}
 		resp.Body.Close()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/internal/transfer/failure"
+	"github.com/wherry-engine/wherry/internal/transfer/login"
 )
 
 // indexServer is what clients call Docker Hub when they log in.
@@ -25,7 +26,7 @@ const indexServer = "https://index.docker.io/v1/"
 // Login checks credentials with a registry. The identity token in the answer,
 // if any, is to be kept in place of the password.
 func (c *Client) Login(ctx context.Context, a registry.AuthConfig) (*registry.AuthResponse, error) {
-	creds, err := fromConfig(a)
+	creds, err := login.FromConfig(a)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +46,7 @@ func (c *Client) Login(ctx context.Context, a registry.AuthConfig) (*registry.Au
 	var out *registry.AuthResponse
 	var remotes []*remote
 	for _, e := range list {
-		remotes = append(remotes, &remote{endpoint: e, agent: c.agent, login: &login{e: e, agent: c.agent}})
+		remotes = append(remotes, &remote{endpoint: e, agent: c.agent, login: e.login(c.agent)})
 	}
 	_, err = c.firstOf(ctx, host, remotes, func(ctx context.Context, r *remote) error {
 		at := r.base.JoinPath("v2", "/")
@@ -64,7 +65,7 @@ func (c *Client) Login(ctx context.Context, a registry.AuthConfig) (*registry.Au
 			return err
 		}
 		drain(resp)
-		out = &registry.AuthResponse{Status: "Login Succeeded", IdentityToken: r.login.refresh}
+		out = &registry.AuthResponse{Status: "Login Succeeded", IdentityToken: r.login.Identity()}
 		return nil
 	})
 	return out, err
@@ -76,7 +77,7 @@ func (c *Client) Probe(ctx context.Context, ref string) error {
 	if err != nil {
 		return invalid("%v", err)
 	}
-	list, err := c.remotes(reference.Domain(named), reference.Path(named), "pull", credentials{})
+	list, err := c.remotes(reference.Domain(named), reference.Path(named), "pull", login.Credentials{})
 	if err != nil {
 		return err
 	}
@@ -99,7 +100,7 @@ func (c *Client) Distribution(ctx context.Context, ref, auth string) (*registry.
 		return nil, invalid("%v", err)
 	}
 	named = reference.TagNameOnly(named)
-	creds, err := decodeAuth(auth)
+	creds, err := login.Decode(auth)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +163,7 @@ func (c *Client) Search(ctx context.Context, term string, limit int, f filter.Ar
 	if strings.Contains(term, "://") {
 		return nil, invalid(`invalid repository name: repository name (%s) should not have a scheme`, term)
 	}
-	creds, err := decodeAuth(auth)
+	creds, err := login.Decode(auth)
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +182,7 @@ func (c *Client) Search(ctx context.Context, term string, limit int, f filter.Ar
 	}
 	var remotes []*remote
 	for _, e := range list {
-		remotes = append(remotes, &remote{endpoint: e, agent: c.agent, login: &login{e: e, agent: c.agent}})
+		remotes = append(remotes, &remote{endpoint: e, agent: c.agent, login: e.login(c.agent)})
 	}
 	var found []registry.SearchResult
 	_, err = c.firstOf(ctx, term, remotes, func(ctx context.Context, r *remote) (err error) {
@@ -224,7 +225,7 @@ func (r *remote) search(ctx context.Context, word string, limit int) ([]registry
 
 // catalogue looks for the word in the names of all repositories.
 func (r *remote) catalogue(ctx context.Context, word string) (out []registry.SearchResult, err error) {
-	r.login.need("registry:catalog:*")
+	r.login.Need("registry:catalog:*")
 	err = r.pages(ctx, r.base.JoinPath("v2", "_catalog"), func(b []byte) error {
 		var page struct{ Repositories []string }
 		if err := json.Unmarshal(b, &page); err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/image/manifest"
 	"github.com/wherry-engine/wherry/internal/snapshot"
 	"github.com/wherry-engine/wherry/internal/transfer/failure"
+	"github.com/wherry-engine/wherry/internal/transfer/login"
 	"github.com/wherry-engine/wherry/internal/transfer/progress"
 )
 
@@ -49,7 +50,7 @@ func (c *Client) Pull(ctx context.Context, ref, platform, auth string, send func
 	if err != nil {
 		return invalid("%v", err)
 	}
-	creds, err := decodeAuth(auth)
+	creds, err := login.Decode(auth)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/image/manifest"
 	"github.com/wherry-engine/wherry/internal/transfer/failure"
+	"github.com/wherry-engine/wherry/internal/transfer/login"
 	"github.com/wherry-engine/wherry/internal/transfer/progress"
 )
 
@@ -59,7 +60,7 @@ func (c *Client) Push(ctx context.Context, ref, platform, auth string, send func
 	if _, ok := named.(reference.Canonical); ok {
 		return invalid("cannot push a digest reference")
 	}
-	creds, err := decodeAuth(auth)
+	creds, err := login.Decode(auth)
 	if err != nil {
 		return err
 	}

@@ -15,13 +15,14 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/image/manifest"
 	"github.com/wherry-engine/wherry/internal/transfer/failure"
+	"github.com/wherry-engine/wherry/internal/transfer/login"
 )
 
 // remote is one repository at one endpoint.
 type remote struct {
 	*endpoint
 	repo  string
-	login *login
+	login *login.Login
 	agent string
 	tries int
 }
@@ -38,7 +39,7 @@ var accept = []string{
 }
 
 // remotes lists the endpoints of a repository for one kind of work.
-func (c *Client) remotes(host, path, actions string, creds credentials) ([]*remote, error) {
+func (c *Client) remotes(host, path, actions string, creds login.Credentials) ([]*remote, error) {
 	set := c.set.Load()
 	list, err := set.endpoints(host, creds, actions == "pull")
 	if err != nil {
@@ -47,7 +48,7 @@ func (c *Client) remotes(host, path, actions string, creds credentials) ([]*remo
 	var out []*remote
 	for _, e := range list {
 		r := &remote{endpoint: e, repo: e.repository(path), agent: c.agent, tries: set.MaxAttempts}
-		r.login = &login{e: e, agent: c.agent, scopes: []string{"repository:" + r.repo + ":" + actions}}
+		r.login = e.login(c.agent, "repository:"+r.repo+":"+actions)
 		out = append(out, r)
 	}
 	return out, nil
@@ -82,7 +83,7 @@ func (r *remote) do(ctx context.Context, c call) (*http.Response, error) {
 		switch {
 		case resp.StatusCode == http.StatusUnauthorized && logins < 2 && r.owns(resp.Request.URL):
 			logins++
-			again, err := r.login.answer(ctx, resp.Header, used)
+			again, err := r.login.Answer(ctx, resp.Header, used)
 			if err != nil {
 				resp.Body.Close()
 				return nil, err
@@ -129,7 +130,7 @@ func (r *remote) once(ctx context.Context, c call) (*http.Response, string, erro
 	req.Header.Set("User-Agent", r.agent)
 	used := ""
 	if r.owns(c.url) {
-		if used, err = r.login.authorization(ctx); err != nil {
+		if used, err = r.login.Authorization(ctx); err != nil {
 			return nil, "", err
 		}
 		if used != "" {

@@ -40,7 +40,7 @@ func (p *push) begin(ctx context.Context, d digest.Digest, in []string) (locatio
 			continue
 		}
 		tried++
-		p.to.login.need("repository:" + from + ":pull")
+		p.to.login.Need("repository:" + from + ":pull")
 		u := *at
 		u.RawQuery = url.Values{"mount": {d.String()}, "from": {from}}.Encode()
 		resp, err := p.to.do(ctx, call{method: http.MethodPost, url: &u, body: bodyOf(nil)})

@@ -1,4 +1,8 @@
-package transfer
+// Package login owns who the engine is to a registry: the credentials that one
+// server may get, what its challenges ask for, and the tokens that are got with
+// them. What is secret goes to that server and the token server that it names,
+// if that is one of https or the registry's own.
+package login
 
 import (
 	"context"
@@ -22,10 +26,18 @@ import (
 // clientID is what token servers get to know of the program.
 const clientID = "wherry"
 
-// login is the state of being known at one endpoint, for one set of scopes.
-type login struct {
-	e      *endpoint
-	agent  string
+// Server is whom a login is for.
+type Server struct {
+	Base        *url.URL // its address
+	Credentials Credentials
+	Client      *http.Client // to ask it and its token server with
+	UserAgent   string
+}
+
+// Login is the state of being known to a server, for one set of scopes. It is
+// safe for use by several goroutines.
+type Login struct {
+	at     Server
 	scopes []string
 
 	mu      sync.Mutex
@@ -35,12 +47,15 @@ type login struct {
 	refresh string // a refresh token, if the server gave one
 }
 
-// authorization returns what to send, renewed when it is about to expire.
-func (l *login) authorization(ctx context.Context) (string, error) {
+// New returns a login that has asked nobody anything yet.
+func New(at Server, scopes ...string) *Login { return &Login{at: at, scopes: scopes} }
+
+// Authorization returns what to send, renewed when it is about to expire.
+func (l *Login) Authorization(ctx context.Context) (string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.e.creds.bearer != "" {
-		return "Bearer " + l.e.creds.bearer, nil
+	if l.at.Credentials.Bearer != "" {
+		return "Bearer " + l.at.Credentials.Bearer, nil
 	}
 	if l.header != "" && l.asked != nil && l.asked.Scheme == "bearer" && time.Now().After(l.expires) {
 		if err := l.token(ctx); err != nil {
@@ -50,8 +65,8 @@ func (l *login) authorization(ctx context.Context) (string, error) {
 	return l.header, nil
 }
 
-// need adds a scope; a token that was got without it is given up.
-func (l *login) need(scope string) {
+// Need adds a scope; a token that was got without it is given up.
+func (l *Login) Need(scope string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !slices.Contains(l.scopes, scope) {
@@ -60,15 +75,15 @@ func (l *login) need(scope string) {
 	}
 }
 
-// answer does what a 401 asks for; used is the header that was refused. It
+// Answer does what a 401 asks for; used is the header that was refused. It
 // tells whether another try is worth it.
-func (l *login) answer(ctx context.Context, h http.Header, used string) (bool, error) {
+func (l *Login) Answer(ctx context.Context, h http.Header, used string) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.header != used {
 		return true, nil // somebody else got a new one meanwhile
 	}
-	if l.e.creds.bearer != "" {
+	if l.at.Credentials.Bearer != "" {
 		return false, nil
 	}
 	offers := challenge.Parse(h)
@@ -81,10 +96,10 @@ func (l *login) answer(ctx context.Context, h http.Header, used string) (bool, e
 			if used != "" {
 				return false, nil // refused
 			}
-			if l.e.creds.user == "" {
-				return false, &failure.Error{Kind: errdefs.ErrUnauthenticated, Cause: &url.Error{Op: "Get", URL: l.e.base.JoinPath("v2").String() + "/", Err: errNoBasic}}
+			if l.at.Credentials.User == "" {
+				return false, &failure.Error{Kind: errdefs.ErrUnauthenticated, Cause: &url.Error{Op: "Get", URL: l.at.Base.JoinPath("v2").String() + "/", Err: errNoBasic}}
 			}
-			l.header = basic(l.e.creds.user, l.e.creds.password)
+			l.header = basic(l.at.Credentials.User, l.at.Credentials.Password)
 			return true, nil
 		}
 		if offers[i].Params["error"] == "insufficient_scope" && used != "" {
@@ -99,6 +114,13 @@ func (l *login) answer(ctx context.Context, h http.Header, used string) (bool, e
 	return false, nil
 }
 
+// Identity is the token that a server gave in place of the password, or "".
+func (l *Login) Identity() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.refresh
+}
+
 var errNoBasic = fmt.Errorf("no basic auth credentials")
 
 func basic(user, password string) string {
@@ -109,22 +131,22 @@ func basic(user, password string) string {
 
 // realm checks where a challenge sends the credentials: to a server of https,
 // or the registry's own where that has none.
-func (l *login) realm() (*url.URL, error) {
+func (l *Login) realm() (*url.URL, error) {
 	text := l.asked.Params["realm"]
-	u, err := l.e.base.Parse(text)
+	u, err := l.at.Base.Parse(text)
 	if err != nil || text == "" || u.Host == "" {
-		return nil, invalid("registry %s names no token server: realm %q", l.e.base.Host, failure.Clean(text))
+		return nil, invalid("registry %s names no token server: realm %q", l.at.Base.Host, failure.Clean(text))
 	}
 	switch {
 	case u.User != nil:
-		return nil, invalid("registry %s names a token server with credentials in its address", l.e.base.Host)
+		return nil, invalid("registry %s names a token server with credentials in its address", l.at.Base.Host)
 	case u.Scheme == "https":
-	case u.Scheme == "http" && l.e.base.Scheme == "http":
-		if !strings.EqualFold(u.Hostname(), l.e.base.Hostname()) && !l.e.creds.none() {
-			return nil, invalid("refusing to send credentials for %s to %s by plain http", l.e.base.Host, u.Host)
+	case u.Scheme == "http" && l.at.Base.Scheme == "http":
+		if !strings.EqualFold(u.Hostname(), l.at.Base.Hostname()) && !l.at.Credentials.None() {
+			return nil, invalid("refusing to send credentials for %s to %s by plain http", l.at.Base.Host, u.Host)
 		}
 	default:
-		return nil, invalid("registry %s names the token server %s, which is not https", l.e.base.Host, failure.Clean(u.Redacted()))
+		return nil, invalid("registry %s names the token server %s, which is not https", l.at.Base.Host, failure.Clean(u.Redacted()))
 	}
 	return u, nil
 }
@@ -141,7 +163,7 @@ func stay(req *http.Request, via []*http.Request) error {
 const maxToken = 1 << 20
 
 // token gets a token for the scopes. The caller holds l.mu.
-func (l *login) token(ctx context.Context) error {
+func (l *Login) token(ctx context.Context) error {
 	u, err := l.realm()
 	if err != nil {
 		return err
@@ -150,7 +172,7 @@ func (l *login) token(ctx context.Context) error {
 	if len(scopes) == 0 && l.asked.Params["scope"] != "" {
 		scopes = strings.Fields(l.asked.Params["scope"])
 	}
-	refresh := l.e.creds.refresh
+	refresh := l.at.Credentials.Refresh
 	if refresh == "" {
 		refresh = l.refresh
 	}
@@ -170,8 +192,8 @@ func (l *login) token(ctx context.Context) error {
 		for _, s := range scopes {
 			q.Add("scope", s)
 		}
-		if l.e.creds.user != "" {
-			q.Set("account", l.e.creds.user)
+		if l.at.Credentials.User != "" {
+			q.Set("account", l.at.Credentials.User)
 			q.Set("client_id", clientID)
 			if len(l.scopes) == 0 {
 				q.Set("offline_token", "true") // a login: whoever logs in wants to stay
@@ -179,21 +201,21 @@ func (l *login) token(ctx context.Context) error {
 		}
 		u.RawQuery = q.Encode()
 		req, err = http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil) //nolint:gosec // see realm, which judges it
-		if err == nil && l.e.creds.user != "" {
-			req.SetBasicAuth(l.e.creds.user, l.e.creds.password)
+		if err == nil && l.at.Credentials.User != "" {
+			req.SetBasicAuth(l.at.Credentials.User, l.at.Credentials.Password)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	req.Header.Set("User-Agent", l.agent)
-	client := *l.e.client
+	req.Header.Set("User-Agent", l.at.UserAgent)
+	client := *l.at.Client
 	if refresh != "" {
 		client.CheckRedirect = stay // the token is in the body, which some redirects repeat
 	}
 	resp, err := client.Do(req) //nolint:gosec // see realm, which judges it
 	if err != nil {
-		return failure.NoAnswer(l.e.base, err)
+		return failure.NoAnswer(l.at.Base, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return failure.Read(resp)
