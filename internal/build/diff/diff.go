@@ -75,7 +75,7 @@ func (d *Differ) Compare(ctx context.Context, lower, upper []mount.Mount, opts .
 		return d.Other.Compare(ctx, lower, upper, opts...)
 	}
 	desc, err := d.archive(ctx, dir, snapshot, lower)
-	if errors.Is(err, errReplaced) {
+	if errors.Is(err, errDeep) {
 		desc, err = d.whole(ctx, dir, lower)
 	}
 	if errors.Is(err, errMoved) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -61,7 +62,7 @@ func changes(t *testing.T, r *rand.Rand, root string, count int) {
 			old = files[r.IntN(len(files))]
 		}
 		var err error
-		switch r.IntN(18) {
+		switch r.IntN(20) {
 		case 0, 1, 2:
 			err = write(name, bytes.Repeat([]byte{byte(n)}, r.IntN(3*small)))
 		case 3, 4:
@@ -100,6 +101,10 @@ func changes(t *testing.T, r *rand.Rand, root string, count int) {
 			}
 		case 17:
 			err = unix.Mknod(name, unix.S_IFSOCK|0o600, 0)
+		case 18, 19: // made anew, much of it as it was
+			if d := dirs[r.IntN(len(dirs))]; d != root {
+				err = exec.Command("sh", "-c", `cp -a "$1" "$1.tmp" && rm -r "$1" && mv "$1.tmp" "$1"`, "sh", d).Run()
+			}
 		}
 		// Names meet what does not go with them; a failure is a change, too.
 		if errors.Is(err, unix.ENOSPC) {
@@ -139,8 +144,8 @@ func held(t *testing.T, store *enginecontent.Store, b *thin.Blob) context.Contex
 	return ctx
 }
 
-// layered makes a base and a layer above it.
-func layered(t *testing.T, r *rand.Rand, root string) (upper, lower string) {
+// overlaid makes a base and a layer above it.
+func overlaid(t *testing.T, root string, first, second func(dir string)) (upper, lower string) {
 	t.Helper()
 	lower, upper = filepath.Join(root, "lower"), filepath.Join(root, "upper")
 	work, merged := filepath.Join(root, "work"), filepath.Join(root, "merged")
@@ -149,16 +154,35 @@ func layered(t *testing.T, r *rand.Rand, root string) (upper, lower string) {
 			t.Fatal(err)
 		}
 	}
-	changes(t, r, lower, 60)
+	first(lower)
 	if err := unix.Mount("overlay", merged, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Unmount(merged, unix.MNT_DETACH) }) //nolint:errcheck // it is gone, unless the test failed
-	changes(t, r, merged, 40)
+	second(merged)
 	if err := unix.Unmount(merged, 0); err != nil {
 		t.Fatal(err)
 	}
 	return upper, lower
+}
+
+// opaque tells whether a layer has a directory that stands for one below it.
+func opaque(t *testing.T, upper, lower string) (yes bool) {
+	t.Helper()
+	err := filepath.WalkDir(upper, func(p string, d os.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		mark := make([]byte, 8)
+		n, xerr := unix.Lgetxattr(p, "trusted.overlay.opaque", mark)
+		below, serr := os.Lstat(filepath.Join(lower, p[len(upper):]))
+		yes = yes || xerr == nil && string(mark[:n]) == "y" && serr == nil && below.IsDir()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return yes
 }
 
 // sum adds up the sizes of files, each inode once.
@@ -185,68 +209,114 @@ func sum(t *testing.T, dir string) (n int64) {
 // TestBytes: the archive is byte for byte the one of BuildKit's differ, and what
 // is put together of the thin blob is the archive.
 func TestBytes(t *testing.T) {
-	compared := 0
+	replaced := 0
 	for seed := range uint64(40) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 1))
 			root, store := bed(t)
-			upper, lower := layered(t, r, root)
-			for _, base := range []string{lower, ""} {
-				dir, below := upper, []mount.Mount{{Type: "bind", Source: base, Options: []string{"rbind", "ro"}}}
-				if base == "" {
-					dir, below = lower, nil
-				}
-				var want bytes.Buffer
-				if err := overlay.WriteUpperdir(t.Context(), &want, dir, below); err != nil {
-					t.Fatal(err)
-				}
-				w, err := store.Archive(dir)
-				if err != nil {
-					t.Fatal(err)
-				}
-				size, err := Write(t.Context(), w, dir, base)
-				if errors.Is(err, errReplaced) && base != "" {
-					w.Abort()
-					continue
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				if sum := sum(t, dir); size != sum {
-					t.Errorf("files of %d bytes, want %d", size, sum)
-				}
-				compared++
-				b, err := w.Finish()
-				if err != nil {
-					t.Fatal(err)
-				}
-				if d := digest.FromBytes(want.Bytes()); b.Digest != d || b.Size != int64(want.Len()) {
-					t.Fatalf("%s of %d bytes, want %s of %d", b.Digest, b.Size, d, want.Len())
-				}
-				ctx := held(t, store, b)
-				ra, err := store.Open(ctx, b.Digest)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer ra.Close()
-				got, err := io.ReadAll(content.NewReader(ra))
-				if err != nil || !bytes.Equal(got, want.Bytes()) {
-					t.Fatalf("read %d bytes of %d (%v)", len(got), want.Len(), err)
-				}
-				for range 50 {
-					off := r.Int64N(ra.Size() + 10)
-					p := make([]byte, r.IntN(5000))
-					n, err := ra.ReadAt(p, off)
-					w := want.Bytes()[min(off, ra.Size()):]
-					if n != min(len(w), len(p)) || !bytes.Equal(p[:n], w[:n]) || (n < len(p)) != (err == io.EOF) {
-						t.Fatalf("%d bytes at %d of %d: %d, %v", len(p), off, ra.Size(), n, err)
-					}
-				}
+			upper, lower := overlaid(t, root, func(dir string) { changes(t, r, dir, 60) }, func(dir string) { changes(t, r, dir, 40) })
+			if opaque(t, upper, lower) {
+				replaced++
 			}
+			same(t, r, store, upper, lower)
+			same(t, r, store, lower, "")
 		})
 	}
-	if compared < 60 {
-		t.Errorf("only %d of 80 layers were written", compared)
+	if replaced < 20 {
+		t.Errorf("only %d of 40 layers have a directory that was made anew", replaced)
+	}
+}
+
+// same compares a layer above a base, or none, with BuildKit's.
+func same(t *testing.T, r *rand.Rand, store *enginecontent.Store, dir, base string) {
+	t.Helper()
+	var below []mount.Mount
+	if base != "" {
+		below = []mount.Mount{{Type: "bind", Source: base, Options: []string{"rbind", "ro"}}}
+	}
+	var want bytes.Buffer
+	if err := overlay.WriteUpperdir(t.Context(), &want, dir, below); err != nil {
+		t.Fatal(err)
+	}
+	w, err := store.Archive(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, err := Write(t.Context(), w, dir, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sum := sum(t, dir); size != sum {
+		t.Errorf("files of %d bytes, want %d", size, sum)
+	}
+	b, err := w.Finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := digest.FromBytes(want.Bytes()); b.Digest != d || b.Size != int64(want.Len()) {
+		t.Fatalf("%s of %d bytes, want %s of %d", b.Digest, b.Size, d, want.Len())
+	}
+	ctx := held(t, store, b)
+	ra, err := store.Open(ctx, b.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ra.Close()
+	got, err := io.ReadAll(content.NewReader(ra))
+	if err != nil || !bytes.Equal(got, want.Bytes()) {
+		t.Fatalf("read %d bytes of %d (%v)", len(got), want.Len(), err)
+	}
+	for range 50 {
+		off := r.Int64N(ra.Size() + 10)
+		p := make([]byte, r.IntN(5000))
+		n, err := ra.ReadAt(p, off)
+		w := want.Bytes()[min(off, ra.Size()):]
+		if n != min(len(w), len(p)) || !bytes.Equal(p[:n], w[:n]) || (n < len(p)) != (err == io.EOF) {
+			t.Fatalf("%d bytes at %d of %d: %d, %v", len(p), off, ra.Size(), n, err)
+		}
+	}
+}
+
+// TestReplaced: a directory that was removed and made anew, with some of what was
+// in it, and names of files that are links to others, inside and outside of it.
+func TestReplaced(t *testing.T) {
+	const before = `mkdir -p d/sub/deep e other; echo a >d/a; echo b >d/b; echo x >d/sub/x; echo y >d/sub/deep/y; echo e >e/e
+		ln d/b other/b; ln -s a d/link; mkdir d/dir d/gone; echo 1 >d/gone/1; touch d/dir/file d/file`
+	const anew = `cp -a d d.tmp; rm -r d; mv d.tmp d; `
+	for name, change := range map[string]string{
+		"as it was":               anew,
+		"another name behind":     anew + `ln d/a d/z`,
+		"another name before":     anew + `ln d/a d/0`,
+		"names in other dirs":     anew + `ln d/sub/deep/y d/0; ln d/sub/x d/zz; ln d/sub/x a; ln d/a zzz; ln d/sub/deep/y z`,
+		"names and content":       anew + `ln d/a d/z; echo more >>d/a; touch d/sub`,
+		"all names":               anew + `rm d/b; ln other/b d/b; ln other/b d/c`,
+		"less":                    anew + `rm -r d/sub/deep d/gone d/b`,
+		"nothing":                 `rm -r d; mkdir d`,
+		"a file for a directory":  anew + `rm -r d/dir; touch d/dir`,
+		"a directory for a file":  anew + `rm d/file; mkdir d/file; touch d/file/in`,
+		"a link for a directory":  `rm -r d; ln -s e d`,
+		"for a file":              `rm d/file; mkdir -p d/file/d; mv d/file d/file2; mv d/file2 d/file`,
+		"directory in a removed":  anew + `rm -r d/sub; mkdir -p d/sub/deep; ln d/a d/sub/a`,
+		"replaced in a replaced":  anew + `cd d; cp -a sub sub.tmp; rm -r sub; mv sub.tmp sub; rm sub/x; ln sub/deep/y y`,
+		"other owner and mode":    anew + `chown 1:2 d/a; chmod 700 d/sub; chown -h 3 d/link`,
+		"link that was both ways": anew + `ln -P d/link d/other; ln -P d/link d/0`,
+		"moved to another place":  `cp -a d e/d; rm -r d e/e; mv e/d d`,
+		"moved onto another":      `mkdir n; cp -a d/. n; rm -r e; mv n e; rm -r d; mkdir d`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			root, store := bed(t)
+			upper, lower := overlaid(t, root, func(dir string) { shell(t, dir, before) }, func(dir string) { shell(t, dir, change) })
+			same(t, rand.New(rand.NewPCG(1, 1)), store, upper, lower)
+		})
+	}
+}
+
+func shell(t *testing.T, dir, script string) {
+	t.Helper()
+	cmd := exec.Command("sh", "-ec", script)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 }
 

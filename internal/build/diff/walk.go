@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -20,9 +19,8 @@ import (
 )
 
 var (
-	// errReplaced is a directory that stands for one below it as a whole, or a
-	// tree that is too deep: another differ knows these.
-	errReplaced = errors.New("a directory of the layer below is replaced")
+	// errDeep is a tree that has too many directories in each other.
+	errDeep = errors.New("a directory of the layer is too deep")
 	// errMoved is a directory that has another name in the layer below.
 	errMoved = errors.New("a directory of the layer below is moved")
 )
@@ -55,6 +53,9 @@ type entry struct {
 	linked     bool   // to a name before it
 }
 
+// links tells whether the entry is one of several names of a file.
+func (e *entry) links() bool { return e.st.Nlink > 1 && e.st.Mode&unix.S_IFMT != unix.S_IFDIR }
+
 func (e *entry) regular() bool { return e.st.Mode&unix.S_IFMT == unix.S_IFREG }
 
 // dir is an open directory of the layer, and the one below it, nil for none.
@@ -62,6 +63,9 @@ type dir struct {
 	path  string
 	upper *os.File
 	base  *os.File
+	// whole says that nothing of base shows through: it was removed and made anew,
+	// or one that it is in. What is not in upper is removed.
+	whole bool
 	users atomic.Int32
 }
 
@@ -172,13 +176,12 @@ func (w *walker) put(j *job) error {
 func (w *walker) dir(d *dir, deep int) error {
 	defer d.release()
 	if deep > depth {
-		return errReplaced
+		return errDeep
 	}
-	list, err := d.upper.ReadDir(-1)
+	list, err := d.list()
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(list, func(a, b fs.DirEntry) int { return cmp.Compare(a.Name(), b.Name()) })
 	var some []entry
 	flush := func() error {
 		if len(some) == 0 {
@@ -189,8 +192,8 @@ func (w *walker) dir(d *dir, deep int) error {
 		return w.put(j)
 	}
 	for _, l := range list {
-		e := entry{name: l.Name(), path: path.Join(d.path, l.Name())}
-		if !l.IsDir() {
+		e := entry{name: l.name, path: path.Join(d.path, l.name), kind: l.kind}
+		if !l.dir {
 			if some == nil {
 				some = make([]entry, 0, min(batch, len(list)))
 			}
@@ -222,9 +225,46 @@ func (w *walker) dir(d *dir, deep int) error {
 	return flush()
 }
 
+// listed is a name of a directory; the kind is known of removed ones.
+type listed struct {
+	name string
+	dir  bool
+	kind kind
+}
+
+// list gives the names in a directory in their order, with those that are below
+// it alone if it stands for the one there.
+func (d *dir) list() ([]listed, error) {
+	here, err := d.upper.ReadDir(-1)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]listed, 0, len(here))
+	for _, l := range here {
+		out = append(out, listed{name: l.Name(), dir: l.IsDir()})
+	}
+	if d.whole && d.base != nil {
+		names := make(map[string]bool, len(here))
+		for _, l := range here {
+			names[l.Name()] = true
+		}
+		below, err := d.base.Readdirnames(-1)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range below {
+			if !names[name] {
+				out = append(out, listed{name: name, kind: removed})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b listed) int { return cmp.Compare(a.name, b.name) })
+	return out, nil
+}
+
 // enter opens a directory in this one.
 func (d *dir) enter(e *entry) (_ *dir, err error) {
-	sub := &dir{path: e.path}
+	sub := &dir{path: e.path, whole: d.whole}
 	sub.users.Add(1)
 	if sub.upper, err = openAt(d.upper, e.name, unix.O_DIRECTORY); err != nil {
 		return nil, err
@@ -247,16 +287,17 @@ func (d *dir) enter(e *entry) (_ *dir, err error) {
 	n, err := unix.Fgetxattr(int(sub.upper.Fd()), "trusted.overlay.opaque", mark)
 	switch {
 	case err == nil && n == 1 && mark[0] == 'y':
-		return nil, errReplaced
+		sub.whole = true
 	case err != nil && !absent(err) && !errors.Is(err, unix.ERANGE):
 		return nil, fmt.Errorf("%s: %w", e.path, err)
 	}
 	if n, err := unix.Fgetxattr(int(sub.upper.Fd()), "trusted.overlay.redirect", nil); err == nil && n > 0 {
 		return nil, errMoved
 	}
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		sub.base, err = openAt(d.base, e.name, unix.O_DIRECTORY)
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return sub, nil
 	}
+	sub.base, err = openAt(d.base, e.name, unix.O_DIRECTORY)
 	return sub, err
 }
 
@@ -269,6 +310,9 @@ func (d *dir) look(e *entry) (err error) {
 			err = fmt.Errorf("%s: %w", e.path, err)
 		}
 	}()
+	if e.kind == removed {
+		return nil // there is nothing to look at
+	}
 	if err := unix.Fstatat(int(d.upper.Fd()), e.name, &e.st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
@@ -296,12 +340,13 @@ func (d *dir) look(e *entry) (err error) {
 		if err != nil {
 			return err
 		}
-		if same && e.st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			e.kind = unchanged
-			return nil
-		}
 		if same {
-			e.kind = unchanged // its header is written if something in it is
+			// The header of a directory is written if something in it is, the name of
+			// a file that stands for one of before if another name of the file is.
+			e.kind = unchanged
+			if e.st.Mode&unix.S_IFMT != unix.S_IFDIR && !(d.whole && e.links()) {
+				return nil
+			}
 		}
 	}
 	switch {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,7 +41,7 @@ func Write(ctx context.Context, to Archive, dir, base string) (size int64, err e
 			job.in.release()
 		}
 	}()
-	w := &writer{to: to, tar: tar.NewWriter(to), first: map[uint64]string{}, seen: map[uint64]bool{}}
+	w := &writer{to: to, tar: tar.NewWriter(to), first: map[uint64]string{}, waiting: map[uint64][]waiting{}, seen: map[uint64]bool{}}
 	for job := range jobs {
 		<-job.done
 		if job.err == nil && job.leave {
@@ -66,14 +67,23 @@ func Write(ctx context.Context, to Archive, dir, base string) (size int64, err e
 	return w.size, w.tar.Close()
 }
 
+// waiting is a name, and the directories that it is in.
+type waiting struct {
+	entry *entry
+	above []*entry
+}
+
 type writer struct {
 	to    Archive
 	tar   *tar.Writer
 	above []*entry          // the directories that the next entry is in
 	first map[uint64]string // names of files that have several
-	seen  map[uint64]bool   // such files that are counted
-	size  int64
-	part  []byte
+	// Names that are as they were before, by their file's inode. A name of the file
+	// that is not has them written behind it, too, or unpacked it were another file.
+	waiting map[uint64][]waiting
+	seen    map[uint64]bool // such files that are counted
+	size    int64
+	part    []byte
 }
 
 // count adds a file to the layer's size.
@@ -90,19 +100,24 @@ func (w *writer) count(st *unix.Stat_t) {
 // entry writes one, and the directories above it that were not.
 func (w *writer) entry(ctx context.Context, in *dir, e *entry) error {
 	w.count(&e.st)
-	if e.kind == unchanged || e.st.Mode&unix.S_IFMT == unix.S_IFSOCK {
+	if e.st.Mode&unix.S_IFMT == unix.S_IFSOCK {
 		return nil
 	}
 	above := w.above
 	if n := len(above); n > 0 && above[n-1] == e {
 		above = above[:n-1]
 	}
-	for _, d := range above {
-		if !d.written {
-			if err := w.header(d); err != nil {
-				return err
-			}
+	if e.kind == unchanged {
+		if !in.whole || !e.links() {
+			return nil
 		}
+		if _, ok := w.first[e.st.Ino]; !ok {
+			w.waiting[e.st.Ino] = append(w.waiting[e.st.Ino], waiting{e, slices.Clone(above)})
+			return nil
+		}
+	}
+	if err := w.parents(above); err != nil {
+		return err
 	}
 	if e.kind == removed {
 		name := path.Join(path.Dir(e.path), whiteout+path.Base(e.path))
@@ -112,10 +127,37 @@ func (w *writer) entry(ctx context.Context, in *dir, e *entry) error {
 	if err := w.header(e); err != nil {
 		return err
 	}
-	if !e.regular() || e.st.Size == 0 || e.linked {
+	if e.regular() && e.st.Size > 0 && !e.linked {
+		if err := w.content(ctx, in, e); err != nil {
+			return err
+		}
+	}
+	if !e.links() {
 		return nil
 	}
-	return w.content(ctx, in, e)
+	others := w.waiting[e.st.Ino]
+	delete(w.waiting, e.st.Ino)
+	for _, o := range others {
+		if err := w.parents(o.above); err != nil {
+			return err
+		}
+		if err := w.header(o.entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parents writes the directories that an entry is in, and that were not.
+func (w *writer) parents(above []*entry) error {
+	for _, d := range above {
+		if !d.written {
+			if err := w.header(d); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // header writes what an entry is but for its content.
@@ -144,7 +186,7 @@ func (w *writer) header(e *entry) error {
 	if h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
 		h.Devmajor, h.Devminor = int64(unix.Major(e.st.Rdev)), int64(unix.Minor(e.st.Rdev))
 	}
-	if h.Typeflag != tar.TypeDir && e.st.Nlink > 1 {
+	if e.links() {
 		if name, ok := w.first[e.st.Ino]; ok {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, name, 0
 			e.linked = true
