@@ -28,7 +28,7 @@ func fetchFiles(ctx context.Context, o Options, name string, packages, patterns 
 	all, kept := filepath.Join(tmp, "all"), filepath.Join(tmp, "kept")
 	for _, p := range packages {
 		fmt.Fprintf(o.Output, "vm: downloading %s\n", p)
-		if err := unpack(ctx, tmp, p, all); err != nil {
+		if err := unpack(ctx, o, tmp, p, all); err != nil {
 			return "", err
 		}
 	}

@@ -31,6 +31,12 @@ func buildImages(ctx context.Context, o Options, k *kernel, work, initrd, disk s
 			return err
 		}
 	}
+	if foreign(o) {
+		fmt.Fprintf(o.Output, "vm: building programs\n")
+		if _, err := output(ctx, o.Module, "scripts/build_for", o.Arch); err != nil {
+			return err
+		}
+	}
 	guest := filepath.Join(root, "wherry", "init")
 	if err := goTool(ctx, o, "build", "-trimpath", "-o", guest, "./test/vm/guest"); err != nil {
 		return err
@@ -42,7 +48,7 @@ func buildImages(ctx context.Context, o Options, k *kernel, work, initrd, disk s
 	if err := system(o, k, root); err != nil {
 		return err
 	}
-	if err := start(k, guest, initrd); err != nil {
+	if err := start(k, machines[o.Arch].modules, guest, initrd); err != nil {
 		return err
 	}
 	// mke2fs copies the tree; the size leaves room for what tests write.
@@ -57,10 +63,18 @@ func buildImages(ctx context.Context, o Options, k *kernel, work, initrd, disk s
 	return os.RemoveAll(root)
 }
 
+// built is where scripts/build_for puts the programs of another architecture.
+func built(o Options, name string) string {
+	return filepath.Join(o.Module, "bin", "linux-"+o.Arch, name)
+}
+
 func goTool(ctx context.Context, o Options, args ...string) error {
+	if foreign(o) {
+		args = slices.Insert(args, 1, "-overlay", built(o, "overlay.json"))
+	}
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = o.Module
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+o.Arch)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
@@ -172,15 +186,6 @@ func system(o Options, k *kernel, root string) error {
 	if err := copyFile(k.busybox, filepath.Join(root, "bin", "busybox")); err != nil {
 		return err
 	}
-	applets, err := exec.Command(k.busybox, "--list").Output()
-	if err != nil {
-		return err
-	}
-	for name := range strings.FieldsSeq(string(applets)) {
-		if err := os.Symlink("/bin/busybox", filepath.Join(root, "bin", name)); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-	}
 	for name, text := range map[string]string{
 		"sbin/modprobe": "", "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
 		"etc/group": "root:x:0:\nnogroup:x:65534:\n", "etc/hostname": "vm\n", "etc/hosts": "127.0.0.1 localhost vm\n", "etc/resolv.conf": "",
@@ -200,7 +205,7 @@ func system(o Options, k *kernel, root string) error {
 
 // start writes the initial file system: the guest program as /init and the
 // modules to reach the disk, numbered in the order in which they load.
-func start(k *kernel, guest, to string) error {
+func start(k *kernel, more []string, guest, to string) error {
 	var b bytes.Buffer
 	program, err := os.ReadFile(guest)
 	if err != nil {
@@ -211,7 +216,7 @@ func start(k *kernel, guest, to string) error {
 		a.add(d, 0o40755, nil)
 	}
 	a.add("init", 0o100755, program)
-	for i, rel := range k.order("virtio_pci", "virtio_blk", "ext4") {
+	for i, rel := range k.order(append([]string{"virtio_pci", "virtio_blk", "ext4"}, more...)...) {
 		m, err := readModule(filepath.Join(k.modules, rel))
 		if err != nil {
 			return err

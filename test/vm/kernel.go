@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -27,9 +28,6 @@ type kernel struct {
 	alias   []string            // "alias PATTERN MODULE"
 }
 
-// metaPackage always depends on the newest kernel package.
-const metaPackage = "linux-image-cloud-amd64"
-
 func output(ctx context.Context, dir, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
@@ -44,13 +42,13 @@ func output(ctx context.Context, dir, name string, args ...string) (string, erro
 
 // fetchKernel downloads and unpacks what is not in the cache yet.
 func fetchKernel(ctx context.Context, o Options) (*kernel, error) {
-	have, err := filepath.Glob(filepath.Join(o.Cache, "kernel", "linux-image-*-cloud-amd64"))
+	root := filepath.Join(o.Cache, o.Kernel)
+	have, err := filepath.Glob(filepath.Join(root, "linux-image-*"))
 	if err != nil {
 		return nil, err
 	}
-	root := filepath.Join(o.Cache, "kernel")
 	if len(have) == 0 {
-		name, err := newestKernel(ctx, o.Cache)
+		name, err := newestKernel(ctx, o)
 		if err != nil {
 			return nil, err
 		}
@@ -61,7 +59,7 @@ func fetchKernel(ctx context.Context, o Options) (*kernel, error) {
 		defer os.RemoveAll(tmp)
 		fmt.Fprintf(o.Output, "vm: downloading %s\n", name)
 		for _, p := range []string{name, "busybox-static"} {
-			if err := unpack(ctx, tmp, p, filepath.Join(tmp, "root", p)); err != nil {
+			if err := unpack(ctx, o, tmp, p, filepath.Join(tmp, "root", p)); err != nil {
 				return nil, err
 			}
 		}
@@ -84,23 +82,24 @@ func fetchKernel(ctx context.Context, o Options) (*kernel, error) {
 	return k, k.index()
 }
 
-func newestKernel(ctx context.Context, dir string) (string, error) {
+// newestKernel gives the package that o.Kernel, which is none itself, depends on.
+func newestKernel(ctx context.Context, o Options) (string, error) {
 	find := func() (string, error) {
-		out, err := output(ctx, dir, "apt-cache", "depends", metaPackage)
+		out, err := o.apt(ctx, o.Cache, "apt-cache", "depends", o.Kernel)
 		if err != nil {
 			return "", err
 		}
 		for f := range strings.FieldsSeq(out) {
-			if strings.HasPrefix(f, "linux-image-") && f != metaPackage {
+			if strings.HasPrefix(f, "linux-image-") && f != o.Kernel {
 				return f, nil
 			}
 		}
-		return "", fmt.Errorf("%s: no kernel among its dependencies", metaPackage)
+		return "", fmt.Errorf("%s: no kernel among its dependencies", o.Kernel)
 	}
 	name, err := find()
 	if err != nil {
 		// A machine that never updated its lists has none.
-		if _, err := output(ctx, dir, "apt-get", "update", "-q"); err != nil {
+		if _, err := o.apt(ctx, o.Cache, "apt-get", "update", "-q"); err != nil {
 			return "", err
 		}
 		name, err = find()
@@ -108,8 +107,33 @@ func newestKernel(ctx context.Context, dir string) (string, error) {
 	return name, err
 }
 
-func unpack(ctx context.Context, dir, name, to string) error {
-	if _, err := output(ctx, dir, "apt-get", "download", "-q", name); err != nil {
+// foreign says that the guest's processors are not this machine's.
+func foreign(o Options) bool { return o.Arch != "" && o.Arch != runtime.GOARCH }
+
+// apt runs one of apt's programs. What is of another architecture has lists of
+// its own in the cache: this machine's packages do not change.
+func (o Options) apt(ctx context.Context, dir, program string, args ...string) (string, error) {
+	if foreign(o) {
+		state := filepath.Join(o.Cache, "apt-"+o.Arch)
+		for _, d := range []string{"lists/partial", "cache/archives/partial"} {
+			if err := os.MkdirAll(filepath.Join(state, d), 0o755); err != nil {
+				return "", err
+			}
+		}
+		var own []string
+		for _, v := range []string{
+			"APT::Architecture=" + o.Arch, "APT::Architectures=" + o.Arch, "Dir::State::Lists=" + state + "/lists",
+			"Dir::State::status=/dev/null", "Dir::Cache=" + state + "/cache",
+		} {
+			own = append(own, "-o", v)
+		}
+		args = append(own, args...)
+	}
+	return output(ctx, dir, program, args...)
+}
+
+func unpack(ctx context.Context, o Options, dir, name, to string) error {
+	if _, err := o.apt(ctx, dir, "apt-get", "download", "-q", name); err != nil {
 		return err
 	}
 	debs, err := filepath.Glob(filepath.Join(dir, name+"_*.deb"))

@@ -30,9 +30,35 @@ type Options struct {
 	Systemd  bool      // systemd as init, on a minimal Debian
 	Programs []string  // programs that tests may build: the guest has no Go, it gets these
 	Files    []string  // more files, SOURCE or SOURCE=PATH in the guest
+	Arch     string    // default "amd64"; the guest's processors, "arm64" is the other one
+	Kernel   string    // default "linux-image-cloud-ARCH"; Debian's package that depends on the newest kernel of a kind
 	Accel    string    // default "tcg"
 	Memory   string    // default "2G"
 	Output   io.Writer // where the tests' output goes
+}
+
+// machine is what qemu makes for an architecture, without disk and memory. The
+// second of its lines goes to the standard output.
+type machine struct {
+	program string
+	args    []string // with the file for the kernel's console in place of CONSOLE
+	console string   // the kernel's name for the first line
+	modules []string // what is needed to start, beside the disk
+}
+
+var machines = map[string]machine{
+	"amd64": {
+		program: "qemu-system-x86_64", console: "ttyS0",
+		args: []string{"-cpu", "max", "-serial", "file:CONSOLE", "-serial", "stdio"},
+	},
+	// It has one serial port; pointers are signed by less work than the standard's.
+	"arm64": {
+		program: "qemu-system-aarch64", console: "ttyAMA0", modules: []string{"virtio_console"},
+		args: []string{
+			"-machine", "virt", "-cpu", "max,pauth-impdef=on", "-serial", "file:CONSOLE",
+			"-chardev", "stdio,id=out", "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=out",
+		},
+	},
 }
 
 // FailedError says that the guest ran and that tests failed.
@@ -42,9 +68,9 @@ func (e *FailedError) Error() string {
 	return fmt.Sprintf("tests failed in the guest: status %d", e.Code)
 }
 
-// Missing says what this machine lacks to run a guest, "" if nothing.
-func Missing() string {
-	for _, c := range []string{"qemu-system-x86_64", "mke2fs", "apt-get", "dpkg-deb"} {
+// Missing says what this machine lacks to run a guest of an architecture, "" if nothing.
+func Missing(arch string) string {
+	for _, c := range []string{machines[arch].program, "mke2fs", "apt-get", "dpkg-deb"} {
 		if _, err := exec.LookPath(c); err != nil {
 			return c
 		}
@@ -56,6 +82,15 @@ func Missing() string {
 func Run(ctx context.Context, o Options) error {
 	if o.Cache == "" {
 		o.Cache = filepath.Join(o.Module, ".cache", "vm")
+	}
+	if o.Arch == "" {
+		o.Arch = "amd64"
+	}
+	if machines[o.Arch].program == "" {
+		return fmt.Errorf("no machine with processors of %s is known", o.Arch)
+	}
+	if o.Kernel == "" {
+		o.Kernel = "linux-image-cloud-" + o.Arch
 	}
 	if o.Accel == "" {
 		o.Accel = "tcg"
@@ -110,14 +145,18 @@ func boot(ctx context.Context, o Options, k *kernel, work, initrd, disk string) 
 	if o.Systemd {
 		init = "/sbin/init"
 	}
-	cmd := exec.Command("qemu-system-x86_64",
-		"-accel", o.Accel, "-cpu", "max", "-smp", "2", "-m", o.Memory,
-		"-display", "none", "-no-reboot", "-monitor", "unix:"+monitor+",server=on,wait=off", "-nic", "none",
+	m := machines[o.Arch]
+	args := []string{
+		"-accel", o.Accel, "-smp", "2", "-m", o.Memory,
+		"-display", "none", "-no-reboot", "-monitor", "unix:" + monitor + ",server=on,wait=off", "-nic", "none",
 		"-kernel", k.image, "-initrd", initrd,
-		"-append", "console=ttyS0 panic=-1 loglevel=5 sysrq_always_enabled wherry.init="+init+" systemd.unified_cgroup_hierarchy=1",
-		"-drive", "file="+disk+",format=raw,if=virtio,cache=unsafe,snapshot=on",
-		"-serial", "file:"+console, "-serial", "stdio",
-	)
+		"-append", "console=" + m.console + " panic=-1 loglevel=5 sysrq_always_enabled wherry.init=" + init + " systemd.unified_cgroup_hierarchy=1",
+		"-drive", "file=" + disk + ",format=raw,if=virtio,cache=unsafe,snapshot=on",
+	}
+	for _, a := range m.args {
+		args = append(args, strings.ReplaceAll(a, "CONSOLE", console))
+	}
+	cmd := exec.Command(m.program, args...)
 	cmd.Env = append(os.Environ(), "TMPDIR="+work) // what the guest writes
 	var complaints bytes.Buffer
 	cmd.Stderr = &complaints

@@ -31,7 +31,7 @@ func needs(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short")
 	}
-	if missing := Missing(); missing != "" || runtime.GOARCH != "amd64" {
+	if missing := Missing("amd64"); missing != "" || runtime.GOARCH != "amd64" {
 		promise.Lacks(t, "vm", missing, " on amd64")
 	}
 }

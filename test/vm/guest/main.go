@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -19,8 +20,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// port is the serial line that the host reads the tests' output from.
-const port = "/dev/ttyS1"
+// ports are, by processor, the serial line that the host reads the tests' output from.
+var ports = map[string]string{"amd64": "/dev/ttyS1", "arm64": "/dev/hvc0"}
+
+var port = ports[runtime.GOARCH]
 
 func main() {
 	var err error
@@ -149,6 +152,9 @@ func setUp() error {
 		if err := os.Symlink(l[0], l[1]); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
+	}
+	if out, err := exec.Command("/bin/busybox", "--install", "-s", "/bin").CombinedOutput(); err != nil {
+		return fmt.Errorf("busybox: %w %s", err, out)
 	}
 	if out, err := exec.Command("/bin/busybox", "ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
 		return fmt.Errorf("lo: %w %s", err, out)

@@ -1,6 +1,6 @@
 // Command run runs the tests of packages in a virtual machine:
 //
-//	go run ./test/vm/run [-systemd] [-run PATTERN] ./internal/linux/cgroup ...
+//	go run ./test/vm/run [-arch arm64] [-systemd] [-run PATTERN] ./internal/linux/cgroup ...
 package main
 
 import (
@@ -19,6 +19,8 @@ func main() {
 	o := vm.Options{Module: ".", Output: os.Stdout}
 	flag.BoolVar(&o.Systemd, "systemd", false, "systemd as init, on a minimal Debian")
 	flag.StringVar(&o.Run, "run", "", "only tests that match the pattern")
+	flag.StringVar(&o.Arch, "arch", "amd64", "the guest's processors, or arm64")
+	flag.StringVar(&o.Kernel, "kernel", "", "the package that depends on the kernel (default linux-image-cloud-ARCH)")
 	flag.StringVar(&o.Accel, "accel", "tcg", "qemu's accelerator")
 	flag.StringVar(&o.Memory, "m", "2G", "memory")
 	require := flag.String("require", "root,cgroup,cgroup2", "conditions that hold in the guest")
