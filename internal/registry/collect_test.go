@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -84,7 +85,7 @@ func TestCollect(t *testing.T) {
 	if n := s.sweep(0); n != 3 { // manifest, config, and the lost one of z
 		t.Errorf("%d blobs removed beside the one that is held", n)
 	}
-	release()
+	release(true)
 	if n := s.sweep(0); n != 1 {
 		t.Errorf("%d blobs removed after the release", n)
 	}
@@ -123,6 +124,41 @@ func TestCollectNonsense(t *testing.T) {
 	s.load()
 	s.sweep(0)
 	s.want(s.do("HEAD", "/v2/x/blobs/"+lost.Digest.String(), nil), 404)
+}
+
+// TestStrangersKeepNothing: who is not told of a blob does not keep it, however
+// often they ask.
+func TestStrangersKeepNothing(t *testing.T) {
+	users := filepath.Join(t.TempDir(), "users")
+	const password = "open-sesame-4711"
+	if err := os.WriteFile(users, []byte("me:$2a$04$2UQ.Qt.gq/YUwjh2itYvoOtobxovDmm6Z543qu6VNtMt3H3rHojaO\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, Options{Delete: true, Data: t.TempDir(), HTPasswd: users})
+	s.load()
+	me := []string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte("me:"+password))}
+	lost := []byte("no manifest ever")
+	up := s.location(s.want(s.do("POST", "/v2/x/blobs/uploads/", nil, me...), 202))
+	s.want(s.do("PUT", withDigest(up, digest.FromBytes(lost)), lost, me...), 201)
+	at, since := "/v2/x/blobs/"+digest.FromBytes(lost).String(), time.Now()
+	for _, ask := range []struct {
+		method, at string
+		headers    []string
+		status     int
+	}{
+		{"HEAD", at, nil, 401},
+		{"GET", at, nil, 401},
+		{"DELETE", at, nil, 401},
+		{"GET", "/v2/other/blobs/" + digest.FromBytes(lost).String(), me, 404},
+		{"POST", "/v2/x/blobs/uploads/?digest=" + digest.FromBytes(lost).String(), nil, 401},
+		{"POST", "/v2/y/blobs/uploads/?from=x&mount=" + digest.FromBytes(lost).String(), nil, 401},
+	} {
+		s.want(s.do(ask.method, ask.at, nil, ask.headers...), ask.status)
+	}
+	if n := s.sweep(time.Since(since)); n != 1 {
+		t.Errorf("%d blobs removed, want the one that only strangers asked for", n)
+	}
+	s.want(s.do("HEAD", at, nil, me...), 404)
 }
 
 // TestCollectRedis: with a memory outside of the storage nothing is removed

@@ -88,7 +88,14 @@ func (f *front) blob(a *answer, r *http.Request, name, ref string) func() {
 		}
 		return func() {}
 	}
-	return f.ledger.Hold(d)
+	return f.hold(a, d)
+}
+
+// hold keeps a blob until the request was answered, and beyond if the answer
+// tells of the blob.
+func (f *front) hold(a *answer, d digest.Digest) func() {
+	release := f.ledger.Hold(d)
+	return func() { release(a.status < 400) }
 }
 
 // upload keeps the blob that an upload or a mount brings.
@@ -112,7 +119,7 @@ func (f *front) upload(a *answer, r *http.Request, name string) func() {
 		}
 		return nil
 	}
-	return f.ledger.Hold(d)
+	return f.hold(a, d)
 }
 
 // document is what the front reads of a manifest or index.
@@ -184,7 +191,9 @@ func (f *front) manifest(a *answer, r *http.Request, name, ref string) {
 			}
 			self := digest.FromBytes(body)
 			if f.ledger != nil {
-				ends = append(ends, f.turn(self), f.ledger.Hold(append(doc.refers(), self)...))
+				ends = append(ends, f.turn(self))
+				release := f.ledger.Hold(append(doc.refers(), self)...)
+				ends = append(ends, func() { release(true) })
 			}
 			a.on = func(status int) error { return f.put(a, r, name, self, body, &doc, status) }
 		}}

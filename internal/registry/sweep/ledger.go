@@ -3,9 +3,9 @@
 // that nothing keeps any more.
 //
 // A blob goes only when no manifest of any repository has referred to it, and
-// nobody has asked for it, for the whole time of grace: a client that was told
+// nobody was told of it, for the whole time of grace: a client that was told
 // that a blob is there, or that has uploaded one, has that long to push the
-// manifest that needs it. What is kept is learned from the storage at each
+// manifest that needs it. Who asks and is refused keeps nothing. What is kept is learned from the storage at each
 // start (Load) and followed from then on, so no other process may write to the
 // same storage meanwhile.
 package sweep
@@ -56,9 +56,10 @@ func New(registry distribution.Namespace, d driver.StorageDriver) *Ledger {
 	return l
 }
 
-// Hold keeps blobs, whether they are there or not, until release is called and
-// for the time of grace after that. A removal under way is waited for.
-func (l *Ledger) Hold(list ...digest.Digest) (release func()) {
+// Hold keeps blobs, whether they are there or not, until release is called; and
+// for the time of grace after that, if told was true: a client knows of them
+// now. A removal under way is waited for.
+func (l *Ledger) Hold(list ...digest.Digest) (release func(told bool)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, d := range list {
@@ -67,14 +68,16 @@ func (l *Ledger) Hold(list ...digest.Digest) (release func()) {
 		}
 		l.pins[d]++
 	}
-	return func() {
+	return func(told bool) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for _, d := range list {
 			if l.pins[d]--; l.pins[d] == 0 {
 				delete(l.pins, d)
 			}
-			l.touch(d)
+			if told {
+				l.touch(d)
+			}
 		}
 	}
 }
