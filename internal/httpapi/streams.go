@@ -72,6 +72,9 @@ func (h streamHandlers) attach(c *call) error {
 func (c *call) hijack(head http.Header) (session.Hijack, func() net.Conn) {
 	var taken net.Conn
 	return func(tty bool) (net.Conn, []byte, error) {
+		if c.ContentLength > 0 && c.Header.Get("Content-Type") == "application/json" { // dockerode says an attach's options again
+			_, _ = io.CopyN(io.Discard, c.Body, 64<<10) // a client that went away is met below
+		}
 		conn, buffered, err := http.NewResponseController(c.w.ResponseWriter).Hijack()
 		if err != nil {
 			return nil, nil, fmt.Errorf("hijack: %w", err)
@@ -85,12 +88,9 @@ func (c *call) hijack(head http.Header) (session.Hijack, func() net.Conn) {
 				kind = types.MediaTypeMultiplexedStream
 			}
 		}
-		var early []byte
-		if n := buffered.Reader.Buffered(); n > 0 { // what the client said before it was asked
-			early = make([]byte, n)
-			if _, err := io.ReadFull(buffered.Reader, early); err != nil {
-				return nil, nil, fmt.Errorf("hijack: %w", err)
-			}
+		early := make([]byte, buffered.Reader.Buffered()) // what the client said before it was asked
+		if _, err := io.ReadFull(buffered.Reader, early); err != nil {
+			return nil, nil, fmt.Errorf("hijack: %w", err)
 		}
 		w := buffered.Writer
 		fmt.Fprintf(w, "HTTP/1.1 %s\r\nContent-Type: %s\r\n%s", line, kind, upgrade)

@@ -92,13 +92,18 @@ func TestAttachHijack(t *testing.T) {
 		{"upgrade", "/v1.51/containers/a/attach?stdin=1&stream=1&detachKeys=ctrl-x", "Connection: Upgrade\r\nUpgrade: tcp\r\n", false, "101 UPGRADED", "application/vnd.docker.multiplexed-stream"},
 		{"tty", "/v1.51/containers/a/attach?stdin=1&detachKeys=ctrl-x", "Connection: Upgrade\r\nUpgrade: tcp\r\n", true, "101 UPGRADED", "application/vnd.docker.raw-stream"},
 		{"old", "/v1.41/containers/a/attach?stdin=1&detachKeys=ctrl-x", "Connection: Upgrade\r\nUpgrade: tcp\r\n", false, "101 UPGRADED", "application/vnd.docker.raw-stream"},
+		{"options said twice", "/v1.51/containers/a/attach?stdin=1&detachKeys=ctrl-x", "Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Type: application/json\r\nContent-Length: 14\r\n", true, "101 UPGRADED", "application/vnd.docker.raw-stream"},
 		{"plain", "/v1.51/containers/a/attach?stdin=1&detachKeys=ctrl-x", "", false, "200 OK", "application/vnd.docker.raw-stream"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s, _ := newServer(t, Backends{Sessions: fakeSessions{attach: echo(tt.tty)}})
 			c, r := dial(t, serve(t, s))
-			fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\n%s\r\nbefore", tt.path, tt.headers)
+			body := ""
+			if strings.Contains(tt.headers, "Content-Length: 14") { // as dockerode does
+				body = `{"stdin":true}`
+			}
+			fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\n%s\r\n%sbefore", tt.path, tt.headers, body)
 			resp, err := http.ReadResponse(r, nil)
 			if err != nil {
 				t.Fatal(err)

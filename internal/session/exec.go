@@ -18,6 +18,10 @@ import (
 	"github.com/wherry-engine/wherry/internal/supervise"
 )
 
+// startWait is how long a resize waits for the command to run: clients send it
+// as soon as the connection is theirs.
+const startWait = 10 * time.Second
+
 // keepExited is how long an exec that ended can still be inspected.
 const keepExited = 5 * time.Minute
 
@@ -31,7 +35,8 @@ type exec struct {
 	pid           int
 	exitCode      *int
 	ended         time.Time
-	done          chan int // of Run: gets the exit code
+	done          chan int      // of Run: gets the exit code
+	begun         chan struct{} // closed when the command runs, or could not be started
 }
 
 // ExecStartOptions are those of POST /exec/{id}/start. Tty is the form of the
@@ -70,7 +75,7 @@ func (m *Manager) ExecCreate(ctx context.Context, ref string, request *api.ExecR
 	if !r.Tty {
 		keys = nil // what is piped in is data, not keys
 	}
-	x := &exec{id: id.New(), container: c.ID, request: r, keys: keys, hangUp: request.KillOnDisconnect}
+	x := &exec{id: id.New(), container: c.ID, request: r, keys: keys, hangUp: request.KillOnDisconnect, begun: make(chan struct{})}
 	m.mu.Lock()
 	m.sweep()
 	m.execs[x.id] = x
@@ -186,6 +191,7 @@ func (m *Manager) ExecStart(ctx context.Context, execID string, o ExecStartOptio
 	if x.exitCode == nil { // it may have ended already
 		x.pid = started.PID
 	}
+	x.begin()
 	m.mu.Unlock()
 	return nil
 }
@@ -200,6 +206,16 @@ func (m *Manager) ended(x *exec, code int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	x.exitCode, x.ended, x.pid = &code, time.Now(), 0
+	x.begin()
+}
+
+// begin lets go on who waits for the command to run; Manager.mu is held.
+func (x *exec) begin() {
+	select {
+	case <-x.begun:
+	default:
+		close(x.begun)
+	}
 }
 
 // Exited takes note of the end of an exec.
@@ -226,7 +242,8 @@ func (m *Manager) Exited(e supervise.Exit) {
 // engine was there.
 func (m *Manager) Adopt(p supervise.Process) {
 	m.mu.Lock()
-	m.execs[p.Key.Exec] = &exec{id: p.Key.Exec, container: p.Key.Container, request: &apicontainer.ExecCreateRequest{}, started: true, pid: p.PID}
+	m.execs[p.Key.Exec] = &exec{id: p.Key.Exec, container: p.Key.Container, request: &apicontainer.ExecCreateRequest{}, started: true, pid: p.PID, begun: make(chan struct{})}
+	m.execs[p.Key.Exec].begin()
 	m.mu.Unlock()
 	if p.Exited != nil {
 		m.Exited(*p.Exited)
@@ -313,6 +330,15 @@ func (m *Manager) ExecResize(ctx context.Context, execID string, height, width u
 	m.mu.Unlock()
 	if x == nil {
 		return noExec(execID)
+	}
+	late := time.NewTimer(startWait)
+	defer late.Stop()
+	select {
+	case <-x.begun:
+	case <-late.C:
+		return errdefs.ErrInternal.WithMessage("timeout waiting for exec session ready")
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	return m.resize(ctx, supervise.Key{Container: x.container, Exec: x.id}, height, width)
 }

@@ -36,7 +36,7 @@ func (m *Manager) Run(ctx context.Context, c *container.Container, r *apicontain
 	}
 	defer ours.Close()
 
-	x := &exec{id: id.New(), container: c.ID, request: r, started: true, done: make(chan int, 1)}
+	x := &exec{id: id.New(), container: c.ID, request: r, started: true, done: make(chan int, 1), begun: make(chan struct{})}
 	m.mu.Lock()
 	m.execs[x.id] = x
 	m.mu.Unlock()
@@ -56,6 +56,9 @@ func (m *Manager) Run(ctx context.Context, c *container.Container, r *apicontain
 	if err != nil {
 		return code, nil, err
 	}
+	m.mu.Lock()
+	x.begin()
+	m.mu.Unlock()
 	theirs.Close()
 	stop := context.AfterFunc(ctx, func() {
 		_ = m.keeper.Signal(context.WithoutCancel(ctx), key, syscall.SIGKILL) // gone already is as good

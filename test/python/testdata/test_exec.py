@@ -52,6 +52,20 @@ class ExecTest(EngineTest):
         self.assertEqual(got, b'\x01\0\0\0\0\0\0\x06typed\n')
         sock.close()
 
+    def test_resize_at_once(self):
+        """The size may be told as soon as the connection is there."""
+        eid = self.client.exec_create(self.cid, ['sh', '-c', 'read x; stty size'], stdin=True, tty=True)['Id']
+        sock = self.client.exec_start(eid, tty=True, socket=True)
+        self.client.exec_resize(eid, height=33, width=77)
+        sock._sock.sendall(b'go\n')
+        sock._sock.settimeout(10)
+        got = b''
+        while b'33 77' not in got:
+            more = sock._sock.recv(100)
+            self.assertTrue(more, got)
+            got += more
+        sock.close()
+
     def test_detach(self):
         eid = self.client.exec_create(self.cid, 'sleep 100')['Id']
         self.assertEqual(self.client.exec_start(eid, detach=True), '')
