@@ -2,11 +2,13 @@ package content
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/content/thin"
@@ -29,6 +31,31 @@ func onDisk(info content.Info) int64 {
 func Thin(info content.Info) (others int64, yes bool) {
 	_, yes = info.Labels[labelThin]
 	return info.Size - onDisk(info), yes
+}
+
+// Check tells whether a blob is damaged, as far as a look shows it: whether it is
+// on the disk, as long as it was, and what a thin one needs as well. A blob that
+// the store does not know of is errdefs.ErrNotFound, a damaged one is not.
+func (s *Store) Check(ctx context.Context, d digest.Digest) error {
+	info, err := s.blobs.Info(With(ctx), d)
+	if err != nil {
+		return err
+	}
+	ra, err := s.Open(ctx, d)
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("blob %s is not on the disk any more", d)
+	}
+	if err != nil {
+		return err
+	}
+	defer ra.Close()
+	if ra.Size() != info.Size {
+		return fmt.Errorf("blob %s has %d bytes on the disk, and not %d", d, ra.Size(), info.Size)
+	}
+	if c, ok := ra.(interface{ Check(context.Context) error }); ok {
+		err = c.Check(ctx)
+	}
+	return err
 }
 
 // Archive begins the archive of a layer, without the contents of its files: they

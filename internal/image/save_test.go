@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
 	"github.com/wherry-engine/wherry/internal/filter"
 	"github.com/wherry-engine/wherry/test/promise"
 )
@@ -133,5 +136,30 @@ func TestBuiltin(t *testing.T) {
 	h, err := f.History(ctx, "hello-world", nil)
 	if err != nil || len(h) != 2 || h[0].ID != img.ID.String() || h[1].Size != 10 {
 		t.Errorf("history %+v %v", h, err)
+	}
+}
+
+// A layer that is gone from the disk, or not whole, is named before anything of
+// the archive is written. Layers of other platforms may not be here.
+func TestSaveDamaged(t *testing.T) {
+	f := open(t, "")
+	f.mustLoad(dockerArchive([]string{"bad:1"}, nil, tarOf(file{name: "a", body: "a"})))
+	layers, err := filepath.Glob(filepath.Join(f.root, "content", "blobs", "sha256", digest.FromBytes(tarOf(file{name: "a", body: "a"})).Encoded()))
+	if err != nil || len(layers) != 1 {
+		t.Fatal(layers, err)
+	}
+	f.save("bad:1")
+	for _, damage := range []func(string) error{func(name string) error { return os.Truncate(name, 100) }, os.Remove} {
+		if err := damage(layers[0]); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		err := f.Save(context.Background(), []string{"bad:1"}, nil, &out)
+		if err == nil || errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "is damaged: blob sha256:"+filepath.Base(layers[0])) || !strings.Contains(err.Error(), "rmi") {
+			t.Errorf("saved: %v", err)
+		}
+		if out.Len() > 0 {
+			t.Errorf("%d bytes were written", out.Len())
+		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/wherry-engine/wherry/test/harness"
 )
 
 // layersIn reads a saved image: which blobs it has that are archives, each
@@ -111,5 +113,43 @@ func TestArchives(t *testing.T) {
 		if n == 0 && strings.Count(out, "\n") < 3 {
 			t.Errorf("the image has %q", out)
 		}
+	}
+}
+
+// A layer of which a file is gone is named by save, before anything of an archive
+// is sent, and by push; what they say to do about it helps.
+func TestArchiveDamaged(t *testing.T) {
+	e := engine(t, "")
+	host := e.ServeRegistry(t, "127.0.0.1:5000")
+	dir := files(t, map[string]string{"Dockerfile": "FROM busybox\nCOPY some /deep/some\n", "some": "content\n"})
+	wherry(t, e, "build", "-q", "-t", "made", dir)
+	wherry(t, e, "tag", "made", host+"/made")
+	list, err := filepath.Glob(filepath.Join(e.DataRoot(), "layers", "snapshots", "*", "fs", "deep", "some"))
+	if err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	if err := os.Remove(list[0]); err != nil {
+		t.Fatal(err)
+	}
+	harness.Require(t, "docker28")
+	saved := filepath.Join(t.TempDir(), "saved.tar")
+	for _, args := range [][]string{{harness.Binary("wherry"), "save", "-o", saved, "made"}, {harness.DockerCLI(), "save", "-o", saved, "made"}, {harness.Binary("wherry"), "push", host + "/made"}} {
+		out, code := client(t, e, nil, nil, args...)
+		if code == 0 || !strings.Contains(out, "is damaged: ") || !strings.Contains(out, "deep/some") {
+			t.Errorf("%v: exit %d\n%s", args, code, out)
+		}
+		if args[1] == "save" && (!strings.Contains(out, "rmi ") || !strings.Contains(out, "builder prune -a")) {
+			t.Errorf("%v: no way out\n%s", args, out)
+		}
+		if _, err := os.Stat(saved); err == nil {
+			t.Errorf("%v left an archive", args)
+		}
+	}
+	wherry(t, e, "rmi", "made", host+"/made")
+	wherry(t, e, "builder", "prune", "-af")
+	wherry(t, e, "build", "-q", "-t", "made", dir)
+	wherry(t, e, "save", "-o", saved, "made")
+	if layers := layersIn(t, saved); len(layers) != 2 {
+		t.Errorf("layers %v", layers)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/util/overlay"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -346,6 +347,9 @@ func TestChanged(t *testing.T) {
 	if got, err := store.Read(ctx, b.Digest, 1<<20); err != nil || !bytes.Contains(got, []byte("content")) {
 		t.Fatalf("read %q (%v)", got, err)
 	}
+	if err := store.Check(ctx, b.Digest); err != nil {
+		t.Fatal(err)
+	}
 	for what, change := range map[string]func() error{
 		"other size": func() error { return os.WriteFile(name, []byte("more content"), 0o644) },
 		"a link": func() error {
@@ -359,8 +363,71 @@ func TestChanged(t *testing.T) {
 		if got, err := store.Read(ctx, b.Digest, 1<<20); err == nil {
 			t.Errorf("%s: read %d bytes", what, len(got))
 		}
+		if err := store.Check(ctx, b.Digest); err == nil {
+			t.Errorf("%s: nothing is found", what)
+		}
 		os.Remove(name)
 	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Check(ctx, b.Digest); err == nil || errdefs.IsNotFound(err) {
+		t.Errorf("without its layer: %v", err)
+	}
+}
+
+// TestOwnChanged: the same goes for each byte that the blob has itself.
+func TestOwnChanged(t *testing.T) {
+	root, store := bed(t)
+	dir := filepath.Join(root, "layer")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w, err := store.Archive(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Write(t.Context(), w, dir, ""); err != nil {
+		t.Fatal(err)
+	}
+	b, err := w.Finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := held(t, store, b)
+	file := filepath.Join(root, "content", "thin", b.Digest.Encoded())
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	try := func(what string, own []byte) {
+		if err := os.WriteFile(file, own, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, rerr := store.Read(ctx, b.Digest, 1<<20)
+		if err := store.Check(ctx, b.Digest); (err == nil) != (rerr == nil) {
+			t.Errorf("%s: the check says %v, a read %v", what, err, rerr)
+		}
+		// What of zstd's own header is changed need not change what comes out.
+		if rerr == nil && digest.FromBytes(got) != b.Digest {
+			t.Errorf("%s: other bytes are read", what)
+		}
+	}
+	for i := range good {
+		for _, bit := range []byte{1, 0x10, 0x80} {
+			bad := bytes.Clone(good)
+			bad[i] ^= bit
+			try(fmt.Sprintf("byte %d of %d", i, len(good)), bad)
+		}
+		try(fmt.Sprintf("cut at %d of %d", i, len(good)), good[:i])
+	}
+	try("more", append(bytes.Clone(good), good...))
+	try("good", good)
 }
 
 // TestCancelled: who stops in the middle leaves nothing open.

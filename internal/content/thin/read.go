@@ -2,6 +2,7 @@ package thin
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -128,8 +129,11 @@ func (r *reader) after() error {
 }
 
 func (r *reader) damaged(err error) error {
-	if err == nil {
+	switch {
+	case err == nil:
 		err = errors.New("a length that cannot be")
+	case errors.Is(err, io.EOF):
+		err = io.ErrUnexpectedEOF // no reader may take it for the end
 	}
 	return fmt.Errorf("blob %s is damaged: %w", filepath.Base(r.file.Name()), err)
 }
@@ -194,6 +198,36 @@ func (r *reader) ReadAt(p []byte, off int64) (n int, err error) {
 	}
 }
 
+// Check looks for everything that the blob is put together of: what its file has,
+// whole, and the layer's files by their names and sizes. What is in these it does
+// not read.
+func (r *reader) Check(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.restart(); err != nil {
+		return err
+	}
+	for r.at < r.size {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if r.piece == 0 {
+			if err := r.enter(); err != nil {
+				return err
+			}
+		}
+		n, err := r.skip(r.size - r.at)
+		if err != nil {
+			return err
+		}
+		r.at += n
+		if err := r.turn(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // turn goes from a piece that is over to its file, and from there to the next.
 func (r *reader) turn() error {
 	for r.piece == 0 && r.left == 0 && r.at < r.size {
@@ -214,8 +248,19 @@ func (r *reader) turn() error {
 			}
 		}
 	}
+	if r.at < r.size {
+		return nil
+	}
+	// Behind the last piece comes its end, and with that the checksum of all.
+	if n, err := io.Copy(io.Discard, io.LimitReader(r.in, endSize+1)); err != nil || n > endSize {
+		return r.damaged(err)
+	}
 	return nil
 }
+
+// endSize is how much there can be behind the blob's last byte: the end of a
+// piece, and one that is empty.
+const endSize = 2 + 1 + 2
 
 func (r *reader) skip(n int64) (int64, error) {
 	if r.piece > 0 {

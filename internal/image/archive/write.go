@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/image/manifest"
 	"github.com/wherry-engine/wherry/internal/image/tree"
 )
@@ -33,6 +34,14 @@ type Saved struct {
 // to the same bytes each time. The caller holds a lease on them.
 func Write(ctx context.Context, t *tree.Tree, w io.Writer, list []*Saved) error {
 	a := &writer{tree: t, tw: tar.NewWriter(w), done: map[digest.Digest]bool{}}
+	// Once the archive has begun an error can only break it off.
+	for _, img := range list {
+		err := a.blobs(ctx, img, func(ctx context.Context, d digest.Digest, needed bool) error { return a.check(ctx, img, d, needed) })
+		if err != nil {
+			return fmt.Errorf("save image %s: %w", img.ID, err)
+		}
+	}
+	clear(a.done)
 	if err := a.dirs("blobs/", "blobs/sha256/"); err != nil {
 		return err
 	}
@@ -92,8 +101,24 @@ func (a *writer) blob(ctx context.Context, d digest.Digest, needed bool) error {
 	return context.Cause(ctx)
 }
 
-func (a *writer) image(ctx context.Context, img *Saved) error {
-	err := a.tree.Walk(ctx, img.Target, func(d ocispec.Descriptor, doc *manifest.Document) error {
+// check looks at one blob, unless it did; needed: its absence is an error.
+func (a *writer) check(ctx context.Context, img *Saved, d digest.Digest, needed bool) error {
+	if a.done[d] {
+		return nil
+	}
+	a.done[d] = true
+	err := a.tree.Content.Check(ctx, d)
+	if err == nil || errdefs.IsNotFound(err) && !needed || ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	name := id.Short(img.ID.String())
+	// Whatever kind of error that is, the image is there.
+	return fmt.Errorf("it is damaged: %s: remove it (rmi %s) and, if it was built here, the build cache (builder prune -a), and pull, load or build it again", err.Error(), name)
+}
+
+// blobs calls fn for all blobs of an image, each before those that refer to it.
+func (a *writer) blobs(ctx context.Context, img *Saved, fn func(ctx context.Context, d digest.Digest, needed bool) error) error {
+	return a.tree.Walk(ctx, img.Target, func(d ocispec.Descriptor, doc *manifest.Document) error {
 		if !img.Choice.Wants(d) {
 			return nil
 		}
@@ -101,14 +126,17 @@ func (a *writer) image(ctx context.Context, img *Saved) error {
 			// Of the manifests for other platforms there may be parts only.
 			needed := d.Digest == img.Manifest.Digest
 			for _, b := range append([]ocispec.Descriptor{doc.Image.Config}, doc.Image.Layers...) {
-				if err := a.blob(ctx, b.Digest, needed); err != nil {
+				if err := fn(ctx, b.Digest, needed); err != nil {
 					return err
 				}
 			}
 		}
-		return a.blob(ctx, d.Digest, true)
+		return fn(ctx, d.Digest, true)
 	})
-	if err != nil {
+}
+
+func (a *writer) image(ctx context.Context, img *Saved) error {
+	if err := a.blobs(ctx, img, a.blob); err != nil {
 		return fmt.Errorf("save image %s: %w", img.ID, err)
 	}
 	b, err := a.tree.Content.Read(ctx, img.Manifest.Digest, manifest.MaxSize)
