@@ -32,6 +32,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/build/buildcontext"
 	"github.com/wherry-engine/wherry/internal/build/executor"
+	"github.com/wherry-engine/wherry/internal/build/lending"
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
 	"github.com/wherry-engine/wherry/internal/transfer"
@@ -56,6 +57,7 @@ type Config struct {
 type Builder struct {
 	cfg     Config
 	uploads buildcontext.Uploads
+	desk    lending.Desk
 
 	mu     sync.Mutex
 	engine *engine // nil until it is needed

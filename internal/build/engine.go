@@ -128,7 +128,7 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 	if e.worker, err = base.NewWorker(ctx, opt); err != nil {
 		return nil, fmt.Errorf("open the builder: %w", err)
 	}
-	if e.contexts, err = buildcontext.New(e.worker.CacheMgr, e.collect, e.answers.Settle); err != nil {
+	if e.contexts, err = buildcontext.New(e.worker.CacheMgr, &b.desk, e.collect, e.answers.Settle); err != nil {
 		return nil, err
 	}
 	e.worker.SourceManager.Register(e.contexts)

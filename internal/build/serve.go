@@ -183,6 +183,10 @@ func (b *Builder) GRPC(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// Files serves lend.Path: the connection becomes one over which a client on this
+// machine lends files.
+func (b *Builder) Files(w http.ResponseWriter, r *http.Request) error { return b.desk.Serve(w, r) }
+
 func upgrades(r *http.Request) error {
 	proto := r.Header.Get("Upgrade")
 	switch {

@@ -13,10 +13,11 @@ import (
 // Builder builds images. It writes its answers itself; an error that it
 // returns is one that came before the answer has begun.
 type Builder interface {
-	// Session and GRPC take the connection over for BuildKit's protocols; Direct
-	// serves a call of BuildKit's API that came over HTTP/2.
+	// Session and GRPC take the connection over for BuildKit's protocols, Files for
+	// package lend's; Direct serves a call of BuildKit's API that came over HTTP/2.
 	Session(w http.ResponseWriter, r *http.Request) error
 	GRPC(w http.ResponseWriter, r *http.Request) error
+	Files(w http.ResponseWriter, r *http.Request) error
 	Direct(w http.ResponseWriter, r *http.Request)
 	// Build, Prune and Cancel get the query of a request of API version 1.minor.
 	Build(w http.ResponseWriter, r *http.Request, query url.Values, minor int) error
@@ -31,6 +32,7 @@ func buildRoutes(b *Backends) []route {
 		{method: post, path: "/build/prune", handle: h.prune, since: 31},
 		{method: post, path: "/build/cancel", handle: func(c *call) error { return h.Builder.Cancel(c.arg("id")) }},
 		{method: post, path: "/session", handle: func(c *call) error { return c.overtaken(h.Builder.Session(takeover{c.w}, c.Request)) }},
+		{method: post, path: "/wherry/build/files", handle: func(c *call) error { return c.overtaken(h.Builder.Files(takeover{c.w}, c.Request)) }},
 		{method: post, path: "/grpc", handle: func(c *call) error { return c.overtaken(h.Builder.GRPC(takeover{c.w}, c.Request)) }},
 	}
 }

@@ -21,11 +21,17 @@ import (
 	"github.com/wherry-engine/wherry/internal/build/request"
 )
 
-// Builder makes builds.
-type Builder interface {
+// Connections are those that builders' clients take over; see httpapi.Builder.
+type Connections interface {
 	Session(w http.ResponseWriter, r *http.Request) error
 	GRPC(w http.ResponseWriter, r *http.Request) error
+	Files(w http.ResponseWriter, r *http.Request) error
 	Direct(w http.ResponseWriter, r *http.Request)
+}
+
+// Builder makes builds.
+type Builder interface {
+	Connections
 	// Solve is a build of version 2: its context comes through its session, as the
 	// body's tar, or by Upload; its progress goes to trace.
 	Solve(ctx context.Context, r *request.Build, body io.Reader, trace func(any) error) (imageID string, err error)

@@ -33,6 +33,7 @@ type receiver struct {
 	changing func() error // called before the first change
 	abort    func(error)  // ends the stream
 	every    bool         // all files travel, also those that seem to be what is there
+	loans    *loans       // nil if the client lends nothing
 
 	stream  stream
 	order   fsutil.Validator
@@ -55,6 +56,9 @@ type receiver struct {
 
 	sending sync.Mutex
 
+	counting sync.Mutex
+	size     int // bytes that have come
+
 	mu  sync.Mutex
 	ask []uint32 // files to ask for; see requests
 	bye bool
@@ -63,6 +67,7 @@ type receiver struct {
 
 // file is a file on its way.
 type file struct {
+	id    uint32
 	st    *types.Stat
 	data  []byte
 	parts chan []byte // of a large one, which is written as it comes
@@ -100,6 +105,7 @@ func (r *receiver) run(parent context.Context, s stream, to string) error {
 	r.wanted, r.ready, r.say = map[uint32]*file{}, make(chan *file, 256), make(chan struct{}, 1)
 	r.seen = map[uint64]string{}
 	defer func() {
+		r.loans.end()
 		for _, d := range r.dirs {
 			d.close()
 		}
@@ -147,8 +153,7 @@ func (r *receiver) packets(ctx context.Context, g *errgroup.Group) (err error) {
 	defer finish()
 	var id uint32
 	var p types.Packet
-	size := 0
-	defer func() { r.progress(size, true) }()
+	defer r.told()
 	for {
 		p.ResetVT()
 		p.Data = nil // a message has memory of its own
@@ -161,8 +166,7 @@ func (r *receiver) packets(ctx context.Context, g *errgroup.Group) (err error) {
 			}
 			return err
 		}
-		size += p.Size()
-		r.progress(size, false)
+		r.came(p.Size())
 		switch p.Type {
 		case types.PACKET_ERR:
 			return errors.New("error from sender: " + string(p.Data))
@@ -171,7 +175,7 @@ func (r *receiver) packets(ctx context.Context, g *errgroup.Group) (err error) {
 			case r.whole:
 				return outOfOrder("a name after the last one")
 			case p.Stat != nil:
-				err = r.name(ctx, id, p.Stat)
+				err = r.name(ctx, g, id, p.Stat)
 				id++
 			default:
 				r.whole = true
@@ -193,6 +197,12 @@ func (r *receiver) packets(ctx context.Context, g *errgroup.Group) (err error) {
 			return err
 		}
 		if open && r.whole && len(r.wanted) == 0 {
+			if refused := r.loans.returned(); len(refused) > 0 && ctx.Err() == nil {
+				for _, f := range refused {
+					r.want(f)
+				}
+				continue
+			}
 			finish()
 			r.writers.Wait()
 			if ctx.Err() != nil {
@@ -210,7 +220,7 @@ func (r *receiver) packets(ctx context.Context, g *errgroup.Group) (err error) {
 }
 
 // name deals with one name of the client's tree; they come in order.
-func (r *receiver) name(ctx context.Context, id uint32, st *types.Stat) error {
+func (r *receiver) name(ctx context.Context, g *errgroup.Group, id uint32, st *types.Stat) error {
 	if err := errors.Join(
 		r.order.HandleChange(fsutil.ChangeKindAdd, st.Path, &fsutil.StatInfo{Stat: st}, nil),
 		r.links.HandleChange(fsutil.ChangeKindAdd, st.Path, &fsutil.StatInfo{Stat: st}, nil)); err != nil {
@@ -240,7 +250,7 @@ func (r *receiver) name(ctx context.Context, id uint32, st *types.Stat) error {
 	}
 	if same && r.every && mode.IsRegular() && st.Size > 0 {
 		in.changed = true // or will be
-		r.want(id, &file{st: st, there: true})
+		r.want(&file{id: id, st: st, there: true})
 		return nil
 	}
 	if same && !mode.IsDir() {
@@ -270,7 +280,9 @@ func (r *receiver) name(ctx context.Context, id uint32, st *types.Stat) error {
 		return r.hand(ctx, &file{st: st})
 	}
 	if mode.IsRegular() {
-		r.want(id, &file{st: st})
+		if f := (&file{id: id, st: st}); !r.lent(ctx, g, f) {
+			r.want(f)
+		}
 		return nil
 	}
 	if err := in.special(st); err != nil {
@@ -280,13 +292,28 @@ func (r *receiver) name(ctx context.Context, id uint32, st *types.Stat) error {
 }
 
 // want asks for a file.
-func (r *receiver) want(id uint32, f *file) {
-	r.wanted[id] = f
+func (r *receiver) want(f *file) {
+	r.wanted[f.id] = f
 	r.coming += f.st.Size
 	r.mu.Lock()
-	r.ask = append(r.ask, id)
+	r.ask = append(r.ask, f.id)
 	r.mu.Unlock()
 	r.wake()
+}
+
+// came counts bytes that have come.
+func (r *receiver) came(n int) {
+	r.counting.Lock()
+	defer r.counting.Unlock()
+	r.size += n
+	r.progress(r.size, false)
+}
+
+// told tells of all of them.
+func (r *receiver) told() {
+	r.counting.Lock()
+	defer r.counting.Unlock()
+	r.progress(r.size, true)
 }
 
 // change is called before something is changed.

@@ -151,10 +151,15 @@ func transferThrough(t *testing.T, from string, sent *counted, receive func(cont
 }
 
 func receiverInto(dir string, l *locked, changes *int) func(context.Context, *end) error {
+	return borrowerInto(dir, l, changes, nil)
+}
+
+// borrowerInto is one to whom something is lent.
+func borrowerInto(dir string, l *locked, changes *int, from *loans) func(context.Context, *end) error {
 	return func(ctx context.Context, e *end) error {
 		ctx, abort := context.WithCancelCause(ctx)
 		e.ctx = ctx
-		return (&receiver{hashes: l, progress: func(int, bool) {}, abort: abort, changing: func() error { *changes++; return nil }}).run(ctx, e, dir)
+		return (&receiver{hashes: l, loans: from, progress: func(int, bool) {}, abort: abort, changing: func() error { *changes++; return nil }}).run(ctx, e, dir)
 	}
 }
 
@@ -268,14 +273,19 @@ func steps(from string) []step {
 // compares what arrives, and what the cache is told, with BuildKit's own.
 func TestLikeBuildKit(t *testing.T) {
 	promise.Root(t)
-	from, ours, theirs := t.TempDir(), t.TempDir(), t.TempDir()
+	likeBuildKit(t, t.TempDir(), t.TempDir(), func() *loans { return nil })
+}
+
+func likeBuildKit(t *testing.T, from, ours string, lent func() *loans) {
+	t.Helper()
+	theirs := t.TempDir()
 	a, b := newKnown(), newKnown()
 	for _, step := range steps(from) {
 		if err := step.do(); err != nil {
 			t.Fatal(step.name, err)
 		}
 		changes := 0
-		if err := transfer(t, from, receiverInto(ours, a, &changes)); err != nil {
+		if err := transfer(t, from, borrowerInto(ours, a, &changes, lent())); err != nil {
 			t.Fatal(step.name, err)
 		}
 		if (changes == 0) != step.nothing || changes > 1 {

@@ -19,14 +19,17 @@ const (
 func (r *receiver) space() []byte {
 	m := &r.room
 	if len(m.all)-m.used < rest {
-		if b, ok := r.rooms.Get().(*[]byte); ok {
-			m.all = (*b)[:roomSize]
-		} else {
-			m.all = make([]byte, roomSize)
-		}
-		m.used = 0
+		m.all, m.used = r.empty(), 0
 	}
 	return m.all[m.used:m.used]
+}
+
+// empty gives a room of which nothing is used.
+func (r *receiver) empty() []byte {
+	if b, ok := r.rooms.Get().(*[]byte); ok {
+		return (*b)[:roomSize]
+	}
+	return make([]byte, roomSize)
 }
 
 // took keeps what a message has brought.

@@ -27,6 +27,7 @@ import (
 	"github.com/moby/buildkit/util/progress"
 	"github.com/tonistiigi/fsutil"
 
+	"github.com/wherry-engine/wherry/internal/build/lending"
 	_ "github.com/wherry-engine/wherry/internal/grpcbuffers" // for files
 )
 
@@ -34,6 +35,7 @@ import (
 type Directories struct {
 	source.Source
 	cache   cache.Accessor
+	desk    *lending.Desk
 	collect func()
 	settle  func(context.Context) error
 
@@ -42,15 +44,15 @@ type Directories struct {
 	asked  map[string]*request // by session; see askAhead
 }
 
-// New makes the source of directories of clients. It calls collect when files
+// New makes the source of directories of clients, which may lend it files at the desk. It calls collect when files
 // have become garbage, and settle to wait for builds that were answered and
 // still hold a directory.
-func New(c cache.Accessor, collect func(), settle func(context.Context) error) (*Directories, error) {
+func New(c cache.Accessor, desk *lending.Desk, collect func(), settle func(context.Context) error) (*Directories, error) {
 	kit, err := local.NewSource(local.Opt{CacheAccessor: c})
 	if err != nil {
 		return nil, err
 	}
-	return &Directories{Source: kit, cache: c, collect: collect, settle: settle, posted: map[string]*posted{}, asked: map[string]*request{}}, nil
+	return &Directories{Source: kit, cache: c, desk: desk, collect: collect, settle: settle, posted: map[string]*posted{}, asked: map[string]*request{}}, nil
 }
 
 // Resolve gives one directory. Requests for names of files alone are BuildKit's.
@@ -120,6 +122,9 @@ func (i *instance) Snapshot(ctx context.Context, job solver.JobContext) (cache.I
 
 func (i *instance) fetch(ctx context.Context, caller session.Caller) (cache.ImmutableRef, error) {
 	r := &receiver{progress: report(ctx, "transferring "+i.dir.Name+":")}
+	if lending.Lends(caller) {
+		r.loans = &loans{dir: i.dir.Name, open: func(ctx context.Context) (*lending.Borrower, error) { return i.all.desk.Open(ctx, caller) }}
+	}
 	return i.all.renew(ctx, i.dir.Name+":"+i.dir.SharedKeyHint+":"+caller.SharedKey(), i.dir.Name,
 		func(dir string, hashes contenthash.CacheContext, changing func() error) (bool, error) {
 			r.hashes, r.changing = hashes, changing

@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 
+	"github.com/wherry-engine/wherry/internal/cli/build/lender"
 	"github.com/wherry-engine/wherry/internal/cli/shell"
 )
 
@@ -110,6 +111,9 @@ func (o *options) run(ctx context.Context, sh *shell.Shell, flags flagSet) error
 		return err
 	}
 	defer in.close()
+	if l := lender.New(engine.api, in.dirs); l != nil {
+		opt.Session = append(opt.Session, l)
+	}
 	if err := o.attributes(sh, &opt); err != nil {
 		return err
 	}

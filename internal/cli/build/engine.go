@@ -9,13 +9,17 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/identity"
 	_ "github.com/moby/buildkit/util/grpcutil/encoding/proto" // names of files need not be UTF-8, and nothing is reflected upon
+	mobyclient "github.com/moby/moby/client"
 
 	"github.com/wherry-engine/wherry/internal/cli/shell"
 )
 
 // engine is the BuildKit inside the engine, spoken to through connections that
 // the engine's API hands over.
-type engine struct{ kit *client.Client }
+type engine struct {
+	kit *client.Client
+	api mobyclient.APIClient
+}
 
 // connect begins to connect, and does not wait for it: the first request does.
 // The connection ends with the program.
@@ -38,7 +42,7 @@ func connect(ctx context.Context, sh *shell.Shell) (*engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the builder: %w", err)
 	}
-	return &engine{kit: kit}, nil
+	return &engine{kit: kit, api: api}, nil
 }
 
 // newRef is an id of a build in the history.

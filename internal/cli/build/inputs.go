@@ -37,6 +37,7 @@ const dockerfile = "Dockerfile"
 type inputs struct {
 	opt   *client.SolveOpt
 	stdin *shell.In
+	dirs  map[string]string // that are offered as they are, by the names that the engine knows
 
 	closers []func()
 }
@@ -49,7 +50,7 @@ func (in *inputs) close() {
 }
 
 func (in *inputs) load(o *options) error {
-	in.opt.LocalMounts = map[string]fsutil.FS{}
+	in.opt.LocalMounts, in.dirs = map[string]fsutil.FS{}, map[string]string{}
 	if err := in.main(o); err != nil {
 		return err
 	}
@@ -197,7 +198,7 @@ func (in *inputs) directory(name, path string) error {
 	if err != nil {
 		return err
 	}
-	in.opt.LocalMounts[name] = fs
+	in.opt.LocalMounts[name], in.dirs[name] = fs, path
 	return nil
 }
 
