@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	apicontainer "github.com/moby/moby/api/types/container"
@@ -59,7 +60,11 @@ func (l *launcher) plan(in *spec.Input, s *specs.Spec, c *container.Container, n
 	if err != nil {
 		return nil, nil, err
 	}
-	u.Add(func() { warn("take back control group", c.ID, group.Remove()) })
+	u.Add(func() {
+		// A keeper that is killed just then may leave a process that nobody knows.
+		warn("take back control group", c.ID, group.Kill(syscall.SIGKILL))
+		warn("take back control group", c.ID, group.Remove())
+	})
 	for _, w := range warnings {
 		warn("limits", c.ID, fmt.Errorf("%s", w))
 	}
