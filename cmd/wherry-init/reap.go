@@ -59,13 +59,16 @@ func reap(args []string) int {
 	}
 }
 
-// ready tells whoever waits for the start that signals arrive from now on. The
-// control socket is there if wherry-init kept it for us; it is written to with
+// ready tells whoever waits for the start that signals arrive from now on, and
+// ends the process if nobody does any more: it would run without its supervisor.
+// The control socket is there if wherry-init kept it for us; it is written to with
 // the one call that every seccomp profile must allow.
 func ready() {
 	var st unix.Stat_t
 	if unix.Fstat(initproto.ControlFD, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK {
-		_, _ = unix.Write(initproto.ControlFD, []byte{initproto.KindExec}) // nobody there: then nobody waits
+		if _, err := unix.Write(initproto.ControlFD, []byte{initproto.KindExec}); err == unix.EPIPE || err == unix.ECONNRESET {
+			unix.Exit(1)
+		}
 		unix.Close(initproto.ControlFD)
 	}
 }
