@@ -6,6 +6,9 @@
 // It imports neither os nor fmt nor anything that does: its start is part of
 // the start of every container, and os would also change the limit of open
 // files that the user's process inherits.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
 package main
 
 import (

@@ -39,10 +39,5 @@ func split(flags uint64, group int) error {
 	if e := vfork(&child.args, unsafe.Sizeof(child.args)); e != 0 {
 		return unix.Errno(e)
 	}
-	self, err := unix.PidfdOpen(unix.Getpid(), 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(self)
-	return send(initproto.Born(int(child.pid)), self)
+	return send(initproto.Born(int(child.pid)), -1)
 }

@@ -123,8 +123,8 @@ func DecodeAdoption(b []byte) (Adoption, error) {
 	return a, nil
 }
 
-// Born is the first message of the process that one which waited goes on in,
-// with its pidfd: its number as the receiver sees it.
+// Born is the first message of the process that one which waited goes on in: its
+// number as the receiver, its parent, sees it.
 func Born(pid int) []byte {
 	var w writer
 	w.u8(KindBorn)

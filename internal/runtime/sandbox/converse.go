@@ -163,16 +163,23 @@ var ownOOMScoreAdj = sync.OnceValues(func() (int, error) {
 	return strconv.Atoi(string(b))
 })
 
-// adjustOOM sets oom_score_adj where it differs from what was inherited.
-func (p *Process) adjustOOM(want *int) error {
-	if want == nil {
-		return nil
+// differsOOM tells whether oom_score_adj is to differ from what is inherited.
+func (p *Plan) differsOOM() bool {
+	if p.OOMScoreAdj == nil {
+		return false
 	}
-	if own, err := ownOOMScoreAdj(); err == nil && own == *want {
+	own, err := ownOOMScoreAdj()
+	return err != nil || own != *p.OOMScoreAdj
+}
+
+// adjustOOM sets oom_score_adj where it differs from what was inherited. The
+// process has no program yet, which could pass on what it has inherited.
+func (p *Process) adjustOOM(plan *Plan) error {
+	if !plan.differsOOM() {
 		return nil
 	}
 	path := "/proc/" + strconv.Itoa(p.PID) + "/oom_score_adj"
-	if err := os.WriteFile(path, []byte(strconv.Itoa(*want)), 0); err != nil {
+	if err := os.WriteFile(path, []byte(strconv.Itoa(*plan.OOMScoreAdj)), 0); err != nil {
 		return stepError("oom_score_adj", err)
 	}
 	return nil

@@ -14,11 +14,10 @@ import (
 const binaryPath = "/proc/self/fd/4"
 
 // environment of init itself; the user's travels in the program. A process
-// that lives a millisecond neither collects garbage nor needs many threads, its
-// runtime is not to keep files of the host open, and no thread is to be
-// interrupted that has stayed behind.
+// that lives a millisecond neither collects garbage nor needs many threads, and
+// no thread is to be interrupted that has stayed behind.
 func environment() []string {
-	return []string{"GOGC=off", "GOMAXPROCS=1", "GODEBUG=containermaxprocs=0,asyncpreemptoff=1"}
+	return []string{"GOGC=off", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}
 }
 
 // forkInit starts init with files as its descriptors and these arguments, the

@@ -129,38 +129,48 @@ func (f *passing) adopt(w *Process) error {
 		fds, a.Group = append(fds, group), true
 	}
 	for {
-		switch err := unix.Sendmsg(w.control, a.Encode(), unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL); {
-		case err == nil:
+		err := unix.Sendmsg(w.control, a.Encode(), unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+		if err == nil {
 			return nil
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET):
-			return errGone
-		default:
-			return stepError("pass descriptors", err)
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return gone(stepError("pass descriptors", err))
 		}
 	}
 }
 
 // born makes w the process in which the one that waited goes on; that one ends by
 // itself when the other executes the user's program, and is reaped by whoever
-// reaps children. It is errGone if it cannot.
+// reaps children, which nobody does while a start is under way. It is errGone if
+// there is no other.
 func (w *Process) born() error {
 	var message [16]byte
-	oob := make([]byte, unix.CmsgSpace(4))
-	n, oobn, err := 0, 0, error(unix.EINTR)
+	n, err := 0, error(unix.EINTR)
 	for errors.Is(err, unix.EINTR) {
-		n, oobn, _, _, err = unix.Recvmsg(w.control, message[:], oob, unix.MSG_CMSG_CLOEXEC)
+		n, err = unix.Read(w.control, message[:])
 	}
 	if err != nil {
 		return errGone
 	}
-	fds := rights(oob[:oobn])
 	pid, err := initproto.DecodeBorn(message[:n])
-	if err != nil || len(fds) != 1 {
-		closeFDs(fds)
+	if err != nil {
 		return errGone
 	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		_ = unix.Kill(pid, unix.SIGKILL)
+		_, _ = unix.Wait4(pid, nil, 0, nil)
+		return stepError("pidfd of init", err)
+	}
 	w.PIDFD.Close()
-	w.PID, w.PIDFD = pid, os.NewFile(uintptr(fds[0]), "pidfd")
+	w.PID, w.PIDFD = pid, os.NewFile(uintptr(fd), "pidfd")
 	return nil
+}
+
+// gone is errGone for what the kernel says to messages to a process that ended.
+func gone(err error) error {
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		return errGone
+	}
+	return err
 }

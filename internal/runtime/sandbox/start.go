@@ -1,8 +1,10 @@
 package sandbox
 
 import (
+	"errors"
 	"os"
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -39,7 +41,7 @@ func Start(init *os.File, p *Plan, io Stdio, extra []*os.File) (*Process, error)
 // launch starts a plan in the waiting init w, or in one that it forks. With
 // errGone w is gone and nothing happened.
 func launch(init *os.File, p *Plan, io Stdio, extra []*os.File, w *Process) (*Process, error) {
-	f := passing{init: init, plan: p}
+	f := passing{init: init, plan: p, passed: passed(p, extra)}
 	defer f.close()
 	err := f.gather(io, extra)
 	proc := w
@@ -52,16 +54,16 @@ func launch(init *os.File, p *Plan, io Stdio, extra []*os.File, w *Process) (*Pr
 		if err := f.adopt(w); err != nil {
 			return nil, w.abandon(err)
 		}
-		if len(p.Program) <= initproto.PacketSize {
-			if err := sendProgram(w.control, p.Program, passed(p, extra)); err != nil {
-				return nil, w.abandon(stepError("send program", err))
+		if p.early() {
+			if err := f.send(w.control); err != nil {
+				return nil, w.abandon(gone(err))
 			}
 		}
 		if err := w.born(); err != nil {
 			return nil, w.abandon(err)
 		}
 	default:
-		if proc, err = f.fork(passed(p, extra)); err != nil {
+		if proc, err = f.fork(); err != nil {
 			return nil, err
 		}
 	}
@@ -69,12 +71,12 @@ func launch(init *os.File, p *Plan, io Stdio, extra []*os.File, w *Process) (*Pr
 	runtime.KeepAlive(init)
 	runtime.KeepAlive(io)
 	proc.rows, proc.cols = p.Rows, p.Cols
-	if err := proc.adjustOOM(p.OOMScoreAdj); err != nil {
+	if err := proc.adjustOOM(p); err != nil {
 		return nil, proc.abandon(err)
 	}
-	if len(p.Program) > initproto.PacketSize {
-		if err := sendProgram(proc.control, p.Program, passed(p, extra)); err != nil {
-			return nil, proc.abandon(stepError("send program", err))
+	if !f.sent {
+		if err := f.send(proc.control); err != nil {
+			return nil, proc.abandon(err)
 		}
 	}
 	if err := proc.converse(); err != nil {
@@ -89,6 +91,22 @@ type passing struct {
 	plan   *Plan
 	files  []uintptr
 	opened []int // of them, those that are closed afterwards
+	passed int   // of them, those that the program can refer to
+	sent   bool  // the program is with init
+}
+
+// early tells that the program may be there before init asks for it: it fits the
+// socket, and nothing is done to init's process before it runs.
+func (p *Plan) early() bool {
+	return len(p.Program) <= initproto.PacketSize && !p.differsOOM()
+}
+
+func (f *passing) send(control int) error {
+	if err := sendProgram(control, f.plan.Program, f.passed); err != nil {
+		return stepError("send program", err)
+	}
+	f.sent = true
+	return nil
 }
 
 func (f *passing) close() {
@@ -152,8 +170,26 @@ func (f *passing) gather(io Stdio, extra []*os.File) error {
 	return nil
 }
 
-// fork forks init; a program that fits the socket is there before init asks for it.
-func (f *passing) fork(passed int) (*Process, error) {
+// fork forks init.
+func (f *passing) fork() (*Process, error) {
+	proc, err := f.forkWith(f.plan, f.plan.early())
+	if f.plan.CgroupDir == "" || !errors.Is(err, unix.ENOSYS) {
+		return proc, err
+	}
+	// Without clone3, which some sandboxes do not let through, it is born with us
+	// and moved before it has a program.
+	plan := *f.plan
+	plan.CgroupDir = ""
+	if proc, err = f.forkWith(&plan, false); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(f.plan.CgroupDir+"/cgroup.procs", []byte(strconv.Itoa(proc.PID)), 0); err != nil {
+		return nil, proc.abandon(stepError("join cgroup", err))
+	}
+	return proc, nil
+}
+
+func (f *passing) forkWith(p *Plan, early bool) (*Process, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, stepError("control socket", err)
@@ -161,15 +197,16 @@ func (f *passing) fork(passed int) (*Process, error) {
 	ours := pair[0]
 	defer unix.Close(pair[1])
 	f.files[initproto.ControlFD], f.files[initproto.BinaryFD] = uintptr(pair[1]), f.init.Fd()
-	if len(f.plan.Program) <= initproto.PacketSize {
-		if err := sendProgram(ours, f.plan.Program, passed); err != nil {
+	if early {
+		if err := f.send(ours); err != nil {
 			unix.Close(ours)
-			return nil, stepError("send program", err)
+			return nil, err
 		}
 	}
-	proc, err := forkInit(f.plan, f.files, initproto.Name)
+	proc, err := forkInit(p, f.files, initproto.Name)
 	if err != nil {
 		unix.Close(ours)
+		f.sent = false
 		return nil, err
 	}
 	proc.control = ours
