@@ -80,8 +80,13 @@ func (s *loader) loadLeased(ctx context.Context, r io.Reader, quiet bool, want [
 		return err
 	}
 	for _, l := range list {
-		if err := s.enter(ctx, l, progress); err != nil {
+		said, err := s.enter(ctx, l)
+		if err != nil {
 			return err
+		}
+		// The client may be slow, or read nothing; nobody waits for it.
+		for _, text := range said {
+			progress(jsonstream.Message{Stream: text})
 		}
 	}
 	return nil
@@ -113,12 +118,11 @@ func (s *loader) part(ctx context.Context, l *loading, want []ocispec.Platform, 
 	return s.tree.Settle(ctx, l.target, c, choice, tree.LoadingLayers(c.Config.RootFS.DiffIDs, progress))
 }
 
-// enter commits the names of a loaded image and says so.
-func (s *loader) enter(ctx context.Context, l *loading, progress func(jsonstream.Message)) error {
+// enter commits the names of a loaded image; said is what the client hears of it.
+func (s *loader) enter(ctx context.Context, l *loading) (said []string, err error) {
 	s.change.Lock()
 	defer s.change.Unlock()
 	var puts []*record
-	var said []string
 	for _, n := range l.names {
 		name := reference.FamiliarString(n)
 		if old := s.byName(n); old != nil && old.id != l.done.ID() {
@@ -135,11 +139,11 @@ func (s *loader) enter(ctx context.Context, l *loading, progress func(jsonstream
 		}
 	}
 	if _, err := s.commit(ctx, nil, puts); err != nil {
-		return err
+		return nil, err
 	}
 	img, err := s.Resolve(ctx, l.done.ID().String())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, n := range l.names {
 		said = append(said, "Loaded image: "+reference.FamiliarString(n)+"\n")
@@ -148,10 +152,7 @@ func (s *loader) enter(ctx context.Context, l *loading, progress func(jsonstream
 		said = append(said, "Loaded image ID: "+img.ID.String()+"\n")
 	}
 	s.publish(events.ActionLoad, img, img.ID.String(), img.ID.String())
-	for _, text := range said {
-		progress(jsonstream.Message{Stream: text})
-	}
-	return nil
+	return said, nil
 }
 
 func (l *loading) record(n reference.Named) *record {

@@ -2,10 +2,12 @@ package transfer
 
 import (
 	"bytes"
+	"context"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/api/types/jsonstream"
 )
@@ -57,4 +59,33 @@ func TestPushedAtOnce(t *testing.T) {
 	if n := len(k.uploads); n != 2 { // the layer and the config
 		t.Errorf("%d uploads", n)
 	}
+}
+
+// TestStalledClient: a pull whose client reads nothing keeps no other pull of the
+// same layers waiting.
+func TestStalledClient(t *testing.T) {
+	f, b := newFake(t), newBench(t, Config{})
+	f.image("x", "latest", picture{layers: []int{3 << 20, 100}})
+	began, read := make(chan struct{}), make(chan struct{})
+	first := make(chan error, 1)
+	go func() {
+		once := sync.OnceFunc(func() { close(began) })
+		first <- b.Pull(t.Context(), f.host()+"/x:latest", "", "", func(m jsonstream.Message) {
+			if m.Status == "Downloading" {
+				once()
+				<-read
+			}
+		})
+	}()
+	<-began
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := b.Pull(ctx, f.host()+"/x:latest", "", "", func(jsonstream.Message) {}); err != nil {
+		t.Error(err)
+	}
+	close(read)
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+	b.verify(f.host() + "/x")
 }
