@@ -1,6 +1,8 @@
 package builder
 
 import (
+	"archive/tar"
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -189,4 +191,33 @@ func TestCopyStaysInside(t *testing.T) {
 		t.Errorf("\n%s", out)
 	}
 	untouched(t, host)
+}
+
+// What an archive of a build says of a file that was copied before it, by a link
+// in the archive, is that of no file but the build's own: neither the context's
+// nor, by that, another image's.
+func TestLinkInArchive(t *testing.T) {
+	e := engine(t, "")
+	var evil bytes.Buffer
+	w := tar.NewWriter(&evil)
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeLink, Name: "other", Linkname: "large", Mode: 0o4777, Uid: 7, Gid: 7}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := files(t, map[string]string{
+		"Dockerfile": "FROM busybox\nCOPY sub /\n", "evil": "FROM busybox\nADD sub evil.tar /\n",
+		"sub/large": strings.Repeat("x", 2<<20), "evil.tar": evil.String(),
+	})
+	wherry(t, e, "build", "-q", "-t", "good", dir)
+	look := []string{"stat", "-c", "%a %u %g", "/large"}
+	before := inside(t, e, "good", look...)
+	wherry(t, e, "build", "-q", "-t", "evil", "-f", filepath.Join(dir, "evil"), dir)
+	if got := inside(t, e, "evil", look...); got != "4777 7 7\n" {
+		t.Errorf("the image with the archive has %q", got)
+	}
+	if after := inside(t, e, "good", look...); after != before {
+		t.Errorf("the image had %q, and has %q", before, after)
+	}
 }

@@ -2,7 +2,8 @@
 // archive): they go straight into the directory that becomes the layer, without
 // an overlay in between. A file of a large copy is not written a second time:
 // the layer gets a hard link to it. Both sides are never written to again, as
-// BuildKit replaces files instead of changing them.
+// BuildKit replaces files instead of changing them, but for what it unpacks: in
+// one step with that nothing is linked.
 //
 // What this package does not understand (links on the way to the destination,
 // patterns, owners by name, ...) is BuildKit's own copy's, which also finds the
@@ -45,17 +46,22 @@ func (f *Files) Wrap(v solver.Vertex, op solver.Op) solver.Op {
 	if !ok || def.GetFile() == nil {
 		return op
 	}
-	copies := false
+	copies, unpacks := 0, false
 	for _, a := range def.GetFile().Actions {
 		if byName(ownerOf(a)) {
 			return op // to be looked up in files of the build
 		}
-		copies = copies || a.GetCopy() != nil
+		if c := a.GetCopy(); c != nil {
+			copies++
+			unpacks = unpacks || c.AttemptUnpackDockerCompatibility
+		}
 	}
-	if !copies {
+	if copies == 0 {
 		return op
 	}
-	return &operation{Op: op, files: f, actions: def.GetFile().Actions, name: v.Name()}
+	// An archive gives the file of a link, which another action may have made, an
+	// owner, a mode and attributes.
+	return &operation{Op: op, files: f, actions: def.GetFile().Actions, name: v.Name(), link: !unpacks || copies == 1}
 }
 
 func ownerOf(a *pb.FileAction) *pb.ChownOpt {
@@ -100,6 +106,7 @@ type operation struct {
 	files   *Files
 	actions []*pb.FileAction
 	name    string
+	link    bool // files may be linked
 }
 
 // Exec does the actions, in BuildKit's order.
@@ -117,7 +124,7 @@ func (o *operation) Exec(ctx context.Context, job solver.JobContext, inputs []so
 		return nil, err
 	}
 	t := &targets{cache: o.files.Worker.CacheManager(), name: o.name, records: map[fileoptypes.Mount]string{}}
-	b := &backend{Backend: kit, files: o.files, targets: t}
+	b := &backend{Backend: kit, files: o.files, targets: t, link: o.link}
 	outs, err := ops.NewFileOpSolver(o.files.Worker, b, t).Solve(ctx, refs, o.actions, job.Session())
 	if err != nil {
 		return nil, err
@@ -188,6 +195,7 @@ type backend struct {
 	*file.Backend
 	files   *Files
 	targets *targets
+	link    bool
 }
 
 // Copy copies from one mount to another.
@@ -231,5 +239,5 @@ func (b *backend) direct(ctx context.Context, from, to fileoptypes.Mount, a *pb.
 	if err != nil {
 		return err
 	}
-	return copyTree(ctx, mounts[0].Source, a.Src, a.AttemptUnpackDockerCompatibility, layers, a.Dest, owner)
+	return copyTree(ctx, mounts[0].Source, a.Src, a.AttemptUnpackDockerCompatibility, layers, a.Dest, owner, b.link)
 }

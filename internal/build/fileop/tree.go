@@ -30,11 +30,12 @@ var particular = []string{"/etc/", "/var/spool/"}
 
 // copying is one copy.
 type copying struct {
-	ctx    context.Context
-	owner  *fs.User
-	from   string
-	layers []string
-	top    int // the directory of the layer
+	ctx     context.Context
+	owner   *fs.User
+	from    string
+	layers  []string
+	top     int  // the directory of the layer
+	linking bool // files may be linked
 
 	files  int
 	taken  map[uint64]bool   // what may not be linked: the layers have it; nil: not known yet
@@ -42,8 +43,9 @@ type copying struct {
 	links  map[uint64]string // where files of several links went that were copied
 }
 
-// copyTree copies src below from to dst in the uppermost of the layers.
-func copyTree(ctx context.Context, from, src string, unpack bool, layers []string, dst string, owner *fs.User) error {
+// copyTree copies src below from to dst in the uppermost of the layers; with links
+// it may give that the files themselves.
+func copyTree(ctx context.Context, from, src string, unpack bool, layers []string, dst string, owner *fs.User, links bool) error {
 	base, err := unix.Open(from, pathOnly, 0)
 	if err != nil {
 		return errOther
@@ -67,7 +69,7 @@ func copyTree(ctx context.Context, from, src string, unpack bool, layers []strin
 		return errOther // it may be an archive
 	}
 	into := strings.HasSuffix(dst, "/") || strings.HasSuffix(dst, "/.")
-	c := &copying{ctx: ctx, owner: owner, from: from, layers: layers, links: map[uint64]string{}}
+	c := &copying{ctx: ctx, owner: owner, from: from, layers: layers, linking: links, links: map[uint64]string{}}
 	top, err := root(layers)
 	if err != nil {
 		return err
@@ -358,7 +360,7 @@ func (c *copying) share(src int, name string, st *unix.Stat_t, p *place, to, at 
 		err := unix.Linkat(c.top, old, p.up, to, 0)
 		return err == nil, nil
 	}
-	if c.files <= few && st.Size < large || c.owner != nil && (uint32(c.owner.UID) != st.Uid || uint32(c.owner.GID) != st.Gid) {
+	if !c.linking || c.files <= few && st.Size < large || c.owner != nil && (uint32(c.owner.UID) != st.Uid || uint32(c.owner.GID) != st.Gid) {
 		return false, nil
 	}
 	for _, dir := range particular {

@@ -215,7 +215,7 @@ func TestLikeBuildKit(t *testing.T) {
 				list := append([]string{tree(t, dir+"/upper", "d early 0700", "f early/file 644")}, lower(dir)...)
 				other := way == 1
 				if way == 0 {
-					err := copyTree(context.Background(), c.from, c.src, false, list, c.dst, c.owner)
+					err := copyTree(context.Background(), c.from, c.src, false, list, c.dst, c.owner, true)
 					if other = errors.Is(err, errOther); !other && err != nil {
 						t.Fatal(err)
 					}
@@ -284,7 +284,7 @@ func TestLinks(t *testing.T) {
 		{big, "/big", []string{three, one}, 1},
 		{big, "/etc/big", []string{alone}, 0},
 	} {
-		if err := copyTree(context.Background(), s.from, "/", false, s.layers, s.dst, nil); err != nil {
+		if err := copyTree(context.Background(), s.from, "/", false, s.layers, s.dst, nil, true); err != nil {
 			t.Fatal(err)
 		}
 		n := linked(s.layers[0])
