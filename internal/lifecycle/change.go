@@ -79,11 +79,11 @@ func (e *Engine) Update(ctx context.Context, ref string, r *apicontainer.UpdateC
 		next.RestartPolicy = r.RestartPolicy
 	}
 	if r.NanoCPUs == 0 || r.CPUPeriod == 0 && r.CPUQuota == 0 { // else the request contradicts itself
-		if err := conflict(&next.Resources, &r.Resources); err != nil {
+		if err := request.Contradicts(&next.Resources, &r.Resources); err != nil {
 			return resp, cannot(err)
 		}
 	}
-	mergeResources(&next.Resources, &r.Resources)
+	request.Update(&next.Resources, &r.Resources)
 	warnings, err := request.Validate(nil, &next, e.cgroups.Features())
 	resp.Warnings = append(resp.Warnings, warnings...)
 	if err != nil {
@@ -115,51 +115,4 @@ func (e *Engine) Update(ctx context.Context, ref string, r *apicontainer.UpdateC
 	}
 	e.events.Container(events.ActionUpdate, c.ID, c.Attributes(nil))
 	return resp, nil
-}
-
-// conflict refuses to set what contradicts a setting that the container has.
-func conflict(have, want *apicontainer.Resources) error {
-	for _, c := range []struct {
-		is   bool
-		text string
-	}{
-		{want.NanoCPUs > 0 && have.CPUPeriod > 0, "Conflicting options: Nano CPUs cannot be updated as CPU Period has already been set"},
-		{want.NanoCPUs > 0 && have.CPUQuota > 0, "Conflicting options: Nano CPUs cannot be updated as CPU Quota has already been set"},
-		{want.CPUPeriod > 0 && have.NanoCPUs > 0, "Conflicting options: CPU Period cannot be updated as NanoCPUs has already been set"},
-		{want.CPUQuota > 0 && have.NanoCPUs > 0, "Conflicting options: CPU Quota cannot be updated as NanoCPUs has already been set"},
-		{want.Memory > 0 && want.MemorySwap == 0 && have.MemorySwap >= 0 && want.Memory > have.MemorySwap && have.Memory > 0,
-			"Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"},
-	} {
-		if c.is {
-			return errdefs.ErrConflict.WithMessage(c.text)
-		}
-	}
-	return nil
-}
-
-// mergeResources takes over what the request sets.
-func mergeResources(to, from *apicontainer.Resources) {
-	set(&to.BlkioWeight, from.BlkioWeight)
-	set(&to.CPUShares, from.CPUShares)
-	set(&to.NanoCPUs, from.NanoCPUs)
-	set(&to.CPUPeriod, from.CPUPeriod)
-	set(&to.CPUQuota, from.CPUQuota)
-	set(&to.CpusetCpus, from.CpusetCpus)
-	set(&to.CpusetMems, from.CpusetMems)
-	set(&to.CPURealtimePeriod, from.CPURealtimePeriod)
-	set(&to.CPURealtimeRuntime, from.CPURealtimeRuntime)
-	set(&to.Memory, from.Memory)
-	set(&to.MemorySwap, from.MemorySwap)
-	set(&to.MemoryReservation, from.MemoryReservation)
-	if from.PidsLimit != nil {
-		to.PidsLimit = from.PidsLimit
-	}
-}
-
-// set changes a setting unless the request leaves it at zero.
-func set[T comparable](to *T, from T) {
-	var zero T
-	if from != zero {
-		*to = from
-	}
 }

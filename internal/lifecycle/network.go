@@ -12,6 +12,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/wherry-engine/wherry/internal/container"
+	"github.com/wherry-engine/wherry/internal/linux/ns"
+	"github.com/wherry-engine/wherry/internal/linux/pidfd"
 	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/runtime/hook"
 	"github.com/wherry-engine/wherry/internal/supervise"
@@ -20,15 +22,19 @@ import (
 
 // networking is the network side of one start.
 type networking struct {
-	ns      *os.File // the namespace to join; nil with the host's or another container's
-	path    string   // namespace of another container
-	filesOf string   // directory whose hosts, hostname and resolv.conf are used
-	held    bool     // the namespace is the process's own: it is wired while the process waits
+	ns      *os.File   // the namespace to join; nil with the host's or another container's
+	path    string     // namespace of another container
+	filesOf string     // directory whose hosts, hostname and resolv.conf are used
+	donors  []*os.File // pidfds of the containers whose namespaces are joined
+	held    bool       // the namespace is the process's own: it is wired while the process waits
 }
 
 func (n *networking) close() {
 	if n.ns != nil {
 		n.ns.Close()
+	}
+	for _, d := range n.donors {
+		d.Close()
 	}
 }
 
@@ -56,7 +62,7 @@ func (l *launcher) connect(ctx context.Context, c *container.Container, u *undo.
 		if err != nil {
 			return nil, err
 		}
-		n.path = fmt.Sprintf("/proc/%d/ns/net", other.State.Pid)
+		n.path = ns.Path(other.State.Pid, "net")
 		n.filesOf = filepath.Join(l.cfg.DataRoot, "containers", other.ID[:2], other.ID)
 		cfg := *c.Config // views may be reading the old one
 		cfg.Hostname, cfg.Domainname = other.Config.Hostname, other.Config.Domainname
@@ -84,7 +90,9 @@ func (l *launcher) attach(ctx context.Context, c *container.Container, n *networ
 	if err != nil {
 		return fmt.Errorf("failed to set up container networking: %w", err)
 	}
-	n.close()
+	if n.ns != nil {
+		n.ns.Close()
+	}
 	u.Add(func() { warn("take back network", c.ID, l.networks.Release(context.WithoutCancel(ctx), c.ID)) })
 	n.ns = s.NS
 	c.Lock()
@@ -101,9 +109,16 @@ func (l *launcher) release(ctx context.Context, c *container.Container, n *netwo
 	// A process that is not needed any more has an exit that nobody waits for.
 	u.Add(func() { _ = l.keeper.Signal(context.WithoutCancel(ctx), key, syscall.SIGKILL) })
 	if n.held {
-		var err error
-		if n.ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", pid)); err != nil {
+		self, err := l.keeper.Witness(key, pid)
+		if err != nil {
 			return err
+		}
+		defer self.Close()
+		if n.ns, err = os.Open(ns.Path(pid, "net")); err == nil {
+			err = pidfd.Signal(self, 0)
+		}
+		if err != nil {
+			return fmt.Errorf("network namespace of the container: %w", err)
 		}
 		if err := l.attach(ctx, c, n, u); err != nil {
 			return err
@@ -119,6 +134,17 @@ func (l *launcher) release(ctx context.Context, c *container.Container, n *netwo
 		}
 	}
 	return l.keeper.Release(ctx, key)
+}
+
+// join makes the container whose main process has this number a witness of the
+// start: only as long as it is there the number stands for it.
+func (l *launcher) join(n *networking, containerID string, pid int) error {
+	w, err := l.keeper.Witness(supervise.Key{Container: containerID}, pid)
+	if err != nil {
+		return errdefs.ErrConflict.WithMessage("container " + containerID + " is not running")
+	}
+	n.donors = append(n.donors, w)
+	return nil
 }
 
 // donor finds the container whose namespace, of the kind net, pid or ipc, another

@@ -49,6 +49,9 @@ func (l *launcher) namespaces(c *container.Record, n *networking) (map[specs.Lin
 		if err != nil {
 			return err
 		}
+		if err := l.join(n, other.ID, other.State.Pid); err != nil {
+			return err
+		}
 		if err := l.shareUser(ns, h, other.State.Pid, ref); err != nil {
 			return err
 		}

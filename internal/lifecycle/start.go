@@ -141,7 +141,7 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 		return nil, err
 	}
 	req := &supervise.StartRequest{
-		Key: supervise.Key{Container: c.ID}, Plan: plan, Extra: net.extra(),
+		Key: supervise.Key{Container: c.ID}, Plan: plan, Extra: net.extra(), Witnesses: net.donors,
 		Stdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce, Log: target, Attach: l.attached.Take(c.ID),
 	}
 	defer func() {
@@ -188,13 +188,18 @@ func (l *launcher) startExec(ctx context.Context, c *container.Container, r *api
 	if err := l.loadProfile(&rec); err != nil {
 		return nil, err
 	}
+	var main networking
+	defer main.close()
+	if err := l.join(&main, rec.ID, rec.State.Pid); err != nil {
+		return nil, err
+	}
 	plan, done, err := l.compileExec(&rec, c.Dir(), r)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
 	plan.Rows, plan.Cols = rows, cols
-	req.Plan = plan
+	req.Plan, req.Witnesses = plan, main.donors
 	started, err := l.keeper.Start(ctx, req)
 	return started, l.foreign(rec.HostConfig).Failure(rec.ID, "exec", err)
 }

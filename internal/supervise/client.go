@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
 	"github.com/wherry-engine/wherry/internal/supervise/wire"
@@ -48,7 +49,12 @@ func (c *Client) Start(ctx context.Context, r *StartRequest) (*Started, error) {
 		Key: r.Key, Plan: *r.Plan, Extra: len(r.Extra), Stdin: r.Stdin, StdinOnce: r.StdinOnce,
 		KillOnDisconnect: r.KillOnDisconnect, Log: r.Log,
 	}
-	files := append([]*os.File(nil), r.Extra...)
+	if r.Plan.Joins() && len(r.Witnesses) == 0 {
+		return nil, errors.New("a plan that names processes by number, without witnesses")
+	}
+	m.Plan.Witnesses = len(r.Witnesses)
+	m.Extra += len(r.Witnesses)
+	files := append(append([]*os.File(nil), r.Extra...), r.Witnesses...)
 	for i := range r.Attach {
 		m.Attach = append(m.Attach, clientOf(&r.Attach[i]))
 		files = append(files, r.Attach[i].Conn)
@@ -68,6 +74,24 @@ func (c *Client) Start(ctx context.Context, r *StartRequest) (*Started, error) {
 		return nil, err
 	}
 	return &Started{PID: started.PID, At: wire.Time(started.At)}, nil
+}
+
+// Witness gives the pidfd of the running process key, whose number is pid; the
+// caller closes it. What was found under that number in /proc is the process's if
+// afterwards pidfd.Signal can reach it with signal 0. It is errdefs.ErrNotFound when
+// the process has exited.
+func (c *Client) Witness(key Key, pid int) (*os.File, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h := c.held[key]
+	if h == nil || h.rec.PID != pid || h.rec.Has&wire.HasPIDFD == 0 {
+		return nil, errdefs.ErrNotFound.WithMessage("no running process " + key.String())
+	}
+	fd, err := unix.FcntlInt(uintptr(h.files[0]), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), "pidfd"), nil
 }
 
 // Release lets a process that was started with Plan.Hold go on; same errors as

@@ -52,6 +52,9 @@ type StartRequest struct {
 	Key   Key
 	Plan  *sandbox.Plan
 	Extra []*os.File // what Plan.Program refers to by index
+	// Witnesses are those of the processes that the plan names by number, see
+	// Client.Witness; a plan that does must have them. Plan.Witnesses is not looked at.
+	Witnesses []*os.File
 
 	// Stdin keeps a pipe to the process's standard input open, else it has
 	// /dev/null. StdinOnce closes it when the first client that is attached to

@@ -2,12 +2,14 @@ package supervise
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
 
+	"github.com/wherry-engine/wherry/internal/linux/pidfd"
 	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
 )
 
@@ -77,5 +79,41 @@ func TestSignalAndConflict(t *testing.T) {
 	e.start(&StartRequest{Key: key, Plan: sh("exit 5")})
 	if x := wait[Exit](e, key); x.Code != 5 {
 		t.Errorf("%+v", x)
+	}
+}
+
+// TestWitness: the pidfd of a process is given for its own number and while it
+// runs, and a plan that names processes is not started without.
+func TestWitness(t *testing.T) {
+	e := newEngine(t)
+	key := Key{Container: "c"}
+	s := e.start(&StartRequest{Key: key, Plan: argv("/bin/sleep", "1000")})
+	if _, err := e.Witness(key, s.PID+1); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("of another number: %v", err)
+	}
+	w, err := e.Witness(key, s.PID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := pidfd.Signal(w, 0); err != nil {
+		t.Error(err)
+	}
+	joining := sh("true")
+	joining.PIDNamespace = "/proc/1/ns/pid"
+	if _, err := e.Start(t.Context(), &StartRequest{Key: Key{Container: "d"}, Plan: joining}); err == nil {
+		t.Error("started without a witness")
+	}
+	e.start(&StartRequest{Key: Key{Container: "d"}, Plan: joining, Witnesses: []*os.File{w}})
+	wait[Exit](e, Key{Container: "d"})
+	if err := e.Signal(t.Context(), key, syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	wait[Exit](e, key)
+	if err := pidfd.Signal(w, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("it has ended and is reaped: %v", err)
+	}
+	if _, err := e.Witness(key, s.PID); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("of one that has ended: %v", err)
 	}
 }

@@ -31,8 +31,15 @@ type Command struct {
 const consoleLimit = 5 * time.Second
 
 // startCommand is Start by way of another runtime.
-func startCommand(p *Plan, io Stdio) (*Process, error) {
+func startCommand(p *Plan, io Stdio, extra []*os.File) (*Process, error) {
 	c := p.Runtime
+	_, witnesses, err := p.split(extra)
+	if err == nil {
+		err = testify(witnesses)
+	}
+	if err != nil {
+		return nil, err
+	}
 	listener := -1
 	if p.Terminal {
 		var err error
@@ -61,6 +68,9 @@ func startCommand(p *Plan, io Stdio) (*Process, error) {
 	proc, err := c.take(listener, p)
 	if err != nil {
 		return nil, err
+	}
+	if err := testify(witnesses); err != nil {
+		return nil, proc.abandon(err)
 	}
 	if p.Hold || len(c.Start) == 0 {
 		if p.Hold {

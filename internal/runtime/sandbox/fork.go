@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"os"
 	"syscall"
 
@@ -22,7 +23,8 @@ func environment() []string {
 
 // forkInit starts init with files as its descriptors and these arguments, the
 // name first; only a process of the caller's own namespaces can have more than that.
-func forkInit(p *Plan, files []uintptr, argv ...string) (*Process, error) {
+// The witnesses are asked when the processes that the plan names are in hand.
+func forkInit(p *Plan, files []uintptr, witnesses []*os.File, argv ...string) (*Process, error) {
 	pidFD := -1
 	sys := &syscall.SysProcAttr{Cloneflags: p.CloneFlags, PidFD: &pidFD, CgroupFD: -1}
 	if p.CloneFlags&unix.CLONE_NEWUSER != 0 {
@@ -43,7 +45,10 @@ func forkInit(p *Plan, files []uintptr, argv ...string) (*Process, error) {
 	pid := 0
 	run := func() (err error) {
 		if p.UserTarget != 0 {
-			pid, pidFD, err = forkInto(p, files, sys.CgroupFD)
+			pid, pidFD, err = forkInto(p, files, witnesses, sys.CgroupFD)
+			return err
+		}
+		if err := testify(witnesses); err != nil {
 			return err
 		}
 		pid, err = syscall.ForkExec(binaryPath, argv, attr)
@@ -54,6 +59,9 @@ func forkInit(p *Plan, files []uintptr, argv ...string) (*Process, error) {
 		err = ns.BornIn(p.PIDNamespace, run)
 	} else {
 		err = run()
+	}
+	if gone := (*StartError)(nil); errors.As(err, &gone) {
+		return nil, gone
 	}
 	if err != nil {
 		return nil, stepError("fork init", err)

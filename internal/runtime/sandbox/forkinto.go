@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"errors"
+	"os"
 	"syscall"
 	"unsafe"
 
@@ -46,12 +47,15 @@ type cloneArgs struct {
 // child, and not dumpable until it is the sealed binary. Where namespaces are
 // to be made inside of the joined ones the child forks again, a sibling of its own.
 // cgroup is a directory to be born in, or -1.
-func forkInto(p *Plan, files []uintptr, cgroup int) (pid, pidFD int, err error) {
+func forkInto(p *Plan, files []uintptr, witnesses []*os.File, cgroup int) (pid, pidFD int, err error) {
 	target, err := unix.PidfdOpen(p.UserTarget, 0)
 	if err != nil {
 		return 0, -1, err
 	}
 	defer unix.Close(target)
+	if err := testify(witnesses); err != nil {
+		return 0, -1, err
+	}
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return 0, -1, err

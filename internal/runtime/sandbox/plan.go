@@ -5,9 +5,12 @@
 package sandbox
 
 import (
+	"os"
+	"strings"
 	"syscall"
 
 	"github.com/wherry-engine/wherry/internal/linux/mount"
+	"github.com/wherry-engine/wherry/internal/linux/pidfd"
 )
 
 // Plan is one process to start, all policy already decided. It is plain data,
@@ -53,11 +56,49 @@ type Plan struct {
 	// give. With no Data it is the directory Base itself.
 	Root *mount.Overlay
 
+	// Witnesses is how many of the last files of Start's extra are no files for the
+	// program but pidfds of the processes that PIDNamespace, UserTarget and Open
+	// name by number: if one of these has ended, its number may be another's.
+	Witnesses int
+
 	Program     []byte // initproto operation list
 	Terminal    bool   // the program allocates a pty; its master comes back from init
 	Rows, Cols  uint16 // initial size of the pty, 0 = leave
 	OOMScoreAdj *int   // nil = that of the caller
 	Hold        bool   // the program stops at a hold until Process.Release
+}
+
+// Joins tells whether the plan names processes by number, to join their namespaces.
+func (p *Plan) Joins() bool {
+	if p.UserTarget != 0 || p.PIDNamespace != "" {
+		return true
+	}
+	for _, path := range p.Open {
+		if strings.HasPrefix(path, "/proc/") && strings.Contains(path, "/ns/") {
+			return true
+		}
+	}
+	return false
+}
+
+// split gives the files for the program and the witnesses among those of Start.
+func (p *Plan) split(extra []*os.File) (files, witnesses []*os.File, err error) {
+	n := len(extra) - p.Witnesses
+	if p.Witnesses < 0 || n < 0 {
+		return nil, nil, &StartError{Step: "witness", Message: "a plan with more witnesses than files"}
+	}
+	return extra[:n], extra[n:], nil
+}
+
+// testify tells whether the processes that were named by number are still there,
+// so that what was found under their numbers until now is theirs.
+func testify(witnesses []*os.File) error {
+	for _, w := range witnesses {
+		if err := pidfd.Signal(w, 0); err != nil {
+			return &StartError{Step: "witness", Message: "the container whose namespaces are joined has ended", Errno: errnoOf(err)}
+		}
+	}
+	return nil
 }
 
 // Tree is a directory or file of the host and, with Recursive, what is mounted

@@ -34,7 +34,7 @@ const waitable = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix
 // message.
 func (p *Plan) fits(extra []*os.File) bool {
 	return p.CloneFlags&unix.CLONE_NEWNS != 0 && p.CloneFlags&^waitable == 0 && p.UserTarget == 0 && p.PIDNamespace == "" &&
-		passed(p, extra) <= initproto.AdoptFiles-4
+		passed(p, extra) <= initproto.AdoptFiles-4 // with the witnesses, which are few
 }
 
 // Start is the function Start, through the process that waits if it fits.
@@ -83,7 +83,7 @@ func (r *Reserve) Prepare() error {
 	}
 	defer unix.Close(null)
 	n := uintptr(null)
-	w, err := forkInit(&Plan{CloneFlags: r.flags &^ unix.CLONE_NEWPID}, []uintptr{n, n, n, uintptr(pair[1]), r.init.Fd()}, initproto.Name, initproto.Waiting)
+	w, err := forkInit(&Plan{CloneFlags: r.flags &^ unix.CLONE_NEWPID}, []uintptr{n, n, n, uintptr(pair[1]), r.init.Fd()}, nil, initproto.Name, initproto.Waiting)
 	if err != nil {
 		unix.Close(pair[0])
 		return err

@@ -186,7 +186,7 @@ func userNamespace(init *os.File, uids, gids []IDMap) (int, error) {
 	}
 	// Init waits for its program, so that there is a process to ask.
 	n := uintptr(null)
-	p, err := forkInit(&Plan{CloneFlags: unix.CLONE_NEWUSER, UIDMappings: uids, GIDMappings: gids}, []uintptr{n, n, n, uintptr(pair[1]), init.Fd()}, initproto.Name)
+	p, err := forkInit(&Plan{CloneFlags: unix.CLONE_NEWUSER, UIDMappings: uids, GIDMappings: gids}, []uintptr{n, n, n, uintptr(pair[1]), init.Fd()}, nil, initproto.Name)
 	unix.Close(pair[1])
 	unix.Close(null)
 	if err != nil {

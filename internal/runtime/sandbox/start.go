@@ -33,7 +33,7 @@ type Process struct {
 // to by index. The caller owns all files it passed.
 func Start(init *os.File, p *Plan, io Stdio, extra []*os.File) (*Process, error) {
 	if p.Runtime != nil {
-		return startCommand(p, io)
+		return startCommand(p, io, extra)
 	}
 	return launch(init, p, io, extra, nil)
 }
@@ -41,7 +41,7 @@ func Start(init *os.File, p *Plan, io Stdio, extra []*os.File) (*Process, error)
 // launch starts a plan in the waiting init w, or in one that it forks. With
 // errGone w is gone and nothing happened.
 func launch(init *os.File, p *Plan, io Stdio, extra []*os.File, w *Process) (*Process, error) {
-	f := passing{init: init, plan: p, passed: passed(p, extra)}
+	f := passing{init: init, plan: p}
 	defer f.close()
 	err := f.gather(io, extra)
 	proc := w
@@ -93,6 +93,8 @@ type passing struct {
 	opened []int // of them, those that are closed afterwards
 	passed int   // of them, those that the program can refer to
 	sent   bool  // the program is with init
+
+	witnesses []*os.File
 }
 
 // early tells that the program may be there before init asks for it: it fits the
@@ -125,9 +127,13 @@ func (f *passing) open(path string, flags int) (int, error) {
 }
 
 // gather opens what the plan names.
-func (f *passing) gather(io Stdio, extra []*os.File) error {
+func (f *passing) gather(io Stdio, extra []*os.File) (err error) {
 	p := f.plan
-	f.files = make([]uintptr, initproto.FirstFile, initproto.FirstFile+passed(p, extra))
+	if extra, f.witnesses, err = p.split(extra); err != nil {
+		return err
+	}
+	f.passed = passed(p, extra)
+	f.files = make([]uintptr, initproto.FirstFile, initproto.FirstFile+f.passed)
 	for _, x := range extra {
 		f.files = append(f.files, x.Fd())
 	}
@@ -167,7 +173,7 @@ func (f *passing) gather(io Stdio, extra []*os.File) error {
 		}
 		f.files[i] = uintptr(null)
 	}
-	return nil
+	return testify(f.witnesses)
 }
 
 // fork forks init.
@@ -203,7 +209,7 @@ func (f *passing) forkWith(p *Plan, early bool) (*Process, error) {
 			return nil, err
 		}
 	}
-	proc, err := forkInit(p, f.files, initproto.Name)
+	proc, err := forkInit(p, f.files, f.witnesses, initproto.Name)
 	if err != nil {
 		unix.Close(ours)
 		f.sent = false

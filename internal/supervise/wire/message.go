@@ -12,7 +12,7 @@ import (
 // Version is that of the messages below. Hello, Welcome, Failure and Upgrade
 // never change their form, so that a newer engine can always talk an older
 // keeper into becoming the newer one.
-const Version = 3
+const Version = 4
 
 // StateVersion is that of what a keeper hands on to the program that it becomes,
 // which must understand this version and those before it. 2: logs have Buffer.
@@ -181,6 +181,7 @@ func codePlan(c *Coder, p *sandbox.Plan) {
 	p.CloneFlags, p.TargetFlags = uintptr(flags), uintptr(target)
 	c.Str(&p.PIDNamespace)
 	c.Int(&p.UserTarget)
+	c.Int(&p.Witnesses)
 	for _, m := range []*[]sandbox.IDMap{&p.UIDMappings, &p.GIDMappings} {
 		List(c, m, 24, func(m *sandbox.IDMap) { c.Int(&m.Container); c.Int(&m.Host); c.Int(&m.Size) })
 	}
