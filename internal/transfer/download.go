@@ -18,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/transfer/agent"
 	"github.com/wherry-engine/wherry/internal/transfer/failure"
 	"github.com/wherry-engine/wherry/internal/transfer/turns"
 )
@@ -203,9 +204,6 @@ func (c *Client) complete(ctx context.Context, f *flight, p *content.Partial, na
 	}
 }
 
-// idle is how long a connection may bring nothing.
-const idle = 30 * time.Second
-
 // blob gets what is missing of a blob. An error leaves what came until then.
 func (r *remote) blob(ctx context.Context, d ocispec.Descriptor, p *content.Partial, another bool, report func(int64)) error {
 	if p.Offset() == d.Size && d.Size > 0 {
@@ -222,16 +220,16 @@ func (r *remote) blob(ctx context.Context, d ocispec.Descriptor, p *content.Part
 	if p.Offset() > 0 {
 		header.Set("Range", fmt.Sprintf("bytes=%d-", p.Offset()))
 	}
-	patience := idle
+	patience := agent.Idle
 	if another {
 		patience = mirrorPatience
 	}
-	watchdog := time.AfterFunc(patience, func() { cancel(errIdle) })
+	watchdog := time.AfterFunc(patience, func() { cancel(agent.ErrIdle) })
 	defer watchdog.Stop()
 	resp, err := r.do(ctx, call{method: http.MethodGet, url: r.url("blobs", d.Digest.String()), header: header})
 	if err != nil {
-		if errors.Is(err, errIdle) {
-			return &failure.Error{Kind: errdefs.ErrInternal, Cause: fmt.Errorf("%s: %w", r.base.Host, errIdle), Temporary: true}
+		if errors.Is(err, agent.ErrIdle) {
+			return &failure.Error{Kind: errdefs.ErrInternal, Cause: fmt.Errorf("%s: %w", r.base.Host, agent.ErrIdle), Temporary: true}
 		}
 		return err
 	}
@@ -281,8 +279,6 @@ func (r *remote) blob(ctx context.Context, d ocispec.Descriptor, p *content.Part
 	}
 	return nil
 }
-
-var errIdle = errors.New("no data came for a while")
 
 func (r *remote) tooLong(p *content.Partial, d ocispec.Descriptor) error {
 	if err := p.Restart(); err != nil {

@@ -147,7 +147,11 @@ func (r *remote) once(ctx context.Context, c call) (*http.Response, string, erro
 	return resp, used, nil
 }
 
+// drain ends with an answer of which nothing more is wanted. One that does not
+// come at once costs its connection.
 func drain(resp *http.Response) {
+	enough := time.AfterFunc(quick, func() { resp.Body.Close() })
+	defer enough.Stop()
 	io.Copy(io.Discard, io.LimitReader(resp.Body, failure.MaxBody)) //nolint:errcheck // only so that the connection can be used again
 	resp.Body.Close()
 }

@@ -15,6 +15,10 @@ import (
 	"github.com/wherry-engine/wherry/internal/transfer/failure"
 )
 
+// long is how long a document may take: a server that sends a byte now and then
+// holds nobody up.
+const long = 5 * time.Minute
+
 // whole gets a document of at most limit bytes; what is its name in errors. One
 // that is cut is asked for again, as often as a blob.
 func (r *remote) whole(ctx context.Context, at *url.URL, header http.Header, limit int64, what string) ([]byte, http.Header, error) {
@@ -35,23 +39,20 @@ func cut(err error) bool {
 }
 
 func (r *remote) attempt(ctx context.Context, at *url.URL, header http.Header, limit int64, what string) ([]byte, http.Header, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, cancel := context.WithTimeoutCause(ctx, long, fmt.Errorf("it takes longer than %s", long))
+	defer cancel()
 	resp, err := r.do(ctx, call{method: http.MethodGet, url: at, header: header})
 	if err != nil {
 		return nil, nil, err
 	}
 	defer resp.Body.Close()
-	// A server that says no more holds nobody up.
-	watchdog := time.AfterFunc(idle, func() { cancel(errIdle) })
-	defer watchdog.Stop()
 	if resp.StatusCode != http.StatusOK {
 		return nil, nil, failure.Read(resp)
 	}
 	if resp.ContentLength > limit {
 		return nil, nil, invalid("%s has %d bytes, more than %d", what, resp.ContentLength, limit)
 	}
-	b, err := io.ReadAll(&lively{io.LimitReader(resp.Body, limit+1), watchdog})
+	b, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
@@ -62,18 +63,4 @@ func (r *remote) attempt(ctx context.Context, at *url.URL, header http.Header, l
 		return nil, nil, invalid("%s has more than %d bytes", what, limit)
 	}
 	return b, resp.Header, nil
-}
-
-// lively keeps a watchdog quiet as long as something comes.
-type lively struct {
-	r        io.Reader
-	watchdog *time.Timer
-}
-
-func (l *lively) Read(b []byte) (int, error) {
-	n, err := l.r.Read(b)
-	if n > 0 {
-		l.watchdog.Reset(idle)
-	}
-	return n, err
 }

@@ -4,6 +4,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -36,7 +37,8 @@ type Host struct {
 // Set makes the clients, each once for its certificates. It is safe for use by
 // several goroutines.
 type Set struct {
-	Dirs []string // with one sub-directory for each host[:port], see certs
+	Dirs []string      // with one sub-directory for each host[:port], see certs
+	Idle time.Duration // 0 is Idle
 
 	mu sync.Mutex
 	m  map[string]made
@@ -75,9 +77,9 @@ func (s *Set) Client(h Host) (*http.Client, error) {
 	t := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, DialContext: d.DialContext, TLSClientConfig: conf, TLSHandshakeTimeout: 10 * time.Second,
 		ResponseHeaderTimeout: 60 * time.Second, MaxIdleConnsPerHost: 16, IdleConnTimeout: 60 * time.Second, ForceAttemptHTTP2: true,
-		DisableCompression: true, WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10,
+		DisableCompression: true, WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10, MaxResponseHeaderBytes: maxHeader,
 	}
-	c := &http.Client{Transport: t, CheckRedirect: Redirect}
+	c := &http.Client{Transport: &patient{t, cmp.Or(s.Idle, Idle)}, CheckRedirect: Redirect}
 	if s.m == nil {
 		s.m = map[string]made{}
 	}
@@ -106,6 +108,9 @@ func (s *Set) tls(h Host) (*tls.Config, error) {
 	}
 	return conf, nil
 }
+
+// maxHeader bounds the header of an answer, in bytes.
+const maxHeader = 256 << 10
 
 // deaf is how long a server may take nothing of what is sent to it.
 var deaf = 60 * time.Second

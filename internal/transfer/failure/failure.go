@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -89,8 +90,13 @@ func (a *answer) Error() string {
 // MaxBody is how much of an error is read.
 const MaxBody = 64 << 10
 
+// slow is how long an error may take to be read; what came until then counts.
+var slow = 10 * time.Second
+
 // Read reads a response that is no success, and closes it.
 func Read(resp *http.Response) error {
+	enough := time.AfterFunc(slow, func() { resp.Body.Close() })
+	defer enough.Stop()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, MaxBody))
 	resp.Body.Close()
 	a := &answer{status: resp.StatusCode}

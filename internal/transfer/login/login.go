@@ -5,8 +5,10 @@
 package login
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -159,8 +161,12 @@ func stay(req *http.Request, via []*http.Request) error {
 	return agent.Redirect(req, via)
 }
 
-// maxToken bounds a token server's answer.
-const maxToken = 1 << 20
+// Bounds on a token server's answer.
+const (
+	maxToken = 1 << 20
+	slow     = time.Minute
+	maxAge   = 24 * 60 * 60 // seconds that a token is believed to be good
+)
 
 // token gets a token for the scopes. The caller holds l.mu.
 func (l *Login) token(ctx context.Context) error {
@@ -176,11 +182,13 @@ func (l *Login) token(ctx context.Context) error {
 	if refresh == "" {
 		refresh = l.refresh
 	}
+	asking, cancel := context.WithTimeoutCause(ctx, slow, fmt.Errorf("it takes longer than %s", slow))
+	defer cancel()
 	var req *http.Request
 	if refresh != "" {
 		form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}, "client_id": {clientID},
 			"service": {l.asked.Params["service"]}, "scope": {strings.Join(scopes, " ")}}
-		req, err = http.NewRequestWithContext(ctx, http.MethodPost, u.String(), strings.NewReader(form.Encode())) //nolint:gosec // see realm, which judges it
+		req, err = http.NewRequestWithContext(asking, http.MethodPost, u.String(), strings.NewReader(form.Encode())) //nolint:gosec // see realm, which judges it
 		if err == nil {
 			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		}
@@ -200,7 +208,7 @@ func (l *Login) token(ctx context.Context) error {
 			}
 		}
 		u.RawQuery = q.Encode()
-		req, err = http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil) //nolint:gosec // see realm, which judges it
+		req, err = http.NewRequestWithContext(asking, http.MethodGet, u.String(), nil) //nolint:gosec // see realm, which judges it
 		if err == nil && l.at.Credentials.User != "" {
 			req.SetBasicAuth(l.at.Credentials.User, l.at.Credentials.Password)
 		}
@@ -215,6 +223,9 @@ func (l *Login) token(ctx context.Context) error {
 	}
 	resp, err := client.Do(req) //nolint:gosec // see realm, which judges it
 	if err != nil {
+		if ctx.Err() == nil && asking.Err() != nil {
+			return tooSlow(u, context.Cause(asking))
+		}
 		return failure.NoAnswer(l.at.Base, err)
 	}
 	if resp.StatusCode != http.StatusOK {
@@ -228,6 +239,9 @@ func (l *Login) token(ctx context.Context) error {
 		Expires int    `json:"expires_in"`
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxToken)).Decode(&t); err != nil {
+		if cause := context.Cause(asking); ctx.Err() == nil && (cause != nil || errors.Is(err, agent.ErrIdle)) {
+			return tooSlow(u, cmp.Or(cause, err))
+		}
 		return invalid("token server %s: %v", u.Host, err)
 	}
 	if t.Token == "" {
@@ -240,6 +254,10 @@ func (l *Login) token(ctx context.Context) error {
 	if t.Refresh != "" {
 		l.refresh = t.Refresh
 	}
-	l.expires = time.Now().Add(time.Duration(max(t.Expires, 60))*time.Second - 10*time.Second)
+	l.expires = time.Now().Add(time.Duration(min(max(t.Expires, 60), maxAge))*time.Second - 10*time.Second)
 	return nil
+}
+
+func tooSlow(u *url.URL, cause error) error {
+	return &failure.Error{Kind: errdefs.ErrInternal, Cause: fmt.Errorf("token server %s: %w", u.Host, cause), Temporary: true}
 }

@@ -1,0 +1,62 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+)
+
+// Idle is how long a server may send nothing of an answer that it has begun.
+const Idle = 30 * time.Second
+
+// ErrIdle is what reading such an answer ends with.
+var ErrIdle = errors.New("no data came for a while")
+
+// patient gives up answers that stop in the middle, whoever reads them.
+type patient struct {
+	*http.Transport
+	idle time.Duration
+}
+
+// RoundTrip sends a request.
+func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	resp, err := p.Transport.RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	b := &body{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, idle: p.idle}
+	b.watchdog = time.AfterFunc(p.idle, func() { cancel(ErrIdle) })
+	b.watchdog.Stop() // until somebody reads
+	resp.Body = b
+	return resp, nil
+}
+
+// body is an answer's.
+type body struct {
+	io.ReadCloser
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	watchdog *time.Timer
+	idle     time.Duration
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	b.watchdog.Reset(b.idle)
+	n, err := b.ReadCloser.Read(p)
+	b.watchdog.Stop()
+	if err != nil && errors.Is(context.Cause(b.ctx), ErrIdle) {
+		err = ErrIdle
+	}
+	return n, err
+}
+
+func (b *body) Close() error {
+	b.watchdog.Stop()
+	err := b.ReadCloser.Close()
+	b.cancel(nil)
+	return err
+}
