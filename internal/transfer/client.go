@@ -80,7 +80,7 @@ type Client struct {
 	set    atomic.Pointer[settings]
 	packs  turns.Places // a place for each layer that is being compressed
 
-	sending turns.Keyed // by the repository and blob
+	sending turns.Keyed // by the registry and blob
 
 	mu      sync.Mutex
 	flights map[digest.Digest]*flight

@@ -252,8 +252,9 @@ func (p *push) blobsOf(ctx context.Context, pieces []image.Piece) error {
 			p.state(name, "Preparing")
 			waits := func() { p.state(name, "Waiting") }
 			g.Go(func() error {
-				// What another push sends there is waited for, and found then.
-				over, err := p.sending.Enter(ctx, fmt.Sprint(p.named.Name(), d.Digest, packed), waits)
+				// What another push sends to this registry is waited for: then it is
+				// there, or taken from that one's repository.
+				over, err := p.sending.Enter(ctx, fmt.Sprint(reference.Domain(p.named), d.Digest, packed), waits)
 				if err != nil {
 					return err
 				}
