@@ -62,7 +62,7 @@ func (l layers) Usage(ctx context.Context, key string) (snapshots.Usage, error) 
 	if err != nil {
 		return snapshots.Usage{}, err
 	}
-	return l.Snapshotter.Usage(ctx, name)
+	return enginesnapshot.Usage(ctx, l.store, l.Snapshotter, name)
 }
 
 func (l layers) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {

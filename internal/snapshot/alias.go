@@ -2,9 +2,11 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"syscall"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -66,6 +68,21 @@ func Files(ctx context.Context, s *Store, name string) (dir string, still bool, 
 	}
 	dir, _, _, err = directories(mounts)
 	return dir, false, err
+}
+
+// Usage is what a snapshot takes. A step can leave one that is being written with
+// files deeper than a path can tell, which sn, the snapshotter, cannot count.
+func Usage(ctx context.Context, s *Store, sn snapshots.Snapshotter, name string) (snapshots.Usage, error) {
+	u, err := sn.Usage(ctx, name)
+	if !errors.Is(err, syscall.ENAMETOOLONG) {
+		return u, err
+	}
+	dir, _, err := Files(ctx, s, name)
+	if err != nil {
+		return snapshots.Usage{}, err
+	}
+	n, err := treeSize(dir, "")
+	return snapshots.Usage{Size: n}, err
 }
 
 // Alias gives the files of a committed snapshot the further name of a layer on

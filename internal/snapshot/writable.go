@@ -319,7 +319,8 @@ func (s *Store) Usage(cid string) (int64, error) {
 
 // treeSize sums the sizes of the files under root, hard links once. Files that
 // are the same (size and time) in below, if given, do not count. Files that go
-// away during the walk are passed over: the container may be running.
+// away during the walk are passed over: the container may be running. So are those
+// deeper than a path can tell: a program can make them, and all other files count.
 func treeSize(root, below string) (int64, error) {
 	if _, err := os.Lstat(root); err != nil {
 		return 0, err
@@ -328,7 +329,7 @@ func treeSize(root, below string) (int64, error) {
 	seen := map[uint64]bool{}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
-			if errors.Is(err, fs.ErrNotExist) {
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENAMETOOLONG) {
 				return nil
 			}
 			return err

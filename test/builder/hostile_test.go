@@ -221,3 +221,22 @@ func TestLinkInArchive(t *testing.T) {
 		t.Errorf("the image had %q, and has %q", before, after)
 	}
 }
+
+// Files deeper than a path can tell, which any program can make, are no layer; they
+// keep nobody from the account of the disk, and go with a prune.
+func TestTooDeep(t *testing.T) {
+	e := engine(t, "")
+	const deep = "mkdir /deep; cd /deep; while mkdir dir && cd dir 2>/dev/null; do :; done; echo x >file"
+	dir := files(t, map[string]string{"Dockerfile": "FROM busybox\nRUN " + deep + "\n"})
+	out, code := client(t, e, nil, nil, harness.Binary("wherry"), "build", "--progress", "plain", dir)
+	if code == 0 || !strings.Contains(out, "file name too long") {
+		t.Errorf("built: exit %d\n%s", code, out)
+	}
+	wherry(t, e, "run", "--name", "deep", "busybox", "sh", "-c", deep)
+	for _, args := range [][]string{{"system", "df", "-v"}, {"builder", "du"}, {"ps", "-as"}, {"rm", "deep"}, {"builder", "prune", "-af"}} {
+		wherry(t, e, args...)
+	}
+	if total, records := usage(t, e); records > 1 { // the history of builds
+		t.Errorf("%d bytes in %d records", total, records)
+	}
+}
