@@ -21,6 +21,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/event"
 	"github.com/wherry-engine/wherry/internal/image"
+	"github.com/wherry-engine/wherry/internal/lifecycle/donor"
 	"github.com/wherry-engine/wherry/internal/lifecycle/netfiles"
 	"github.com/wherry-engine/wherry/internal/lifecycle/restart"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
@@ -120,6 +121,7 @@ type parts struct {
 	probes    Probes
 	shipper   *ship.Shipper
 	secrets   *secret.Store
+	donors    *donor.Donors
 	filters   seccomp.Cache
 	live      atomic.Pointer[Live]
 }
@@ -142,6 +144,7 @@ func New(cfg Config, p Parts) *Engine {
 	all := &parts{
 		cfg: cfg, store: p.Containers, images: p.Images, snapshots: p.Snapshots, networks: p.Networks, volumes: p.Volumes,
 		cgroups: p.Cgroups, keeper: p.Keeper, events: p.Events, attached: p.Attached, probes: p.Probes, shipper: p.Shipper, secrets: p.Secrets,
+		donors: donor.New(p.Containers, p.Keeper),
 	}
 	all.files = netfiles.New(netfiles.Config{DNS: cfg.DNS, DNSSearch: cfg.DNSSearch, DNSOptions: cfg.DNSOptions, HostGatewayIPs: cfg.HostGatewayIPs}, p.Networks, p.Containers)
 	all.live.Store(&cfg.Live)

@@ -13,7 +13,6 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/linux/ns"
-	"github.com/wherry-engine/wherry/internal/linux/pidfd"
 	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/runtime/hook"
 	"github.com/wherry-engine/wherry/internal/supervise"
@@ -22,18 +21,18 @@ import (
 
 // networking is the network side of one start.
 type networking struct {
-	ns      *os.File   // the namespace to join; nil with the host's or another container's
-	path    string     // namespace of another container
-	filesOf string     // directory whose hosts, hostname and resolv.conf are used
-	donors  []*os.File // pidfds of the containers whose namespaces are joined
-	held    bool       // the namespace is the process's own: it is wired while the process waits
+	ns        *os.File   // the namespace to join; nil with the host's or another container's
+	path      string     // namespace of another container
+	filesOf   string     // directory whose hosts, hostname and resolv.conf are used
+	witnesses []*os.File // pidfds of the containers whose namespaces are joined
+	held      bool       // the namespace is the process's own: it is wired while the process waits
 }
 
 func (n *networking) close() {
 	if n.ns != nil {
 		n.ns.Close()
 	}
-	for _, d := range n.donors {
+	for _, d := range n.witnesses {
 		d.Close()
 	}
 }
@@ -58,7 +57,7 @@ func (l *launcher) connect(ctx context.Context, c *container.Container, u *undo.
 		}
 		return n, nil
 	case h.NetworkMode.IsContainer():
-		other, err := l.donor("net", h.NetworkMode.ConnectedContainer())
+		other, err := l.donors.Find("net", h.NetworkMode.ConnectedContainer())
 		if err != nil {
 			return nil, err
 		}
@@ -109,16 +108,9 @@ func (l *launcher) release(ctx context.Context, c *container.Container, n *netwo
 	// A process that is not needed any more has an exit that nobody waits for.
 	u.Add(func() { _ = l.keeper.Signal(context.WithoutCancel(ctx), key, syscall.SIGKILL) })
 	if n.held {
-		self, err := l.keeper.Witness(key, pid)
-		if err != nil {
+		var err error
+		if n.ns, err = l.donors.Network(c.ID, pid); err != nil {
 			return err
-		}
-		defer self.Close()
-		if n.ns, err = os.Open(ns.Path(pid, "net")); err == nil {
-			err = pidfd.Signal(self, 0)
-		}
-		if err != nil {
-			return fmt.Errorf("network namespace of the container: %w", err)
 		}
 		if err := l.attach(ctx, c, n, u); err != nil {
 			return err
@@ -136,39 +128,13 @@ func (l *launcher) release(ctx context.Context, c *container.Container, n *netwo
 	return l.keeper.Release(ctx, key)
 }
 
-// join makes the container whose main process has this number a witness of the
-// start: only as long as it is there the number stands for it.
-func (l *launcher) join(n *networking, containerID string, pid int) error {
-	w, err := l.keeper.Witness(supervise.Key{Container: containerID}, pid)
-	if err != nil {
-		return errdefs.ErrConflict.WithMessage("container " + containerID + " is not running")
+// join makes a container a witness of the start of one that joins its namespaces.
+func (l *launcher) join(n *networking, d *container.Record) error {
+	w, err := l.donors.Witness(d.ID, d.State.Pid)
+	if err == nil {
+		n.witnesses = append(n.witnesses, w)
 	}
-	n.donors = append(n.donors, w)
-	return nil
-}
-
-// donor finds the container whose namespace, of the kind net, pid or ipc, another
-// one joins.
-func (p *parts) donor(kind, ref string) (container.Record, error) {
-	other, err := p.store.Get(ref)
-	if err != nil {
-		return container.Record{}, err
-	}
-	r := other.Snapshot()
-	idle, ipc := !r.State.Running || r.State.Pid == 0, "can't join IPC of container "+r.ID+": "
-	switch {
-	case idle && kind == "net":
-		return r, errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot join network namespace of a non running container: container %s is %s", ref, r.State.Status()))
-	case idle && kind == "ipc":
-		return r, errdefs.ErrConflict.WithMessage(ipc + "container " + r.ID + " is not running")
-	case idle:
-		return r, errdefs.ErrConflict.WithMessage("container " + r.ID + " is not running")
-	case kind == "ipc" && (r.HostConfig.IpcMode.IsPrivate() || r.HostConfig.IpcMode.IsNone()):
-		return r, errdefs.ErrConflict.WithMessage(ipc + "non-shareable IPC (hint: use IpcMode:shareable for the donor container)")
-	case r.State.Restarting:
-		return r, errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is restarting, wait until the container is running", r.ID))
-	}
-	return r, nil
+	return err
 }
 
 // writeFiles makes /etc/hosts, /etc/hostname and /etc/resolv.conf of a

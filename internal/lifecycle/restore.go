@@ -34,13 +34,13 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 	if err != nil {
 		return fmt.Errorf("ask the keeper what runs: %w", err)
 	}
-	e.networks.SetNames(func(id string) string {
+	e.networks.SetContainers(func(id string) string {
 		c, err := e.store.Get(id)
 		if err != nil {
 			return ""
 		}
 		return c.Snapshot().Name
-	})
+	}, e.donors.Network)
 	running := map[string]supervise.Process{}
 	for _, p := range processes {
 		switch _, err := e.store.Get(p.Key.Container); {

@@ -45,11 +45,11 @@ func (l *launcher) namespaces(c *container.Record, n *networking) (map[specs.Lin
 		if n == nil {
 			return nil
 		}
-		other, err := l.donor(file, ref)
+		other, err := l.donors.Find(file, ref)
 		if err != nil {
 			return err
 		}
-		if err := l.join(n, other.ID, other.State.Pid); err != nil {
+		if err := l.join(n, &other); err != nil {
 			return err
 		}
 		if err := l.shareUser(ns, h, other.State.Pid, ref); err != nil {

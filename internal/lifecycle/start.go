@@ -141,7 +141,7 @@ func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stac
 		return nil, err
 	}
 	req := &supervise.StartRequest{
-		Key: supervise.Key{Container: c.ID}, Plan: plan, Extra: net.extra(), Witnesses: net.donors,
+		Key: supervise.Key{Container: c.ID}, Plan: plan, Extra: net.extra(), Witnesses: net.witnesses,
 		Stdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce, Log: target, Attach: l.attached.Take(c.ID),
 	}
 	defer func() {
@@ -190,7 +190,7 @@ func (l *launcher) startExec(ctx context.Context, c *container.Container, r *api
 	}
 	var main networking
 	defer main.close()
-	if err := l.join(&main, rec.ID, rec.State.Pid); err != nil {
+	if err := l.join(&main, &rec); err != nil {
 		return nil, err
 	}
 	plan, done, err := l.compileExec(&rec, c.Dir(), r)
@@ -199,7 +199,7 @@ func (l *launcher) startExec(ctx context.Context, c *container.Container, r *api
 	}
 	defer done()
 	plan.Rows, plan.Cols = rows, cols
-	req.Plan, req.Witnesses = plan, main.donors
+	req.Plan, req.Witnesses = plan, main.witnesses
 	started, err := l.keeper.Start(ctx, req)
 	return started, l.foreign(rec.HostConfig).Failure(rec.ID, "exec", err)
 }

@@ -45,7 +45,7 @@ func (m *Manager) Connect(ctx context.Context, c Connection) (*Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	ns, err := wiring.NamespaceOf(c.PID)
+	ns, err := m.namespaceOf(c.ContainerID, c.PID)
 	if err != nil {
 		return nil, err
 	}
@@ -224,7 +224,11 @@ func (m *Manager) Disconnect(ctx context.Context, containerID, ref string, pid i
 	}
 	taken, err := Plugged{m}.takeOut(b, n, exits)
 	if addrs := segment.AddressesOf(ep); !taken && addrs != [2]netip.Addr{} {
-		err = m.pool.Unplug(pid, addrs, exits)
+		var ns *os.File
+		if ns, err = m.namespaceOf(containerID, pid); err == nil {
+			err = m.pool.Unplug(ns, addrs, exits)
+			ns.Close()
+		}
 	}
 	if err != nil && !force {
 		return nil, fmt.Errorf("disconnect container %s from network %s: %w", containerID, n.Name, err)

@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -21,6 +22,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/id"
 	"github.com/wherry-engine/wherry/internal/linux/rtnl"
 	"github.com/wherry-engine/wherry/internal/network/spec"
+	"github.com/wherry-engine/wherry/internal/network/wiring"
 )
 
 func create(t testing.TB, m *Manager, r network.CreateRequest) string {
@@ -166,6 +168,24 @@ func networks(t *testing.T) {
 
 	// Connect and disconnect while running.
 	pid := sleeper(t, m, c.NS)
+	// Not by a number that is another's by now.
+	ended := errors.New("has ended")
+	m.SetContainers(m.names, func(id string, number int) (*os.File, error) {
+		if id != far || number != pid {
+			t.Errorf("asked for %s %d", id, number)
+		}
+		return nil, ended
+	})
+	if _, err := m.Connect(ctx, Connection{ContainerID: far, Network: "one", PID: pid}); !errors.Is(err, ended) {
+		t.Errorf("connected with a process that has ended: %v", err)
+	}
+	asked := 0
+	m.SetContainers(m.names, func(_ string, number int) (*os.File, error) { asked++; return wiring.NamespaceOf(number) })
+	defer func() {
+		if asked != 2 {
+			t.Errorf("asked %d times for the namespace to connect and to disconnect", asked)
+		}
+	}()
 	done, err := m.Connect(ctx, Connection{ContainerID: far, Network: one[:10], PID: pid, Settings: &network.EndpointSettings{Aliases: []string{"guest"}}})
 	if err != nil || done.Network != "one" || done.Endpoint.IPAddress.String() != "172.18.0.3" {
 		t.Fatalf("connect: %+v %v", done, err)
@@ -219,7 +239,7 @@ func networks(t *testing.T) {
 		t.Fatal(err)
 	}
 	m = open(t, cfg)
-	m.SetNames(func(c string) string { return map[string]string{web: "web", db: "db"}[c] })
+	m.SetContainers(func(c string) string { return map[string]string{web: "web", db: "db"}[c] }, m.namespaceOf)
 	if err := m.Adopt(web, a.Endpoints, webPID, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -42,12 +42,13 @@ type Manager struct {
 	plugs  *plugged.Drivers
 	settle sync.Once // the first Attach: adoption is over
 
-	mu     sync.Mutex
-	closed bool
-	reg    register
-	boxes  map[string]*box // by container id
-	names  func(containerID string) string
-	host   forwarding.State
+	mu          sync.Mutex
+	closed      bool
+	reg         register
+	boxes       map[string]*box // by container id
+	names       func(containerID string) string
+	namespaceOf func(containerID string, pid int) (*os.File, error) // of its main process
+	host        forwarding.State
 }
 
 // box is what a container holds.
@@ -74,6 +75,7 @@ func Open(_ context.Context, cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{cfg: cfg, reg: register{&segment.Register{Nets: map[string]*segment.Segment{}}}, boxes: map[string]*box{}}
+	m.namespaceOf = func(_ string, pid int) (*os.File, error) { return wiring.NamespaceOf(pid) }
 	if cfg.Root != "" {
 		m.reg.File = filepath.Join(cfg.Root, "network", "networks.json")
 	}
@@ -227,12 +229,14 @@ func (m *Manager) assertRules() error {
 // Warnings tells what on this host stands in the way of containers' traffic.
 func (m *Manager) Warnings() []string { return m.ports.standing() }
 
-// SetNames tells how a container's name is found, for the Containers part of
-// Inspect; without it the name of the Request is shown.
-func (m *Manager) SetNames(name func(containerID string) string) {
+// SetContainers tells how a container's name is found, for the Containers part of
+// Inspect, and how the network namespace of its main process is opened. Without it
+// the name of the Request is shown, and a namespace is that of whoever has the
+// process's number by now.
+func (m *Manager) SetContainers(name func(containerID string) string, namespace func(containerID string, pid int) (*os.File, error)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.names = name
+	m.names, m.namespaceOf = name, namespace
 }
 
 // Refill lets the pool fill up in the background now: the caller has answered
@@ -268,7 +272,7 @@ func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSett
 		ep = ep.Copy()
 		b.endpoints[n.ID] = ep
 		if plugged.Has(n) {
-			failed = append(failed, Plugged{m}.adopt(b, n, ep, pid))
+			failed = append(failed, Plugged{m}.adopt(b, n, ep, func() (*os.File, error) { return m.namespaceOf(containerID, pid) }))
 		}
 		if !spec.IsPredefined(n.Name) {
 			named = true
@@ -277,7 +281,7 @@ func (m *Manager) Adopt(containerID string, eps map[string]*network.EndpointSett
 	}
 	m.boxes[containerID] = b
 	if named {
-		ns, err := wiring.NamespaceOf(pid)
+		ns, err := m.namespaceOf(containerID, pid)
 		if err == nil {
 			b.resolver, err = m.dns.Open(ns, nameServer, own)
 			ns.Close()

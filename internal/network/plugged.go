@@ -154,15 +154,15 @@ func (m Plugged) giveBack(ns *os.File, wires []*wiring.Wire) {
 }
 
 // adopt takes over the place of a running container on a network of
-// plugins. m.mu is held.
-func (m Plugged) adopt(b *box, n *segment.Segment, ep *network.EndpointSettings, pid int) error {
+// plugins; open gives its namespace. m.mu is held.
+func (m Plugged) adopt(b *box, n *segment.Segment, ep *network.EndpointSettings, open func() (*os.File, error)) error {
 	e, err := m.plugs.Adopt(n, ep.EndpointID)
 	if err != nil {
 		return err
 	}
 	p := places{at: map[string]*remote.Endpoint{n.ID: e}}
 	if e.Driver != "" {
-		p.ns, err = wiring.NamespaceOf(pid)
+		p.ns, err = open()
 	}
 	b.plugged.add(p)
 	return err

@@ -240,7 +240,7 @@ func adopt(t *testing.T) {
 		t.Error("the bridge was made anew")
 	}
 	waitFor(t, "pool", full(m, 2)) // it takes the adopted address, unaware
-	m.SetNames(func(c string) string { return "name-of-" + c[:4] })
+	m.SetContainers(func(c string) string { return "name-of-" + c[:4] }, m.namespaceOf)
 	if err := m.Adopt(cid, sb.Endpoints, 0, nil); err != nil {
 		t.Fatal(err)
 	}

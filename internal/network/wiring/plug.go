@@ -281,12 +281,7 @@ func (p *Pool) Wires(ctx context.Context, given *os.File, wanted []Wish, u *undo
 }
 
 // Unplug removes the link with these addresses.
-func (p *Pool) Unplug(pid int, addrs [2]netip.Addr, exits [2]plumb.Exit) error {
-	ns, err := NamespaceOf(pid)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
+func (p *Pool) Unplug(ns *os.File, addrs [2]netip.Addr, exits [2]plumb.Exit) error {
 	gone := slices.DeleteFunc(addrs[:], func(a netip.Addr) bool { return !a.IsValid() })
 	return p.Fit.Unplug(ns, gone, exits)
 }
