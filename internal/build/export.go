@@ -217,8 +217,17 @@ func (l *leased) Release() error {
 
 // receive gives the image to the store.
 func (i *imageExport) receive(ctx context.Context, src *exporter.Source, target ocispec.Descriptor, resp map[string]string) (err error) {
-	done := progress.OneOff(ctx, "exporting to the engine's images")
-	defer func() { err = done(err) }()
+	what := []string{"exporting to the engine's images"}
+	if len(i.names) > 0 {
+		what = what[:0]
+		for _, n := range i.names {
+			what = append(what, "naming to "+n.String())
+		}
+	}
+	for _, w := range what {
+		done := progress.OneOff(ctx, w)
+		defer func() { err = done(err) }()
+	}
 	m, err := i.own(ctx, target)
 	if err != nil {
 		return err
