@@ -58,7 +58,7 @@ func found(img *image.Image, d digest.Digest) ocispec.Descriptor {
 
 // ResolveOp makes the operation of a vertex.
 func (w *ownWorker) ResolveOp(v solver.Vertex, b frontend.FrontendLLBBridge, sm *session.Manager, proxy worker.ProxyOpt) (solver.Op, error) {
-	op, err := w.Worker.ResolveOp(w.engine.sourceOf(v), b, sm, proxy)
+	op, err := w.Worker.ResolveOp(v, b, sm, proxy)
 	if err != nil {
 		return nil, err
 	}
@@ -87,27 +87,4 @@ func (w *ownWorker) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, 
 		out.Op = op
 	}
 	return out, err
-}
-
-// source is a vertex whose image is looked up by its digest.
-type source struct {
-	solver.Vertex
-	op *pb.Op
-}
-
-// Sys is the operation.
-func (s *source) Sys() any { return s.op }
-
-func (e *engine) sourceOf(v solver.Vertex) solver.Vertex {
-	op, ok := v.Sys().(*pb.Op)
-	if !ok || op.GetSource() == nil {
-		return v
-	}
-	changed, _ := e.byDigest(e.running, op.GetSource(), op.GetSource().GetAttrs()[pb.AttrImageResolveMode])
-	if changed == op.GetSource() {
-		return v
-	}
-	op = op.CloneVT()
-	op.Op = &pb.Op_Source{Source: changed}
-	return &source{v, op}
 }

@@ -28,11 +28,13 @@ import (
 	ctdsnapshot "github.com/moby/buildkit/snapshot/containerd"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/moby/buildkit/version"
 	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
 	"github.com/moby/buildkit/worker/label"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sync/semaphore"
@@ -43,6 +45,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/build/caches"
 	"github.com/wherry-engine/wherry/internal/build/classic"
 	"github.com/wherry-engine/wherry/internal/build/diff"
+	"github.com/wherry-engine/wherry/internal/build/digestref"
 	"github.com/wherry-engine/wherry/internal/build/executor"
 	"github.com/wherry-engine/wherry/internal/build/garbage"
 	"github.com/wherry-engine/wherry/internal/build/history"
@@ -132,6 +135,9 @@ func openEngine(ctx context.Context, b *Builder) (_ *engine, err error) {
 		return nil, err
 	}
 	e.worker.SourceManager.Register(e.contexts)
+	e.worker.SourceManager.Register(&digestref.Source{Source: e.worker.ImageSource, Find: func(op *pb.SourceOp, mode string) (*pb.SourceOp, digest.Digest) {
+		return e.byDigest(e.running, op, mode)
+	}})
 	workers := &worker.Controller{}
 	if err := workers.Add(&ownWorker{Worker: e.worker, engine: e}); err != nil {
 		return nil, err

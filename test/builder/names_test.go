@@ -67,4 +67,13 @@ func TestPushedBase(t *testing.T) {
 			t.Errorf("%v: exit %d\n%s", c.args, code, out)
 		}
 	}
+	// What is recorded of a build names the base as its Dockerfile does.
+	wherry(t, e, "build", "--no-cache", "--provenance", "mode=max", dir)
+	id, _, _ := strings.Cut(strings.TrimSpace(wherry(t, e, "builder", "history", "ls", "--format", "{{.Ref}}")), "\n")
+	said := wherry(t, e, "builder", "history", "inspect", "attachment", "--type", "provenance", id)
+	name, d, _ := strings.Cut(base, "@")
+	want := "pkg:docker/" + strings.ReplaceAll(name, ":", "%3A") + "?digest=" + d + "&"
+	if strings.Count(strings.ReplaceAll(said, `\u0026`, "&"), `"`+want) != 1 || strings.Count(said, "pkg:docker/") != 1 {
+		t.Errorf("it does not say %s alone:\n%s", want, said)
+	}
 }
