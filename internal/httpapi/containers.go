@@ -53,24 +53,9 @@ func (h containerHandlers) list(c *call) error {
 	}
 	out := make([]*container.Summary, len(list))
 	for i, one := range list {
-		out[i] = legacySummary(one, c.version)
+		out[i] = older.ContainerSummary(one, int(c.version))
 	}
 	return c.reply(http.StatusOK, out)
-}
-
-func legacySummary(from *container.Summary, v version) *container.Summary {
-	if !v.before(52) {
-		return from
-	}
-	s := *from
-	s.Health = nil
-	if v.before(46) {
-		s.HostConfig.Annotations = nil
-	}
-	if v.before(48) {
-		s.ImageManifestDescriptor = nil
-	}
-	return &s
 }
 
 func (h containerHandlers) inspect(c *call) error {
@@ -78,56 +63,14 @@ func (h containerHandlers) inspect(c *call) error {
 	if err != nil {
 		return err
 	}
-	out := legacyInspect(r, c.version)
+	out := older.Container(r, int(c.version))
 	if h.Reach == nil {
 		return c.reply(http.StatusOK, out)
 	}
 	if reach := h.Reach.ReachOf(r.ID); len(reach) > 0 {
-		out = extended{out, fields{"Reach": reach}} // an extension: docs/networks.md
+		out = older.With(out, older.Members{"Reach": reach}) // an extension: docs/networks.md
 	}
 	return c.reply(http.StatusOK, out)
-}
-
-// legacyInspect gives older clients the answer that they know: up to 1.51 the
-// settings of the default bridge stood at the top of NetworkSettings too.
-func legacyInspect(from *container.InspectResponse, v version) any {
-	r := *from
-	if r.Config == nil {
-		r.Config = &container.Config{}
-	}
-	if v.before(48) {
-		r.ImageManifestDescriptor = nil
-	}
-	if !v.before(52) {
-		return &r
-	}
-	top := fields{
-		"Bridge": "", "HairpinMode": false, "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0,
-		"SecondaryIPAddresses": nil, "SecondaryIPv6Addresses": nil,
-		"EndpointID": "", "Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
-		"IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "MacAddress": "",
-	}
-	config := fields{}
-	if r.NetworkSettings != nil {
-		if e := r.NetworkSettings.Networks["bridge"]; e != nil {
-			top["EndpointID"] = e.EndpointID
-			top["Gateway"] = e.Gateway
-			top["GlobalIPv6Address"] = e.GlobalIPv6Address
-			top["GlobalIPv6PrefixLen"] = e.GlobalIPv6PrefixLen
-			top["IPAddress"] = e.IPAddress
-			top["IPPrefixLen"] = e.IPPrefixLen
-			top["IPv6Gateway"] = e.IPv6Gateway
-			top["MacAddress"] = e.MacAddress
-		}
-	}
-	if asked := older.MAC(&r); len(asked) > 0 && v.before(44) {
-		config["MacAddress"] = asked
-	}
-	more := fields{"NetworkSettings": top, "Config": config}
-	if v.before(42) {
-		more["HostConfig"] = fields{"KernelMemory": 0, "KernelMemoryTCP": 0}
-	}
-	return extended{&r, more}
 }
 
 func (h containerHandlers) top(c *call) error {

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/wherry-engine/wherry/internal/event"
+	"github.com/wherry-engine/wherry/internal/httpapi/older"
 )
 
 // events streams what happens, one JSON object a line.
@@ -52,7 +53,7 @@ func (h systemHandlers) events(c *call) error {
 				return err
 			}
 		}
-		return enc.Encode(legacyEvent(m))
+		return enc.Encode(older.Event(m))
 	}
 	for _, m := range past {
 		if err := send(m); err != nil {
@@ -89,17 +90,4 @@ func streamType(c *call) string {
 		return types.MediaTypeJSON
 	}
 	return types.MediaTypeJSONLines
-}
-
-// legacyEvent adds the members that clients before 1.52 read, the docker CLI
-// up to version 25 among them, in every version: docker-py asks for the newest
-// one and reads them all the same.
-func legacyEvent(m events.Message) any {
-	switch m.Type {
-	case events.ContainerEventType:
-		return extended{m, fields{"id": m.Actor.ID, "status": m.Action, "from": m.Actor.Attributes["image"]}}
-	case events.ImageEventType:
-		return extended{m, fields{"id": m.Actor.ID, "status": m.Action}}
-	}
-	return m
 }

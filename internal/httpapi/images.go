@@ -3,11 +3,10 @@ package httpapi
 import (
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/distribution/reference"
-	"github.com/moby/moby/api/types/image"
 
+	"github.com/wherry-engine/wherry/internal/httpapi/older"
 	imagestore "github.com/wherry-engine/wherry/internal/image"
 )
 
@@ -47,32 +46,9 @@ func (h imageHandlers) list(c *call) error {
 	}
 	out := make([]any, len(list))
 	for i, one := range list {
-		out[i] = legacyImage(one, c.version)
+		out[i] = older.ImageSummary(one, int(c.version))
 	}
 	return c.reply(http.StatusOK, out)
-}
-
-func legacyImage(from *image.Summary, v version) any {
-	s := *from
-	if v.before(43) && len(s.RepoTags) == 0 && len(s.RepoDigests) == 0 {
-		s.RepoTags, s.RepoDigests = []string{"<none>:<none>"}, []string{"<none>@<none>"}
-	}
-	if s.RepoTags == nil {
-		s.RepoTags = []string{}
-	}
-	if s.RepoDigests == nil {
-		s.RepoDigests = []string{}
-	}
-	if v.before(48) {
-		s.Descriptor = nil
-	}
-	if v.before(51) {
-		s.Containers = -1
-	}
-	if v.before(44) {
-		return extended{&s, fields{"VirtualSize": s.Size}}
-	}
-	return &s
 }
 
 func (h imageHandlers) inspect(c *call) error {
@@ -88,58 +64,11 @@ func (h imageHandlers) inspect(c *call) error {
 	if err != nil {
 		return err
 	}
-	out, err := legacyImageInspect(r, c.version)
+	out, err := older.Image(r, int(c.version))
 	if err != nil {
 		return err
 	}
 	return c.reply(http.StatusOK, out)
-}
-
-// legacyImageInspect gives older clients the members that newer versions leave
-// out, some of them always empty.
-func legacyImageInspect(from *imagestore.Inspection, v version) (any, error) {
-	r := from.InspectResponse
-	if r.RepoTags == nil {
-		r.RepoTags = []string{}
-	}
-	if r.RepoDigests == nil {
-		r.RepoDigests = []string{}
-	}
-	if v.before(48) {
-		r.Descriptor = nil
-	}
-	if v.before(53) {
-		r.Identity = nil
-	}
-	if !v.before(52) {
-		return &r, nil
-	}
-	config := fields{
-		"Cmd": nil, "Entrypoint": nil, "Env": nil, "Labels": nil, "OnBuild": nil, "User": "", "Volumes": nil, "WorkingDir": "",
-	}
-	if v.before(50) {
-		for _, name := range []string{"AttachStderr", "AttachStdin", "AttachStdout", "OpenStdin", "StdinOnce", "Tty"} {
-			config[name] = false
-		}
-		for _, name := range []string{"Domainname", "Hostname", "Image"} {
-			config[name] = ""
-		}
-	}
-	more := fields{"Parent": from.Parent, "Comment": "", "DockerVersion": "", "Author": "", "Config": config}
-	if v.before(45) {
-		o, err := from.Origin()
-		if err != nil {
-			return nil, err
-		}
-		more["Container"], more["ContainerConfig"] = o.Container, o.Config
-	}
-	if v.before(44) {
-		more["VirtualSize"] = r.Size
-		if r.Created == "" {
-			r.Created = time.Time{}.Format(time.RFC3339Nano)
-		}
-	}
-	return extended{&r, more}, nil
 }
 
 func (h imageHandlers) history(c *call) error {

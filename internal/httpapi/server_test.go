@@ -256,17 +256,6 @@ func TestLegacyInspect(t *testing.T) {
 	}
 }
 
-func TestExtendedKeepsWhatIsThere(t *testing.T) {
-	got, err := json.Marshal(extended{map[string]any{"a": 1, "n": nil, "o": map[string]any{"x": 1}}, fields{
-		"a": 2, "b": 3, "n": 4, "o": fields{"x": 5, "y": 6}, "new": fields{"z": 7}}})
-	if want := `{"a":1,"b":3,"n":4,"new":{"z":7},"o":{"x":1,"y":6}}`; string(got) != want || err != nil {
-		t.Errorf("%s %v", got, err)
-	}
-	if got, _ := json.Marshal(extended{nil, fields{"a": 1}}); string(got) != "null" {
-		t.Errorf("%s", got)
-	}
-}
-
 func TestCreateOfOlderClients(t *testing.T) {
 	var got lifecycle.CreateRequest
 	s, _ := newServer(t, Backends{Lifecycle: fakeLifecycle{create: func(r lifecycle.CreateRequest) (container.CreateResponse, error) {

@@ -17,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/wherry-engine/wherry/internal/frame"
+	"github.com/wherry-engine/wherry/internal/httpapi/older"
 	"github.com/wherry-engine/wherry/internal/query"
 	"github.com/wherry-engine/wherry/internal/session"
 )
@@ -274,7 +275,7 @@ func (h streamHandlers) stats(c *call) error {
 		if !c.w.begun {
 			return c.reply(http.StatusOK, r)
 		}
-		data, err := marshal(r)
+		data, err := older.Marshal(r)
 		if err == nil {
 			_, err = c.w.Write(append(data, '\n'))
 		}

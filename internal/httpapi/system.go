@@ -3,7 +3,7 @@ package httpapi
 import (
 	"net/http"
 
-	"github.com/moby/moby/api/types/system"
+	"github.com/wherry-engine/wherry/internal/httpapi/older"
 )
 
 func systemRoutes(b *Backends) []route {
@@ -26,42 +26,5 @@ func (h systemHandlers) info(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, legacyInfo(info, c.version))
-}
-
-// legacyInfo gives older clients the answer that they know.
-func legacyInfo(from *system.Info, v version) any {
-	info := *from
-	more := fields{}
-	if v.before(44) {
-		plain := make(map[string]system.RuntimeWithStatus, len(info.Runtimes))
-		for name, r := range info.Runtimes {
-			plain[name] = system.RuntimeWithStatus{Runtime: r.Runtime}
-		}
-		info.Runtimes = plain
-	}
-	if v.before(46) {
-		info.Containerd = nil
-	}
-	if v.before(47) {
-		more["RegistryConfig"] = fields{
-			"AllowNondistributableArtifactsCIDRs":     nil,
-			"AllowNondistributableArtifactsHostnames": nil,
-		}
-	}
-	if v.before(49) {
-		info.FirewallBackend = nil
-		more["ContainerdCommit"] = fields{"Expected": info.ContainerdCommit.ID}
-		more["RuncCommit"] = fields{"Expected": info.RuncCommit.ID}
-		more["InitCommit"] = fields{"Expected": info.InitCommit.ID}
-	}
-	if v.before(50) {
-		info.DiscoveredDevices = nil
-		more["BridgeNfIptables"] = false
-		more["BridgeNfIp6tables"] = false
-	}
-	if v.before(53) {
-		info.NRI = nil
-	}
-	return extended{&info, more}
+	return c.reply(http.StatusOK, older.Info(info, int(c.version)))
 }

@@ -26,7 +26,7 @@ type transferHandlers struct{ *Backends }
 type progress struct{ c *call }
 
 func (p progress) send(m jsonstream.Message) {
-	more := fields{}
+	more := older.Members{}
 	if m.Error != nil {
 		more["error"] = m.Error.Message // where clients before 1.48 look
 	}
@@ -35,7 +35,7 @@ func (p progress) send(m jsonstream.Message) {
 			more["progress"] = bar
 		}
 	}
-	data, err := marshal(extended{m, more})
+	data, err := older.Marshal(older.With(m, more))
 	if err != nil {
 		return // a type of ours that cannot be written: there is none
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/wherry-engine/wherry/internal/httpapi/older"
 	imagestore "github.com/wherry-engine/wherry/internal/image"
 )
 
@@ -205,12 +206,12 @@ func TestLegacyImages(t *testing.T) {
 func TestLegacyInfo(t *testing.T) {
 	i := &system.Info{FirewallBackend: &system.FirewallInfo{Driver: "nftables"}, RuncCommit: system.Commit{ID: "x"},
 		Runtimes: map[string]system.RuntimeWithStatus{"a": {Status: map[string]string{"k": "v"}}}}
-	old, err := json.Marshal(legacyInfo(i, 41))
+	old, err := json.Marshal(older.Info(i, 41))
 	if err != nil || strings.Contains(string(old), "nftables") || strings.Contains(string(old), `"k"`) ||
 		!strings.Contains(string(old), `"RuncCommit":{"Expected":"x","ID":"x"}`) || !strings.Contains(string(old), `"BridgeNfIptables":false`) {
 		t.Errorf("%s %v", old, err)
 	}
-	now, err := json.Marshal(legacyInfo(i, newest))
+	now, err := json.Marshal(older.Info(i, int(newest)))
 	if err != nil || !strings.Contains(string(now), "nftables") || !strings.Contains(string(now), `"k"`) || strings.Contains(string(now), "Expected") {
 		t.Errorf("%s %v", now, err)
 	}

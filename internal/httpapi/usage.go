@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/moby/moby/api/types/system"
+
+	"github.com/wherry-engine/wherry/internal/httpapi/older"
 )
 
 func usageRoutes(b *Backends) []route {
@@ -33,49 +35,13 @@ func (h usageHandlers) usage(c *call) error {
 	if verbose {
 		return c.reply(http.StatusOK, u)
 	}
-	old := legacyUsage(u, c.version)
+	old := older.Usage(u, int(c.version))
 	if c.version.before(52) {
 		return c.reply(http.StatusOK, old)
 	}
 	// Clients that do not name a version get both forms, as dockerd sends them;
 	// the lists are in the old one.
-	return c.reply(http.StatusOK, extended{plainUsage(u), old})
-}
-
-// legacyUsage is the answer as it was before version 52: lists of which the
-// client makes the sums.
-func legacyUsage(u *system.DiskUsage, v version) fields {
-	old := fields{"BuilderSize": 0}
-	if !v.before(42) {
-		delete(old, "BuilderSize")
-	}
-	if i := u.ImageUsage; i != nil {
-		list := make([]any, len(i.Items))
-		for n := range i.Items {
-			list[n] = &i.Items[n]
-			if v.before(44) {
-				list[n] = extended{&i.Items[n], fields{"VirtualSize": i.Items[n].Size}}
-			}
-		}
-		old["LayersSize"], old["Images"] = i.TotalSize, list
-	}
-	if c := u.ContainerUsage; c != nil {
-		old["Containers"] = orEmpty(c.Items)
-	}
-	if vol := u.VolumeUsage; vol != nil {
-		old["Volumes"] = orEmpty(vol.Items)
-	}
-	if b := u.BuildCacheUsage; b != nil {
-		old["BuildCache"] = orEmpty(b.Items)
-	}
-	return old
-}
-
-func orEmpty[T any](list []T) []T {
-	if list == nil {
-		return []T{}
-	}
-	return list
+	return c.reply(http.StatusOK, older.With(plainUsage(u), old))
 }
 
 // plainUsage leaves the lists out.

@@ -1,4 +1,5 @@
-// Package older owns what requests of older API versions mean in the newest.
+// Package older owns older API versions: what their requests mean in the newest,
+// and the answers that their clients know.
 package older
 
 import (

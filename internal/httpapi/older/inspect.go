@@ -7,9 +7,9 @@ import (
 	engine "github.com/wherry-engine/wherry/internal/network"
 )
 
-// MAC is the hardware address that a container had in its configuration before
+// mac is the hardware address that a container had in its configuration before
 // 1.44: the one that was wished for its main network. nil for none.
-func MAC(r *container.InspectResponse) network.HardwareAddr {
+func mac(r *container.InspectResponse) network.HardwareAddr {
 	if r.NetworkSettings == nil {
 		return nil
 	}

@@ -1,25 +1,27 @@
-package httpapi
+package older
 
 import (
 	"bytes"
 	"encoding/json"
 )
 
-// fields are members that an older version of the API had and the types of the
-// newest one do not know. A value of type fields is merged into the object of
-// that name.
-type fields map[string]any
+// Members are some that the types of the newest version do not know: an older
+// one had them, or they are ours. A value of type Members is merged into the
+// object of that name.
+type Members map[string]any
 
-// extended is a value that is sent with more members. What the value has
-// itself and is not null stays as it is.
+// With is a value that is sent with more members. What the value has itself and
+// is not null stays as it is.
+func With(value any, more Members) any { return extended{value, more} }
+
 type extended struct {
 	value any
-	more  fields
+	more  Members
 }
 
 // MarshalJSON costs a second pass, only where there is something to add.
 func (e extended) MarshalJSON() ([]byte, error) {
-	data, err := marshal(e.value)
+	data, err := Marshal(e.value)
 	if err != nil || len(e.more) == 0 {
 		return data, err
 	}
@@ -33,22 +35,22 @@ func (e extended) MarshalJSON() ([]byte, error) {
 	for name, add := range e.more {
 		have, ok := object[name]
 		missing := !ok || bytes.Equal(have, []byte("null"))
-		sub, isObject := add.(fields)
+		sub, isObject := add.(Members)
 		switch {
 		case isObject && !missing:
 			add = extended{have, sub}
 		case !missing:
 			continue
 		}
-		if object[name], err = marshal(add); err != nil {
+		if object[name], err = Marshal(add); err != nil {
 			return nil, err
 		}
 	}
-	return marshal(object)
+	return Marshal(object)
 }
 
-// marshal is json.Marshal that leaves <, > and & as they are.
-func marshal(v any) ([]byte, error) {
+// Marshal is json.Marshal that leaves <, > and & as they are.
+func Marshal(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)

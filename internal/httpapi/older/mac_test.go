@@ -1,4 +1,4 @@
-package httpapi
+package older
 
 import (
 	"encoding/json"
@@ -33,7 +33,7 @@ func TestWishedMAC(t *testing.T) {
 		maps.DeleteFunc(nets, func(_ string, e *network.EndpointSettings) bool { return e == nil })
 		in := &container.InspectResponse{HostConfig: &container.HostConfig{NetworkMode: c.mode}, NetworkSettings: &container.NetworkSettings{Networks: nets}}
 		for _, v := range []int{41, 44} {
-			b, err := marshal(legacyInspect(in, version(v)))
+			b, err := Marshal(Container(in, v))
 			var out struct{ Config struct{ MacAddress string } }
 			if err == nil {
 				err = json.Unmarshal(b, &out)
