@@ -49,8 +49,7 @@ func (e *engine) common(ctx context.Context, list []*client.UsageInfo) (*linked.
 	}
 	var all []linked.Holder
 	for _, r := range list {
-		record := cmp.Or(e.note(r.ID, keyEqual), r.ID)
-		name := shared(e.snapshotName(record))
+		name := filesOf(e, r.ID)
 		delete(images, name)
 		dir, still, err := snapshot.Files(ctx, layers, name)
 		if err == nil { // else removed meanwhile, or not unpacked
@@ -111,6 +110,47 @@ func (b *Builder) Twice(ctx context.Context, names []string) (map[string]int64, 
 		out[name] = twice[fmt.Sprintf("%08d", i)]
 	}
 	return out, nil
+}
+
+// Linked tells of layers that go, by the names of the snapshots that have their
+// files, how many of their bytes others have by links, and do not go, or were
+// counted with several of them. To be called before they go.
+func (b *Builder) Linked(ctx context.Context) (over func(gone map[string]bool) int64, err error) {
+	if b.opened() == nil && !b.used() {
+		return func(map[string]bool) int64 { return 0 }, nil
+	}
+	e, err := b.settled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := e.records(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names, err := e.inImages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range list {
+		names[filesOf(e, r.ID)] = true
+	}
+	var all []linked.Holder
+	for name := range names {
+		dir, still, err := snapshot.Files(content.With(ctx), b.cfg.Images.Snapshots(), name)
+		if err == nil { // else removed meanwhile, or not unpacked
+			all = append(all, linked.Holder{ID: name, Dir: dir, Still: still})
+		}
+	}
+	a, err := e.links.Read(all)
+	if err != nil {
+		return nil, err
+	}
+	return a.OverLengths, nil
+}
+
+// filesOf names the snapshot that has the files of a record.
+func filesOf(e *engine, record string) string {
+	return shared(e.snapshotName(cmp.Or(e.note(record, keyEqual), record)))
 }
 
 // inImages names the snapshots that have the files of images.

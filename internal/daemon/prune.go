@@ -34,7 +34,7 @@ func (p pruner) Prune(ctx context.Context, f filter.Args) (apiimage.PruneReport,
 	if err := p.images.builds.Settle(ctx); err != nil {
 		return report, err
 	}
-	report.ImagesDeleted, report.SpaceReclaimed, err = p.images.Prune(ctx, !dangling, spare)
+	report.ImagesDeleted, report.SpaceReclaimed, err = p.images.Prune(ctx, !dangling, spare, p.images.builds.Linked)
 	return report, err
 }
 

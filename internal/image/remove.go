@@ -18,6 +18,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/content"
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/snapshot"
 )
 
 // RemoveOptions are those of rmi.
@@ -313,9 +314,10 @@ func pruneParents(ctx context.Context, s *Store, parent digest.Digest) (out []im
 
 // Prune removes the images that no container uses: all of them, or only those
 // without a name. keep, if any, spares an image. It returns what was deleted
-// and the bytes of the layers' files and blobs that became free.
-func (s *Store) Prune(ctx context.Context, all bool, keep func(*Image) bool) ([]imageapi.DeleteResponse, uint64, error) {
-	before, err := s.Disk(ctx)
+// and the bytes of the layers' files and blobs that became free; linked, called
+// before, tells how many bytes of layers that go are counted twice or stay by links.
+func (s *Store) Prune(ctx context.Context, all bool, keep func(*Image) bool, linked func(context.Context) (func(gone map[string]bool) int64, error)) ([]imageapi.DeleteResponse, uint64, error) {
+	reclaimed, err := measure(ctx, s, linked)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -350,14 +352,38 @@ func (s *Store) Prune(ctx context.Context, all bool, keep func(*Image) bool) ([]
 	if err := s.Collect(ctx); err != nil {
 		return out, 0, err
 	}
-	after, err := s.Disk(ctx)
-	freed := uint64(max(0, before-after))
+	freed, err := reclaimed()
 	if err == nil && s.events != nil {
 		now := time.Now()
 		s.events(events.Message{Type: events.ImageEventType, Action: events.ActionPrune, Scope: "local",
 			Actor: events.Actor{Attributes: map[string]string{"reclaimed": strconv.FormatUint(freed, 10)}}, Time: now.Unix(), TimeNano: now.UnixNano()})
 	}
 	return out, freed, err
+}
+
+// measure gives how much of the disk is free again since.
+func measure(ctx context.Context, s *Store, linked func(context.Context) (func(map[string]bool) int64, error)) (since func() (uint64, error), err error) {
+	ctx = content.With(ctx)
+	blobs, err := s.content.Total(ctx)
+	if err != nil {
+		return nil, err
+	}
+	layers, err := snapshot.Sizes(ctx, s.snapshots)
+	if err != nil {
+		return nil, err
+	}
+	over, err := linked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return func() (uint64, error) {
+		now, err := s.content.Total(ctx)
+		if err != nil {
+			return 0, err
+		}
+		gone, bytes, err := snapshot.Gone(ctx, s.snapshots, layers)
+		return uint64(max(0, blobs-now+bytes-over(gone))), err
+	}, nil
 }
 
 // Disk returns the bytes of all blobs, whole and unfinished, and of all layers'

@@ -227,7 +227,7 @@ func TestTagErrorsAndMoves(t *testing.T) {
 	if !strings.HasPrefix(out, "Loaded image ID: sha256:") {
 		t.Errorf("messages %q", out)
 	}
-	if _, n, err := f.Prune(ctx, false, nil); err != nil || n == 0 {
+	if _, n, err := f.Prune(ctx, false, nil, alone); err != nil || n == 0 {
 		t.Errorf("prune: %d %v", n, err)
 	}
 	if got := ids(nil); len(got) != 2 {

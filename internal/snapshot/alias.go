@@ -70,6 +70,31 @@ func Files(ctx context.Context, s *Store, name string) (dir string, still bool, 
 	return dir, false, err
 }
 
+// Sizes gives the bytes of the files of all layers, by the snapshots that have them.
+func Sizes(ctx context.Context, s *Store) (map[string]int64, error) {
+	out := map[string]int64{}
+	err := s.sn.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		if n, err := strconv.ParseInt(info.Labels[labelSize], 10, 64); err == nil {
+			out[Stands(info)] = n
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Gone tells which of some snapshots are not there any more.
+func Gone(ctx context.Context, s *Store, sizes map[string]int64) (gone map[string]bool, bytes int64, err error) {
+	gone = map[string]bool{}
+	for name, n := range sizes {
+		if _, err := s.sn.Stat(ctx, name); errdefs.IsNotFound(err) {
+			gone[name], bytes = true, bytes+n
+		} else if err != nil {
+			return nil, 0, err
+		}
+	}
+	return gone, bytes, nil
+}
+
 // Usage is what a snapshot takes. A step can leave one that is being written with
 // files deeper than a path can tell, which sn, the snapshotter, cannot count.
 func Usage(ctx context.Context, s *Store, sn snapshots.Snapshotter, name string) (snapshots.Usage, error) {

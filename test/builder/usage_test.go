@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -68,6 +69,75 @@ func TestAccount(t *testing.T) {
 		}
 		if now.ImageUsage.TotalCount == 0 && images != 0 {
 			t.Errorf("after %s: there is no image, and images have %d bytes", args, images)
+		}
+	}
+}
+
+// What `image prune` says that it freed is what the disk has won, whatever images
+// and the cache have in common, by links too.
+func TestPruneFreed(t *testing.T) {
+	e := engine(t, "")
+	large := strings.Repeat("what layers have by links\n", 1<<16)
+	dir := files(t, map[string]string{
+		"Dockerfile": "FROM busybox AS stage\nCOPY large /\nRUN cp /large /made\nFROM busybox\nCOPY --from=stage /large /made /\n",
+		"large":      large, "one": "FROM scratch\nCOPY large /\n", "two": "FROM busybox\nCOPY large /\nCOPY one /\n",
+		"from": "FROM made\nRUN rm /made\n", "image": "FROM busybox\nCOPY --from=made /made /\n",
+	})
+	build := func(names ...string) (steps [][]string) {
+		for _, name := range names {
+			file := name
+			if name == "made" {
+				file = "Dockerfile"
+			}
+			steps = append(steps, []string{"build", "-q", "-t", name, "-f", filepath.Join(dir, file), dir})
+		}
+		return steps
+	}
+	cache := []string{"builder", "prune", "-af"}
+	for n, c := range []struct {
+		before [][]string
+		some   bool // something goes
+	}{
+		{before: build("made", "one", "two")},
+		{before: append(build("made", "one", "two"), cache), some: true},
+		{before: append(build("one", "two"), cache, []string{"create", "--name", "other", "one", "x"}), some: true},
+		{before: [][]string{{"rm", "other"}}, some: true},
+		{before: append(build("made", "one", "from", "image"), cache, []string{"create", "--name", "user", "image", "x"}), some: true},
+		{before: [][]string{{"rm", "user"}}, some: true},
+		{before: append(build("made", "one", "image"), []string{"rmi", "made"}, cache, build("one")[0]), some: true},
+	} {
+		if _, _, _, err := e.CLI("rmi", "busybox"); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.LoadBusybox(); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range c.before {
+			wherry(t, e, args...)
+		}
+		before, _, err := lies(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		code, body, err := e.API("POST", `/images/prune?filters={"dangling":["false"]}`, nil)
+		if err != nil || code != 200 {
+			t.Fatal(code, string(body), err)
+		}
+		var report image.PruneReport
+		if err := json.Unmarshal(body, &report); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			after, _, err := lies(e)
+			if err == nil && before-after == int64(report.SpaceReclaimed) {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%d: %d bytes are said to be free, %d are: %v", n, report.SpaceReclaimed, before-after, err)
+			}
+		}
+		if c.some != (report.SpaceReclaimed > uint64(len(large))/2) {
+			t.Errorf("%d: %d bytes went", n, report.SpaceReclaimed)
 		}
 	}
 }

@@ -173,9 +173,18 @@ func (a *Account) twice(size func(file) int64) map[string]int64 {
 	return out
 }
 
-// Over gives by how much less was freed than what removed records were counted
-// with, each alone.
+// Over gives by how much less was freed on the disk than what removed records were
+// counted with, each alone.
 func (a *Account) Over(removed map[string]bool) (bytes int64) {
+	return a.over(removed, func(f file) int64 { return f.bytes })
+}
+
+// OverLengths is Over in how long the files are.
+func (a *Account) OverLengths(removed map[string]bool) (bytes int64) {
+	return a.over(removed, func(f file) int64 { return f.length })
+}
+
+func (a *Account) over(removed map[string]bool, size func(file) int64) (bytes int64) {
 	stays, gone := map[uint64]bool{}, map[uint64]bool{}
 	for _, h := range a.extra {
 		if removed[h.ID] {
@@ -195,7 +204,7 @@ func (a *Account) Over(removed map[string]bool) (bytes int64) {
 		}
 		for _, f := range h.files {
 			if stays[f.inode] || gone[f.inode] {
-				bytes += f.bytes
+				bytes += size(f)
 			}
 			gone[f.inode] = true
 		}
