@@ -35,8 +35,9 @@ type loans struct {
 	gone   bool // nothing is lent, or nothing more
 }
 
-// worth is the size from which on a file is borrowed.
-const worth = 256 << 10
+// worth is the size from which on a file is borrowed: where it would be more than
+// one message. Of files of 8 KB it makes no difference.
+const worth = 32 << 10
 
 // lent tells whether a file is to be borrowed, and has it come.
 func (r *receiver) lent(ctx context.Context, g *errgroup.Group, f *file) bool {
@@ -145,7 +146,7 @@ func (r *receiver) copied(ctx context.Context, f *file, from *os.File, at *opene
 	shared := unix.IoctlFileClone(int(to.Fd()), int(from.Fd())) == nil
 	err = finish(to, f.st, func(w io.Writer) error {
 		if !shared {
-			return r.flow(ctx, from, h, w)
+			return r.flow(ctx, f, from, h, w)
 		}
 		// The client's may be written to by now; the digest is that of ours.
 		again, err := open(dir, f.st)
@@ -153,7 +154,7 @@ func (r *receiver) copied(ctx context.Context, f *file, from *os.File, at *opene
 			return err
 		}
 		defer again.Close()
-		return r.flow(ctx, again, h, nil)
+		return r.flow(ctx, f, again, h, nil)
 	})
 	if err != nil {
 		return err
@@ -161,12 +162,23 @@ func (r *receiver) copied(ctx context.Context, f *file, from *os.File, at *opene
 	return r.note(f.st, h)
 }
 
-// held is how many parts of a file are in memory.
+// held is how many parts of a large file are in memory.
 const held = 3
 
-// flow reads a file to its end and writes it to w, if that is not nil, while the
-// digest is made.
-func (r *receiver) flow(ctx context.Context, from *os.File, h hash.Hash, w io.Writer) error {
+// flow reads a file to its end and writes it to w, if that is not nil. The digest
+// of a large one is made at the same time.
+func (r *receiver) flow(ctx context.Context, f *file, from *os.File, h hash.Hash, w io.Writer) error {
+	if f.st.Size <= small {
+		b := r.empty()
+		defer func() { r.rooms.Put(&b) }()
+		for {
+			n, err := from.Read(b)
+			h.Write(b[:n]) //nolint:errcheck // it never fails
+			if last, err := r.put(ctx, w, b[:n], err); last {
+				return err
+			}
+		}
+	}
 	free, full := make(chan []byte, held), make(chan []byte, held)
 	for range held {
 		free <- r.empty()
@@ -192,19 +204,25 @@ func (r *receiver) flow(ctx context.Context, from *os.File, h hash.Hash, w io.Wr
 		b := <-free
 		n, err := from.Read(b)
 		full <- b[:n]
-		if n > 0 && w != nil {
-			if _, err := w.Write(b[:n]); err != nil {
-				return err
-			}
-		}
-		r.came(n)
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
+		if last, err := r.put(ctx, w, b[:n], err); last {
 			return err
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
 		}
 	}
+}
+
+// put writes what a read has given, and tells whether it was the last.
+func (r *receiver) put(ctx context.Context, w io.Writer, b []byte, err error) (last bool, _ error) {
+	if len(b) > 0 && w != nil {
+		if _, err := w.Write(b); err != nil {
+			return true, err
+		}
+	}
+	r.came(len(b))
+	switch {
+	case errors.Is(err, io.EOF):
+		return true, nil
+	case err != nil:
+		return true, err
+	}
+	return ctx.Err() != nil, context.Cause(ctx)
 }

@@ -81,7 +81,7 @@ func TestLent(t *testing.T) {
 					return os.Open(filepath.Join(from, name))
 				})
 			})
-			// Those of more than 256 KB: d/big, five at once, 300 of the many, and
+			// Those of 32 KB and more: b, d/big, z, five at once, many of the 700, and
 			// what is new of them after other changes.
 			if asked.Load() < 10 || (lent.Load() == 0) != (c.name == "none") {
 				t.Errorf("%d files lent, %d asked for", lent.Load(), asked.Load())
