@@ -554,39 +554,6 @@ func TestKill(t *testing.T) {
 	})
 }
 
-func TestRemoveBusy(t *testing.T) {
-	both(t, func(t *testing.T, h *Hierarchy) {
-		g := fresh(t, h, nil)
-		c := spawn(t, g, "wait")
-		c.line(t)
-		start := time.Now()
-		if err := g.Remove(); err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(start); took > 500*time.Millisecond {
-			t.Errorf("remove of a busy group kept its caller for %v", took)
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
-		defer cancel()
-		if err := h.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("drain of a busy group: %v", err)
-		}
-		// The same path again: refused while there are processes, then made anew.
-		if _, _, err := h.Create(g.Path(), nil); !errdefs.IsAlreadyExists(err) {
-			t.Errorf("create over a busy group: %v", err)
-		}
-		go func() {
-			time.Sleep(50 * time.Millisecond)
-			c.Process.Kill()
-		}()
-		again, _, err := h.Create(g.Path(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		discard(t, h, again)
-	})
-}
-
 func TestNested(t *testing.T) {
 	both(t, func(t *testing.T, h *Hierarchy) {
 		g := fresh(t, h, nil)
@@ -779,60 +746,4 @@ func BenchmarkCreateRemove(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(create.Nanoseconds())/float64(b.N), "ns/create")
-}
-
-// TestRemovalLate: a group whose removal is on record, and has not begun, may be
-// made anew; the removal then leaves it alone.
-func TestRemovalLate(t *testing.T) {
-	both(t, func(t *testing.T, h *Hierarchy) {
-		old := fresh(t, h, &Resources{Devices: dockerDevices()})
-		inner := filepath.Join(old.impl.anchor(), "inner")
-		if err := os.Mkdir(inner, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		first, second := old.Removal(), old.Removal()
-		ctx, cancel := context.WithCancel(context.Background())
-		cancel()
-		if err := h.Drain(ctx); !errors.Is(err, context.Canceled) {
-			t.Errorf("drain before the removal: %v", err)
-		}
-		again, _, err := h.Create(old.Path(), &Resources{Devices: dockerDevices()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if exists(inner) {
-			t.Error("the group made anew is the old one")
-		}
-		for _, remove := range []func() error{first, second} {
-			if err := remove(); err != nil {
-				t.Error(err)
-			}
-		}
-		spawn(t, again, "wait").line(t) // where it cannot join, it says so
-		for _, c := range again.Controllers() {
-			if !exists(c.Dir) {
-				t.Errorf("%s is gone", c.Dir)
-			}
-		}
-	})
-}
-
-// TestVacate: after it the path is somebody else's, whatever was to be removed.
-func TestVacate(t *testing.T) {
-	both(t, func(t *testing.T, h *Hierarchy) {
-		g := fresh(t, h, nil)
-		if err := h.Vacate(g.Path()); err != nil || !exists(g.impl.anchor()) {
-			t.Fatalf("a group that is not to be removed: %v", err)
-		}
-		remove := g.Removal()
-		if err := h.Vacate(g.Path()); err != nil || exists(g.impl.anchor()) {
-			t.Errorf("the group that was to be removed is there still: %v", err)
-		}
-		if err := os.Mkdir(g.impl.anchor(), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := remove(); err != nil || !exists(g.impl.anchor()) {
-			t.Errorf("the removal took what somebody else made: %v", err)
-		}
-	})
 }

@@ -365,7 +365,7 @@ func (r *removal) attempt(most time.Duration) bool {
 		r.err = fmt.Errorf("cgroup %s: %w", g.name, err)
 	}
 	r.over = true
-	close(r.done)
+	defer close(r.done)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err == nil && m.pending[g.path] == r {
