@@ -52,6 +52,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/build/linked"
 	"github.com/wherry-engine/wherry/internal/build/space"
 	"github.com/wherry-engine/wherry/internal/content"
+	"github.com/wherry-engine/wherry/internal/snapshot"
 )
 
 var errClosed = errdefs.ErrUnavailable.WithMessage("the engine is shutting down")
@@ -211,7 +212,7 @@ func (e *engine) workerOptions(root string) (base.WorkerOpt, error) {
 	}
 	contents := ctdsnapshot.NewContentStore(blobs{store.Blobs()}, content.Namespace)
 	layersOf := committed{e}
-	e.differ = &diff.Differ{Layers: layersOf, Content: store, Snapshotter: driver, Other: walking.NewWalkingDiff(contents)}
+	e.differ = &diff.Differ{Layers: layersOf, Content: store, Snapshotter: driver, Other: walking.NewWalkingDiff(contents), Placed: func() { snapshot.Placed(images.Snapshots()) }}
 	return base.WorkerOpt{
 		ID: id, Root: root, MetadataStore: md, Executor: e.exec,
 		Labels:          labels,

@@ -110,6 +110,10 @@ func Usage(ctx context.Context, s *Store, sn snapshots.Snapshotter, name string)
 	return snapshots.Usage{Size: n}, err
 }
 
+// Placed notes that files of a layer are about to be needed by what will be
+// durable: the next Sync does not pass them over.
+func Placed(s *Store) { s.placed.Add(1) }
+
 // Alias gives the files of a committed snapshot the further name of a layer on
 // top of the chain parent ("" for none). The lease in ctx keeps it. Size may know
 // how many bytes the files in a directory have; if not, they are summed.

@@ -36,6 +36,9 @@ type Differ struct {
 	Content     *enginecontent.Store
 	Snapshotter string
 	Other       diff.Comparer // for what is no overlay
+	// Placed is called before a layer's files are needed as long as its archive: who
+	// makes that durable is to make them durable, too.
+	Placed func()
 
 	mu    sync.Mutex
 	sizes map[string]int64
@@ -123,6 +126,7 @@ func (d *Differ) archive(ctx context.Context, dir, snapshot string, lower []moun
 	if err != nil {
 		return desc, err
 	}
+	d.Placed()
 	return d.Content.AddArchive(ctx, b, d.Snapshotter, snapshot)
 }
 
