@@ -129,9 +129,14 @@ func (x Exchange) Tags(repository reference.Named) []reference.Named {
 	return x.s.tagsOf(repository.Name())
 }
 
-// Announce publishes that an image was pulled or pushed under a name.
+// Announce publishes that an image was pulled or pushed under a name, or was
+// given it. A tag is told of the image, the others of the name.
 func (x Exchange) Announce(action events.Action, img *Image, ref reference.Named) {
-	x.s.publish(action, img, reference.FamiliarString(ref), reference.FamiliarName(ref))
+	id, name := reference.FamiliarString(ref), reference.FamiliarName(ref)
+	if action == events.ActionTag {
+		id, name = img.ID.String(), id
+	}
+	x.s.publish(action, img, id, name)
 }
 
 // Abandon removes what failed work has written, unless other work needs it.
