@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/leases"
@@ -25,14 +26,59 @@ func (s *Store) Resolve(ctx context.Context, ref string) (*Image, error) {
 	s.mu.RLock()
 	e := s.index.raw[ref]
 	s.mu.RUnlock()
-	if e != nil {
-		return s.image(ctx, e)
+	if e == nil {
+		var err error
+		if e, err = s.find(ref); err != nil {
+			return nil, err
+		}
 	}
-	e, err := s.find(ref)
+	img, err := s.image(ctx, e)
+	if err != nil || e.alike() {
+		return img, err
+	}
+	return own(content.With(ctx), s, e, img, ref)
+}
+
+// alike tells whether all names stand for the same blob, as they mostly do.
+func (e *entry) alike() bool {
+	return !slices.ContainsFunc(e.records, func(r *record) bool { return r.target.Digest != e.records[0].target.Digest })
+}
+
+// own gives an image what one of its names stands for: it may be in an index
+// by that name, and alone, or packed otherwise, by another.
+func own(ctx context.Context, s *Store, e *entry, img *Image, ref string) (*Image, error) {
+	r := e.record(ref)
+	if r == nil || r.target.Digest == img.Target.Digest {
+		return img, nil
+	}
+	out := *img
+	out.Target = r.target
+	if r.manifest != img.Manifest.Digest {
+		d, err := readDetails(ctx, s.content, r)
+		if err != nil {
+			return nil, err
+		}
+		out.Manifest = d.desc
+	}
+	return &out, nil
+}
+
+// record is the one that a reference text leads to, nil for an id.
+func (e *entry) record(ref string) *record {
+	named, err := reference.ParseDockerRef(ref)
 	if err != nil {
-		return nil, err
+		return nil
 	}
-	return s.image(ctx, e)
+	i := slices.IndexFunc(e.records, func(r *record) bool { return r.name == named.String() })
+	if c, ok := named.(reference.Canonical); ok && i < 0 {
+		i = slices.IndexFunc(e.records, func(r *record) bool {
+			return r.ref != nil && r.ref.Name() == c.Name() && (r.target.Digest == c.Digest() || r.manifest == c.Digest())
+		})
+	}
+	if i < 0 {
+		return nil
+	}
+	return e.records[i]
 }
 
 // image returns what an entry stands for, from memory after the first call.
