@@ -11,7 +11,7 @@ COMMIT  ?= $(shell git rev-parse --short=9 HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 GOBUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 # Where wherry begins, so that builds are handed over before Go's runtime starts.
-ENTRY   := $(if $(filter linux/amd64,$(shell go env GOOS)/$(shell go env GOARCH)),-E github.com/wherry-engine/wherry/internal/cli/early.entry)
+ENTRY   := $(if $(filter linux/amd64 linux/arm64,$(shell go env GOOS)/$(shell go env GOARCH)),-E github.com/wherry-engine/wherry/internal/cli/early.entry)
 PREFIX  ?= /usr/local
 EMBED   := internal/embedded/bin
 

@@ -6,7 +6,7 @@
 // nothing. All else of wherry then begins on one processor, see alone. Only the
 // program wherry imports it.
 //
-// On Linux and amd64 the same is done before even Go's runtime starts, if the
+// On Linux, on amd64 and arm64, the same is done before even Go's runtime starts, if the
 // program was linked with entry as its beginning; that saves another millisecond.
 //
 // It knows the commonest command line alone, the verb as the first word. All

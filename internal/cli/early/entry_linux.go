@@ -1,3 +1,5 @@
+//go:build amd64 || arm64
+
 package early
 
 // entry is the program's beginning, for the linker; see its other half.
