@@ -102,13 +102,15 @@ var conditions = map[string]func() bool{
 	"guest": func() bool { return exists("/wherry/init") },
 	// Only there: registering one does.
 	"emulator": func() bool { return exists("/wherry/emulator/aarch64.conf") },
-	"nft":      func() bool { _, err := exec.LookPath("nft"); return err == nil },
-	"skopeo":   func() bool { _, err := exec.LookPath("skopeo"); return err == nil },
-	"podman":   func() bool { _, err := exec.LookPath("podman"); return err == nil },
-	"buildah":  func() bool { _, err := exec.LookPath("buildah"); return err == nil },
-	"python":   func() bool { return exists("/usr/lib/python3/dist-packages/docker/__init__.py") },
-	"git":      func() bool { return exists("/usr/lib/git-core/git-http-backend") },
-	"compose":  func() bool { return exists("/usr/bin/docker-compose") },
+	// What another engine pushed, see TestARM64 there.
+	"carried": func() bool { return exists("/wherry/carried") },
+	"nft":     func() bool { _, err := exec.LookPath("nft"); return err == nil },
+	"skopeo":  func() bool { _, err := exec.LookPath("skopeo"); return err == nil },
+	"podman":  func() bool { _, err := exec.LookPath("podman"); return err == nil },
+	"buildah": func() bool { _, err := exec.LookPath("buildah"); return err == nil },
+	"python":  func() bool { return exists("/usr/lib/python3/dist-packages/docker/__init__.py") },
+	"git":     func() bool { return exists("/usr/lib/git-core/git-http-backend") },
+	"compose": func() bool { return exists("/usr/bin/docker-compose") },
 	// A mirror that apt is set up with is reachable, so containers can be, too.
 	"net": func() bool { return exec.Command("apt-get", "update", "-q").Run() == nil },
 }

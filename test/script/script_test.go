@@ -76,8 +76,8 @@ func setup(env *testscript.Env, kind harness.Kind, client string) error {
 	}
 	env.Values[engineKey{}] = e
 	patience := 2 * time.Minute
-	if emulated, _ := harness.Have("guest"); emulated {
-		patience = 5 * time.Minute // each command takes ten times as long there
+	if emulated() {
+		patience = 5 * time.Minute
 	}
 	watchdog := time.AfterFunc(patience, e.Abort)
 	env.Defer(func() {
@@ -100,6 +100,12 @@ func setup(env *testscript.Env, kind harness.Kind, client string) error {
 		env.Setenv(k, v)
 	}
 	return nil
+}
+
+// emulated tells that each command may take ten times as long as elsewhere.
+func emulated() bool {
+	guest, _ := harness.Have("guest")
+	return guest
 }
 
 func condition(cond string, kind harness.Kind, client string) (bool, error) {
@@ -180,7 +186,7 @@ func statusCmd(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // untilCmd: until REGEXP PROGRAM ARG...: run the program until what it prints
-// (on either stream) matches, for ten seconds.
+// (on either stream) matches, for ten seconds; in an emulated guest a minute.
 func untilCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: [!] until REGEXP PROGRAM ARG...")
@@ -191,8 +197,12 @@ func untilCmd(ts *testscript.TestScript, neg bool, args []string) {
 	for _, k := range []string{"PATH", "HOME", "DOCKER_HOST", "WHERRY_HOST", "DOCKER_CONFIG", "TZ", "CLI"} {
 		env = append(env, k+"="+ts.Getenv(k))
 	}
+	limit := 10 * time.Second
+	if emulated() {
+		limit = time.Minute
+	}
 	var out []byte
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		ctx, cancel := context.WithDeadline(context.Background(), deadline)
 		cmd := exec.CommandContext(ctx, args[1], args[2:]...)
 		cmd.Env, cmd.Dir = env, ts.MkAbs(".")
@@ -202,7 +212,7 @@ func untilCmd(ts *testscript.TestScript, neg bool, args []string) {
 			return
 		}
 	}
-	ts.Fatalf("after 10 s still: %s", out)
+	ts.Fatalf("after %v still: %s", limit, out)
 }
 
 // captureCmd: capture VAR PROGRAM ARG...: put what the program prints into $VAR.

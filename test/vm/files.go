@@ -82,6 +82,22 @@ func fetchFileServers(ctx context.Context, o Options) ([]string, error) {
 	return append(nfs, smb...), err
 }
 
+// fetchForeign gives a guest on arm64 what others have from this machine:
+// docker's client and what makes file systems.
+func fetchForeign(ctx context.Context, o Options) ([]string, error) {
+	const lib = "lib/aarch64-linux-gnu/"
+	dir, err := fetchFiles(ctx, o, "foreign-"+o.Arch, []string{
+		"docker.io", "libc6", "e2fsprogs", "libext2fs2", "libcom-err2", "libblkid1", "libuuid1",
+	}, []string{
+		"usr/bin/docker", "sbin/mke2fs", "lib/ld-linux-aarch64.so.1", lib + "libc.so.6",
+		lib + "lib*2fs.so.2", lib + "libe2p.so.2", lib + "libcom_err.so.2", "usr/" + lib + "lib[bu]*id.so.1",
+	})
+	if err != nil {
+		return nil, err
+	}
+	return placed(dir)
+}
+
 func fetchNFS(ctx context.Context, o Options) ([]string, error) {
 	dir, err := fetchFiles(ctx, o, "file-server", []string{
 		"nfs-kernel-server", "libevent-core-2.1-7", "libtirpc3", "libtirpc-common", "libsqlite3-0", "libwrap0",

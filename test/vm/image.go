@@ -132,6 +132,12 @@ func tests(ctx context.Context, o Options, root string) error {
 	}
 	for _, p := range o.Programs {
 		to := filepath.Join(root, "wherry", "programs", filepath.Base(p))
+		if own := built(o, filepath.Base(p)); foreign(o) && exists(own) {
+			if err := copyFile(own, to); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := goTool(ctx, o, "build", "-trimpath", "-o", to, p); err != nil {
 			return err
 		}
@@ -145,7 +151,7 @@ func tests(ctx context.Context, o Options, root string) error {
 			return err
 		}
 	}
-	text := fmt.Sprintf("require %s\n", strings.Join(o.Require, ","))
+	text := fmt.Sprintf("require %s\ntimeout %s\n", strings.Join(o.Require, ","), o.Patience)
 	return os.WriteFile(filepath.Join(root, "wherry", "options"), []byte(text), 0o644)
 }
 
@@ -246,6 +252,11 @@ func (a *archive) pad() {
 	for a.w.Len()%4 != 0 {
 		a.w.WriteByte(0)
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func isDir(path string) bool {

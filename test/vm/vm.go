@@ -22,19 +22,20 @@ import (
 
 // Options say what to run. The zero value of a field means its default.
 type Options struct {
-	Packages []string  // what to `go test -c`, relative to Module; PACKAGE or PACKAGE=PATTERN
-	Module   string    // the module's directory
-	Cache    string    // default Module/.cache/vm
-	Require  []string  // conditions that hold in the guest: a test that misses one fails
-	Run      string    // -test.run, of packages that name none of their own as PACKAGE=PATTERN
-	Systemd  bool      // systemd as init, on a minimal Debian
-	Programs []string  // programs that tests may build: the guest has no Go, it gets these
-	Files    []string  // more files, SOURCE or SOURCE=PATH in the guest
-	Arch     string    // default "amd64"; the guest's processors, "arm64" is the other one
-	Kernel   string    // default "linux-image-cloud-ARCH"; Debian's package that depends on the newest kernel of a kind
-	Accel    string    // default "tcg"
-	Memory   string    // default "2G"
-	Output   io.Writer // where the tests' output goes
+	Packages []string      // what to `go test -c`, relative to Module; PACKAGE or PACKAGE=PATTERN
+	Module   string        // the module's directory
+	Cache    string        // default Module/.cache/vm
+	Require  []string      // conditions that hold in the guest: a test that misses one fails
+	Run      string        // -test.run, of packages that name none of their own as PACKAGE=PATTERN
+	Systemd  bool          // systemd as init, on a minimal Debian
+	Programs []string      // programs that tests may build: the guest has no Go, it gets these
+	Files    []string      // more files, SOURCE or SOURCE=PATH in the guest
+	Arch     string        // default "amd64"; the guest's processors, "arm64" is the other one
+	Kernel   string        // default "linux-image-cloud-ARCH"; Debian's package that depends on the newest kernel of a kind
+	Accel    string        // default "tcg"
+	Patience time.Duration // with one package's tests, default ten minutes
+	Memory   string        // default "2G"
+	Output   io.Writer     // where the tests' output goes
 }
 
 // machine is what qemu makes for an architecture, without disk and memory. The
@@ -92,6 +93,9 @@ func Run(ctx context.Context, o Options) error {
 	if o.Kernel == "" {
 		o.Kernel = "linux-image-cloud-" + o.Arch
 	}
+	if o.Patience == 0 {
+		o.Patience = 10 * time.Minute
+	}
 	if o.Accel == "" {
 		o.Accel = "tcg"
 	}
@@ -144,6 +148,8 @@ func boot(ctx context.Context, o Options, k *kernel, work, initrd, disk string) 
 	init := "/wherry/init"
 	if o.Systemd {
 		init = "/sbin/init"
+	} else {
+		init += " apparmor=0" // nothing is there to load a profile
 	}
 	m := machines[o.Arch]
 	args := []string{

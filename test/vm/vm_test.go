@@ -26,26 +26,27 @@ var packages = []string{
 }
 
 // needs ends a test on a machine that cannot run a guest.
-func needs(t *testing.T) {
+func needs(t *testing.T) { needsArch(t, "vm", "amd64") }
+
+func needsArch(t *testing.T, name, arch string) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("short")
 	}
-	if missing := Missing("amd64"); missing != "" || runtime.GOARCH != "amd64" {
-		promise.Lacks(t, "vm", missing, " on amd64")
+	if missing := Missing(arch); missing != "" || runtime.GOARCH != "amd64" {
+		promise.Lacks(t, name, missing, " on amd64")
 	}
 }
 
 func guest(t *testing.T, o Options) string {
 	t.Helper()
-	needs(t)
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
 	o.Module, o.Output = root, io.MultiWriter(&out, os.Stdout)
-	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), max(12*time.Minute, o.Patience))
 	defer cancel()
 	if err := Run(ctx, o); err != nil {
 		t.Error(err)
@@ -121,6 +122,7 @@ func TestVM(t *testing.T) {
 	if more := os.Getenv("WHERRY_VM_PACKAGES"); more != "" {
 		list = strings.Fields(more)
 	}
+	needs(t)
 	out := guest(t, Options{Packages: list, Files: withLibraries(t, "/usr/sbin/mke2fs", "/usr/sbin/mkfs.xfs"), Programs: []string{"./cmd/wherry-init", "./cmd/wherry-keeper"}, Require: []string{"root", "cgroup", "cgroup2", "quota"}})
 	if !t.Failed() && !t.Skipped() && !strings.Contains(out, "cgroup v2 (") {
 		t.Error("the guest did not run cgroup v2")

@@ -7,7 +7,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -198,7 +197,11 @@ func tests() error {
 		return err
 	}
 	fmt.Fprintf(out, "vm: Linux %s, %s, init %s\n", unix.ByteSliceToString(uts.Release[:]), cgroups(), comm())
-	require := options()
+	options, err := options()
+	if err != nil {
+		code = 1
+		return err
+	}
 	dirs, err := filepath.Glob("/wherry/tests/*")
 	if err != nil {
 		return err
@@ -212,14 +215,14 @@ func tests() error {
 		pkg := strings.ReplaceAll(filepath.Base(dir), "__", "/")
 		fmt.Fprintf(out, "=== PACKAGE %s\n", pkg)
 		start := time.Now()
-		args := []string{"-test.v", "-test.count=1", "-test.timeout=10m"}
+		args := []string{"-test.v", "-test.count=1", "-test.timeout=" + options["timeout"]}
 		if run, err := os.ReadFile(filepath.Join(dir, "run")); err == nil && len(run) > 0 {
 			args = append(args, "-test.run="+string(run))
 		}
 		cmd := exec.Command(filepath.Join(dir, "test"), args...)
 		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, out, out
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a test that kills its process group kills itself only
-		cmd.Env = append(os.Environ(), "WHERRY_REQUIRE="+require, "HOME=/root", "TMPDIR=/var/tmp", "WHERRY_BIN="+programs,
+		cmd.Env = append(os.Environ(), "WHERRY_REQUIRE="+options["require"], "HOME=/root", "TMPDIR=/var/tmp", "WHERRY_BIN="+programs,
 			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 		if err := cmd.Run(); err != nil {
 			failed++
@@ -306,21 +309,16 @@ func comm() string {
 	return strings.TrimSpace(string(b))
 }
 
-func options() (require string) {
-	f, err := os.Open("/wherry/options")
+// options are the lines that the host wrote, a name and a value each.
+func options() (map[string]string, error) {
+	b, err := os.ReadFile("/wherry/options")
 	if err != nil {
-		return ""
+		return nil, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(f)
-	if err != nil {
-		return ""
-	}
+	values := map[string]string{}
 	for line := range strings.Lines(string(b)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if key == "require" {
-			require = value
-		}
+		values[key] = value
 	}
-	return require
+	return values, nil
 }

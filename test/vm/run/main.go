@@ -24,6 +24,7 @@ func main() {
 	flag.StringVar(&o.Accel, "accel", "tcg", "qemu's accelerator")
 	flag.StringVar(&o.Memory, "m", "2G", "memory")
 	require := flag.String("require", "root,cgroup,cgroup2", "conditions that hold in the guest")
+	flag.DurationVar(&o.Patience, "patience", 10*time.Minute, "with one package's tests")
 	programs := flag.String("programs", "./cmd/wherry-init,./cmd/wherry-keeper", "programs that the tests build, comma separated")
 	files := flag.String("files", "", "files to copy, SOURCE or SOURCE=PATH, comma separated")
 	timeout := flag.Duration("timeout", 15*time.Minute, "for the whole run")
