@@ -12,6 +12,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/linux/kmsg"
+	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/supervise"
 )
 
@@ -55,6 +56,7 @@ func (e *Engine) exited(c *container.Container, end container.End) {
 	remove := c.HostConfig.AutoRemove && !again
 	c.SetExited(code, oom, again, at)
 	c.SandboxID, c.Ports = "", nil
+	c.Networks = network.Plugged{Manager: e.networks}.Forget(c.Networks)
 	networks := c.Record
 	if !remove {
 		warn("save record", c.ID, c.Save(atomicfile.Cached))

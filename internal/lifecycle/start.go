@@ -12,6 +12,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/lifecycle/failure"
+	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/runtime/spec"
 	"github.com/wherry-engine/wherry/internal/supervise"
 	"github.com/wherry-engine/wherry/internal/undo"
@@ -68,6 +69,7 @@ func (e *Engine) start(ctx context.Context, c *container.Container) error {
 		err = failure.OfMain(err)
 		c.SetStartFailed(code, err.Error())
 		c.SandboxID, c.Ports, c.Ending = "", nil, nil
+		c.Networks = network.Plugged{Manager: e.networks}.Forget(c.Networks)
 		warn("save record", c.ID, c.Save(atomicfile.Cached))
 		e.attached.Abandon(c.ID)
 		return err

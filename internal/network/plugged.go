@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -91,6 +92,28 @@ func (p *places) add(more places) {
 		return
 	}
 	more.close()
+}
+
+// Forget gives the endpoints of a container, by name of the network, without the
+// hardware addresses that plugins chose for the run that is over. Those that were
+// handed in stay as they are.
+func (m Plugged) Forget(eps map[string]*network.EndpointSettings) map[string]*network.EndpointSettings {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := maps.Clone(eps)
+	for name, ep := range eps {
+		if ep == nil || ep.EndpointID == "" {
+			continue
+		}
+		n, err := m.reg.Find(ep.NetworkID)
+		if err != nil || !n.Plugged() {
+			continue
+		}
+		ep = ep.Copy()
+		ep.MacAddress = givenMAC(ep)
+		out[name] = ep
+	}
+	return out
 }
 
 // givenMAC is the hardware address that a user wished for an endpoint of a plugin.
