@@ -163,3 +163,56 @@ func unifiedGroup(t *testing.T) string {
 	promise.Lacks(t, "cgroup", "v2 is not mounted")
 	return ""
 }
+
+// TestReserveSignals: of what waited and the process that it goes on in, the first
+// may be killed while the second is on its way; without the second there is no start,
+// and neither is left.
+func TestReserveSignals(t *testing.T) {
+	b := newBox(t, "echo", "there")
+	b.opt.Hold = true
+	var r sandbox.Reserve
+	t.Cleanup(r.Drop)
+	start := func() (waiting int, p *process) {
+		t.Helper()
+		must(t, r.Prepare())
+		waiting = r.PID()
+		p, err := beginWith(t, r.Start, b.plan(), "", b.extra)
+		must(t, err)
+		return waiting, p
+	}
+	ended := func(pid int) (status unix.WaitStatus) {
+		t.Helper()
+		if _, err := unix.Wait4(pid, &status, 0, nil); err != nil {
+			t.Error(err)
+		}
+		return status
+	}
+	_, p := start() // tells what is wanted
+	for range 3 {
+		must(t, p.Release())
+		if got := p.wait(); got.out != "there\n" || got.exit.Status() != 0 {
+			t.Errorf("stdout %q, stderr %q, %d", got.out, got.err, got.exit.Status())
+		}
+		var waiting int
+		waiting, p = start()
+		must(t, unix.Kill(waiting, unix.SIGKILL))
+		if status := ended(waiting); status.Signal() != unix.SIGKILL {
+			t.Errorf("what waited ended with %v", status)
+		}
+	}
+	must(t, p.Release())
+	p.wait()
+	for _, signal := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+		waiting, p := start()
+		must(t, unix.Kill(p.PID, signal))
+		if err := p.Release(); err == nil {
+			t.Errorf("started after %v", signal)
+		}
+		p.reaped = true
+		p.done.Wait()
+		reaped(t, p.PID)
+		if status := ended(waiting); !status.Exited() || status.ExitStatus() != 0 {
+			t.Errorf("what waited ended with %v", status)
+		}
+	}
+}
