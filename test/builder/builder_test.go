@@ -48,25 +48,11 @@ func files(t *testing.T, list map[string]string) string {
 	return dir
 }
 
-// buildx gives the docker client that has buildx, which is built once.
+// buildx gives the docker client, and its buildx.
 func buildx(t *testing.T, e *harness.Engine) []string {
 	t.Helper()
 	harness.Require(t, "docker28")
-	const version = "v0.37.2"
-	cache := filepath.Join(harness.Root(), ".cache", "buildx-"+version)
-	program := filepath.Join(cache, "buildx")
-	if _, err := os.Stat(program); err != nil {
-		cmd := exec.Command("go", "install", "github.com/docker/buildx/cmd/buildx@"+version)
-		cmd.Dir = t.TempDir() // outside of this module
-		cmd.Env = append(os.Environ(), "GOBIN="+cache, "GOFLAGS=-mod=mod", "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			if harness.Promised("net") {
-				t.Fatalf("build buildx: %v\n%s", err, out)
-			}
-			t.Skipf("buildx cannot be built here: %v", err)
-		}
-	}
-	return []string{harness.DockerCLI(), program}
+	return []string{harness.DockerCLI(), harness.Buildx(t)}
 }
 
 // client runs a client with settings of its own in its environment.

@@ -18,45 +18,6 @@ import (
 	"github.com/wherry-engine/wherry/test/harness"
 )
 
-// version is the module's that the plugin is built from.
-const version = "v5.5.1"
-
-// plugin builds docker's compose plugin, once, and returns a docker
-// configuration directory that has it.
-func plugin(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(harness.Root(), ".cache", "docker-compose-"+version)
-	if _, err := os.Stat(path); err != nil {
-		const module = "github.com/docker/compose/v5"
-		elsewhere := t.TempDir() // not our module
-		download := exec.Command("go", "mod", "download", "-json", module+"@"+version)
-		download.Dir = elsewhere
-		out, err := download.Output()
-		if err != nil {
-			t.Fatalf("download compose: %v\n%s", err, out)
-		}
-		_, rest, _ := strings.Cut(string(out), `"Dir": "`)
-		dir, _, ok := strings.Cut(rest, `"`)
-		if !ok {
-			t.Fatalf("download compose: %s", out)
-		}
-		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X "+module+"/internal.Version="+version, "-o", path, "./cmd")
-		build.Dir, build.Env = dir, append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("build compose: %v\n%s", err, out)
-		}
-	}
-	config := t.TempDir()
-	dir := filepath.Join(config, "cli-plugins")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(path, filepath.Join(dir, "docker-compose")); err != nil {
-		t.Fatal(err)
-	}
-	return config
-}
-
 // tool is one way to call compose.
 type tool struct {
 	*testing.T
@@ -110,7 +71,7 @@ func (c *tool) expect(what, got, want string) {
 
 func TestCompose(t *testing.T) {
 	harness.Require(t, "root", "engine", "compose1", "docker28")
-	config := plugin(t)
+	config := harness.DockerConfig(t, harness.Compose(t))
 	projects, err := filepath.Abs("testdata")
 	if err != nil {
 		t.Fatal(err)
@@ -264,7 +225,7 @@ func (c *tool) events(service, event string) (wait func()) {
 func (c *tool) until(f func() string, want string) {
 	c.Helper()
 	got := f()
-	for deadline := time.Now().Add(20 * time.Second); got != want && time.Now().Before(deadline); got = f() {
+	for deadline := time.Now().Add(time.Minute); got != want && time.Now().Before(deadline); got = f() {
 	}
 	if got != want {
 		c.Errorf("%q, want %q", got, want)
