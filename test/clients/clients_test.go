@@ -1,7 +1,7 @@
-// Package testcontainers runs a program's tests that use testcontainers-go, as
-// its users write them, against a private engine. They are a module of their own
-// in testdata, so that this one does not depend on that library.
-package testcontainers
+// Package clients runs programs' tests that use libraries for docker, as their
+// users write them, against a private engine. They are modules of their own in
+// testdata, so that this one does not depend on those libraries.
+package clients
 
 import (
 	"context"
@@ -15,9 +15,18 @@ import (
 	"github.com/wherry-engine/wherry/test/harness"
 )
 
-func TestTestcontainers(t *testing.T) {
+// passes is how many tests of a program pass.
+var passes = map[string]int{"testcontainers": 3, "libraries": 2}
+
+func TestPrograms(t *testing.T) {
 	harness.Require(t, "root", "engine", "busybox", "net")
-	dir, err := filepath.Abs("testdata/program")
+	for name, tests := range passes {
+		t.Run(name, func(t *testing.T) { program(t, name, tests) })
+	}
+}
+
+func program(t *testing.T, name string, tests int) {
+	dir, err := filepath.Abs(filepath.Join("testdata", name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,10 +49,10 @@ func TestTestcontainers(t *testing.T) {
 	cmd.Env = append(cmd.Env, "TESTCONTAINERS_RYUK_DISABLED=true", "HOME="+t.TempDir())
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
-	if err != nil || strings.Count(string(out), "--- PASS:") != 3 {
+	if err != nil || strings.Count(string(out), "--- PASS:") != tests {
 		t.Errorf("%v\n%s", err, out)
 	}
-	for _, args := range [][]string{{"ps", "-aq"}, {"network", "ls", "-q", "--filter", "type=custom"}, {"images", "--format", "{{.Repository}}"}} {
+	for _, args := range [][]string{{"ps", "-aq"}, {"volume", "ls", "-q"}, {"network", "ls", "-q", "--filter", "type=custom"}, {"images", "--format", "{{.Repository}}"}} {
 		if out, errOut, _, err := e.CLI(args...); strings.TrimPrefix(out, "busybox\n") != "" || err != nil {
 			t.Errorf("left behind: %v: %s%s %v", args, out, errOut, err)
 		}

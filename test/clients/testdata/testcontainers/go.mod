@@ -1,4 +1,4 @@
-module github.com/wherry-engine/wherry/test/testcontainers/testdata/program
+module github.com/wherry-engine/wherry/test/clients/testdata/testcontainers
 
 go 1.26.0
 
