@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 )
@@ -37,7 +38,8 @@ func status(err error) (code int, known bool) {
 		}
 	}
 	internal := errdefs.IsInternal(err) || errdefs.IsDataLoss(err) ||
-		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) // a full disk is nobody's bug
 	return http.StatusInternalServerError, internal
 }
 

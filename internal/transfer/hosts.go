@@ -48,7 +48,7 @@ type mirrorTransport struct {
 
 var repositoryPath = regexp.MustCompile(`^(.+)(/(?:manifests|blobs|referrers|tags)/[^/]+)$`)
 
-// RoundTrip sends a request, a second time if the mirror asks who we are.
+// RoundTrip sends a request, again if the mirror asks who we are.
 func (t *mirrorTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	m := repositoryPath.FindStringSubmatch(strings.TrimPrefix(req.URL.Path, t.e.base.Path+"/v2/"))
 	if m == nil || !t.e.owns(req.URL) {
@@ -59,7 +59,7 @@ func (t *mirrorTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req.URL.Path, req.URL.RawPath = t.e.base.Path+"/v2/"+repository+m[2], ""
 	known, _ := t.logins.LoadOrStore(repository, t.e.login(t.agent, "repository:"+repository+":pull"))
 	l := known.(*login.Login)
-	for {
+	for logins := 0; ; logins++ {
 		used, err := l.Authorization(req.Context())
 		if err != nil {
 			return nil, err
@@ -68,7 +68,7 @@ func (t *mirrorTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			req.Header.Set("Authorization", used)
 		}
 		resp, err := t.next.RoundTrip(req)
-		if err != nil || resp.StatusCode != http.StatusUnauthorized || t.e.creds.None() || req.Body != nil && req.Body != http.NoBody {
+		if err != nil || resp.StatusCode != http.StatusUnauthorized || logins == maxLogins || t.e.creds.None() || req.Body != nil && req.Body != http.NoBody {
 			return resp, err
 		}
 		if again, err := l.Answer(req.Context(), resp.Header, used); err != nil || !again {

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -57,5 +58,41 @@ func TestHosts(t *testing.T) {
 	}
 	if asked != 2 {
 		t.Errorf("asked %d times for two repositories", asked)
+	}
+}
+
+// TestInsatiable: a mirror that refuses each token that it was asked for is not
+// asked for ever.
+func TestInsatiable(t *testing.T) {
+	var s *httptest.Server
+	tokens := 0
+	s = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/token" {
+			tokens++
+			fmt.Fprintf(w, `{"token":"t%d"}`, tokens)
+			return
+		}
+		if tokens > 10 {
+			return
+		}
+		w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer realm=%q", s.URL+"/token"))
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer s.Close()
+	c, err := New(Options{}, Config{Mirrors: map[string][]Mirror{"example.com": {{URL: s.URL, Username: "u", Password: "p"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hosts, err := c.Hosts("example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := hosts[0].Client.Get(s.URL + "/v2/x/manifests/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusUnauthorized || tokens != maxLogins {
+		t.Errorf("%s after %d tokens", resp.Status, tokens)
 	}
 }

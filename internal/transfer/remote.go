@@ -68,6 +68,9 @@ type call struct {
 	size   int64
 }
 
+// maxLogins is how often one request may ask who we are.
+const maxLogins = 2
+
 // maxWait is the longest that a busy registry is waited for.
 const maxWait = 20 * time.Second
 
@@ -81,7 +84,7 @@ func (r *remote) do(ctx context.Context, c call) (*http.Response, error) {
 			return nil, err
 		}
 		switch {
-		case resp.StatusCode == http.StatusUnauthorized && logins < 2 && r.owns(resp.Request.URL):
+		case resp.StatusCode == http.StatusUnauthorized && logins < maxLogins && r.owns(resp.Request.URL):
 			logins++
 			again, err := r.login.Answer(ctx, resp.Header, used)
 			if err != nil {

@@ -79,7 +79,7 @@ func (s *Set) Client(h Host) (*http.Client, error) {
 		ResponseHeaderTimeout: 60 * time.Second, MaxIdleConnsPerHost: 16, IdleConnTimeout: 60 * time.Second, ForceAttemptHTTP2: true,
 		DisableCompression: true, WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10, MaxResponseHeaderBytes: maxHeader,
 	}
-	c := &http.Client{Transport: &patient{t, cmp.Or(s.Idle, Idle)}, CheckRedirect: Redirect}
+	c := &http.Client{Transport: Patient(t, cmp.Or(s.Idle, Idle)), CheckRedirect: Redirect}
 	if s.m == nil {
 		s.m = map[string]made{}
 	}

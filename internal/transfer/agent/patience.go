@@ -14,7 +14,11 @@ const Idle = 30 * time.Second
 // ErrIdle is what reading such an answer ends with.
 var ErrIdle = errors.New("no data came for a while")
 
-// patient gives up answers that stop in the middle, whoever reads them.
+// Patient returns a client's transport that gives answers up which stop in the
+// middle for idle, whoever reads them.
+func Patient(t *http.Transport, idle time.Duration) http.RoundTripper { return &patient{t, idle} }
+
+// patient is one.
 type patient struct {
 	*http.Transport
 	idle time.Duration

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -169,16 +170,18 @@ func suffixSeconds(after string) string {
 	return ""
 }
 
+const maxText = 1000
+
 // Clean makes a text from the network fit for a terminal.
 func Clean(text string) string {
 	text = strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' || r == 0x7f {
+		if unicode.IsControl(r) && r != '\n' || unicode.Is(unicode.Bidi_Control, r) {
 			return -1
 		}
 		return r
 	}, text)
-	if len(text) > 1000 {
-		text = text[:1000] + "..."
+	if len(text) > maxText {
+		text = strings.ToValidUTF8(text[:maxText], "") + "..."
 	}
 	return strings.TrimSpace(text)
 }

@@ -4,6 +4,7 @@ package fetch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,10 +13,13 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/wherry-engine/wherry/internal/transfer/agent"
 )
 
 // Open begins a download from an address of the client's choice; http:// may be
-// left out. It returns the whole address, and its errors name it.
+// left out. It returns the whole address, and its errors name it, those of
+// reading too. One that stops for agent.Idle ends.
 func Open(ctx context.Context, src string) (io.ReadCloser, string, error) {
 	if !strings.Contains(src, "://") {
 		src = "http://" + src
@@ -28,9 +32,9 @@ func Open(ctx context.Context, src string) (io.ReadCloser, string, error) {
 	if err != nil {
 		return nil, "", errdefs.ErrInvalidArgument.WithMessage(err.Error())
 	}
-	client := http.Client{Transport: &http.Transport{
+	client := http.Client{Transport: agent.Patient(&http.Transport{
 		Proxy: http.ProxyFromEnvironment, ResponseHeaderTimeout: time.Minute, DisableKeepAlives: true,
-	}}
+	}, agent.Idle)}
 	resp, err := client.Do(req)
 	if err != nil {
 		return nil, "", errdefs.ErrUnavailable.WithMessage(err.Error())
@@ -39,5 +43,19 @@ func Open(ctx context.Context, src string) (io.ReadCloser, string, error) {
 		resp.Body.Close()
 		return nil, "", errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("failed to GET %s with status %s", u, resp.Status))
 	}
-	return resp.Body, u.String(), nil
+	return &named{resp.Body, u.String()}, u.String(), nil
+}
+
+// named is a download whose errors say which it is.
+type named struct {
+	io.ReadCloser
+	from string
+}
+
+func (n *named) Read(p []byte) (int, error) {
+	k, err := n.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("%s: %v", n.from, err))
+	}
+	return k, err
 }
