@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -129,7 +130,9 @@ func TestForms(t *testing.T) {
 				if img := b.verify(at); img.Target.Digest != c.target || !slices.Equal(img.RepoTags, c.names) && len(img.RepoTags)+len(c.names) > 0 {
 					t.Errorf("%s %s: %s %v, want %s %v", c.ref, c.platform, img.Target.Digest, img.RepoTags, c.target, c.names)
 				}
-				if _, _, err := b.store.Prune(t.Context(), true, nil); err != nil {
+				if _, _, err := b.store.Prune(t.Context(), true, nil, func(context.Context) (func(map[string]bool) int64, error) {
+					return func(map[string]bool) int64 { return 0 }, nil
+				}); err != nil {
 					t.Fatal(err)
 				}
 				b.empty()
