@@ -172,11 +172,11 @@ func (r *reader) ReadAt(p []byte, off int64) (n int, err error) {
 		}
 	}
 	for {
-		if r.at == r.size {
-			return n, io.EOF
-		}
 		if n == len(p) {
 			return n, nil
+		}
+		if r.at == r.size {
+			return n, io.EOF
 		}
 		var part int64
 		switch skip := off - r.at; {
