@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"time"
@@ -374,7 +375,9 @@ func measure(ctx context.Context, s *Store, linked func(context.Context) (func(m
 	}
 	over, err := linked(ctx)
 	if err != nil {
-		return nil, err
+		// On a full disk, say. What is wanted is that something goes.
+		slog.WarnContext(ctx, "images: a prune counts files that layers have by links for each of them", "error", err)
+		over = func(map[string]bool) int64 { return 0 }
 	}
 	return func() (uint64, error) {
 		now, err := s.content.Total(ctx)
