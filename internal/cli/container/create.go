@@ -47,9 +47,6 @@ func (c *createFlags) check() error {
 	default:
 		return fmt.Errorf("invalid pull option: '%s': must be one of %q, %q or %q", c.pull, "always", "missing", "never")
 	}
-	if c.apiSocket {
-		return errors.New("--use-api-socket is not supported by this client")
-	}
 	if !c.untrusted {
 		return errors.New("content trust is not supported by this client")
 	}
@@ -139,6 +136,12 @@ func create(ctx context.Context, sh *shell.Shell, spec *runopts.Container, c *cr
 	if err != nil {
 		return "", err
 	}
+	var logins []byte
+	if c.apiSocket {
+		if logins, err = giveSocket(ctx, sh, api, spec); err != nil {
+			return "", err
+		}
+	}
 	pull := func() error {
 		return image.PullTo(ctx, sh, spec.Config.Image, platform, c.quiet, sh.Err)
 	}
@@ -164,6 +167,12 @@ func create(ctx context.Context, sh *shell.Shell, spec *runopts.Container, c *cr
 	}
 	if err != nil {
 		return "", err
+	}
+	if logins != nil {
+		if err := putLogins(ctx, api, res.ID, logins); err != nil {
+			_, _ = api.ContainerRemove(ctx, res.ID, client.ContainerRemoveOptions{Force: true}) // the first error tells more
+			return "", err
+		}
 	}
 	sh.Warn(res.Warnings)
 	for _, a := range spec.LocalDNS() {
