@@ -92,11 +92,11 @@ func (e *Engine) Create(ctx context.Context, r CreateRequest) (apicontainer.Crea
 		return resp, err
 	}
 	u.Add(func() { e.store.Free(c.Name, c.ID) })
-	u.Add(func() { e.make.dropMounts(c, true) })
-	if err := e.make.resolveMounts(ctx, c); err != nil {
+	u.Add(func() { e.mounts.Drop(c, true) })
+	if err := e.mounts.Resolve(ctx, c); err != nil {
 		return resp, err
 	}
-	if err := e.make.populate(ctx, c, lower.Dirs); err != nil {
+	if err := e.mounts.Populate(ctx, c, lower.Dirs); err != nil {
 		return resp, err
 	}
 	if err := e.make.applyLog(c); err != nil {

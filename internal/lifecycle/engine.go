@@ -22,6 +22,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/event"
 	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/lifecycle/donor"
+	"github.com/wherry-engine/wherry/internal/lifecycle/mounts"
 	"github.com/wherry-engine/wherry/internal/lifecycle/netfiles"
 	"github.com/wherry-engine/wherry/internal/lifecycle/restart"
 	"github.com/wherry-engine/wherry/internal/linux/cgroup"
@@ -114,6 +115,7 @@ type parts struct {
 	networks  *network.Manager
 	files     *netfiles.Files
 	volumes   *volume.Store
+	mounts    *mounts.Mounts
 	cgroups   *cgroup.Hierarchy
 	keeper    *supervise.Client
 	events    *event.Bus
@@ -139,6 +141,9 @@ type Engine struct {
 // Files are what running containers are told about their networks.
 func (e *Engine) Files() *netfiles.Files { return e.files }
 
+// MountsOf gives what the containers of an engine have mounted.
+func MountsOf(e *Engine) *mounts.Mounts { return e.mounts }
+
 // New joins the parts. Restore must be called before the first request.
 func New(cfg Config, p Parts) *Engine {
 	all := &parts{
@@ -149,6 +154,7 @@ func New(cfg Config, p Parts) *Engine {
 	all.files = netfiles.New(netfiles.Config{DNS: cfg.DNS, DNSSearch: cfg.DNSSearch, DNSOptions: cfg.DNSOptions, HostGatewayIPs: cfg.HostGatewayIPs}, p.Networks, p.Containers)
 	all.live.Store(&cfg.Live)
 	e := &Engine{parts: all, make: maker{all}, launch: launcher{all}}
+	all.mounts = mounts.New(p.Containers, p.Images, p.Snapshots, p.Volumes, e.launch.ownersFor)
 	e.policy = restart.New(e.start)
 	return e
 }

@@ -103,7 +103,7 @@ func (l *launcher) releaseRun(c *container.Container, later func(func())) (oom *
 		}
 	}
 	warn("clear away", c.ID, l.foreign(c.HostConfig).Delete(context.Background(), c.ID))
-	l.unmountVolumes(c)
+	l.mounts.Stop(c)
 	l.dropSecrets(c)
 	if len(c.Networks) > 0 {
 		warn("release network", c.ID, l.networks.Release(context.Background(), c.ID))

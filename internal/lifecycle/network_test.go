@@ -18,7 +18,11 @@ import (
 // over into a configuration of the start's own; who looks at the one of before
 // meanwhile goes on seeing that.
 func TestConnectToAnother(t *testing.T) {
-	p := newMaker(t).parts
+	store, err := container.Open(t.TempDir(), func(string) {}, func(err error) { t.Error(err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &parts{store: store}
 	p.files, p.donors = netfiles.New(netfiles.Config{}, nil, p.store), donor.New(p.store, nil)
 	add := func(name string, mode apicontainer.NetworkMode, state container.State) *container.Container {
 		c := &container.Container{Record: container.Record{

@@ -119,7 +119,7 @@ func (e *Engine) remove(c *container.Container, volumes bool) error {
 	if err := e.snapshots.RemoveWritable(c.ID); err != nil && !errdefs.IsNotFound(err) {
 		return fail(err)
 	}
-	e.make.dropMounts(c, volumes)
+	e.mounts.Drop(c, volumes)
 	last := c.Snapshot()
 	rest, err := e.store.Drop(c)
 	if err != nil {

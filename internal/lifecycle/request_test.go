@@ -2,51 +2,15 @@ package lifecycle
 
 import (
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	apicontainer "github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/events"
 
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/logs/driver"
-	"github.com/wherry-engine/wherry/internal/volume"
 )
-
-func newMaker(t *testing.T) *maker {
-	t.Helper()
-	v, err := volume.Open(t.TempDir(), func(events.Message) {}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := container.Open(t.TempDir(), func(string) {}, func(err error) { t.Error(err) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &maker{&parts{volumes: v, store: s}}
-}
-
-func TestResolveMountsOrderAndDuplicates(t *testing.T) {
-	mk := newMaker(t)
-	c := &container.Container{Record: container.Record{ID: strings.Repeat("a", 64), Config: &apicontainer.Config{Volumes: map[string]struct{}{"/v": {}, "/a/b": {}}},
-		HostConfig: &apicontainer.HostConfig{Binds: []string{"/h:/a/b", "/h2:/a"}, Tmpfs: map[string]string{"/t": "size=1m"}}}}
-	if err := mk.resolveMounts(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, m := range c.Mounts {
-		got = append(got, string(m.Type)+" "+m.Destination)
-	}
-	if want := []string{"bind /a", "tmpfs /t", "volume /v", "bind /a/b"}; !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
-	}
-	c.HostConfig.Tmpfs["/a"] = ""
-	if err := mk.resolveMounts(t.Context(), c); err == nil || !strings.Contains(err.Error(), "Duplicate mount point: /a") {
-		t.Error(err)
-	}
-}
 
 func TestSecurityOptions(t *testing.T) {
 	p := &parts{}

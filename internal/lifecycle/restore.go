@@ -181,7 +181,7 @@ func (e restorer) adopt(ctx context.Context, c *container.Container, p supervise
 		// The engine ended between the process's start and its record.
 		c.SetRunning(p.PID, p.StartedAt)
 	}
-	e.adoptVolumes(c, p.PID)
+	e.mounts.Adopt(c, p.PID)
 	if g, err := e.cgroups.Open(c.CgroupPath); err == nil {
 		if frozen, err := g.Frozen(); err == nil {
 			c.SetPaused(frozen)

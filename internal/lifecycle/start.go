@@ -12,6 +12,7 @@ import (
 	"github.com/wherry-engine/wherry/internal/atomicfile"
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/lifecycle/failure"
+	"github.com/wherry-engine/wherry/internal/lifecycle/mounts"
 	"github.com/wherry-engine/wherry/internal/network"
 	"github.com/wherry-engine/wherry/internal/runtime/spec"
 	"github.com/wherry-engine/wherry/internal/supervise"
@@ -96,10 +97,10 @@ type launcher struct{ *parts }
 
 // run makes everything that a run needs and starts the process.
 func (l *launcher) run(ctx context.Context, c *container.Container, u *undo.Stack) (*supervise.Started, error) {
-	if err := makeSources(c.Mounts); err != nil {
+	if err := mounts.MakeSources(c.Mounts); err != nil {
 		return nil, err
 	}
-	sources, mounted, err := l.mountVolumes(ctx, c, u)
+	sources, mounted, err := l.mounts.Start(ctx, c, u)
 	if err != nil {
 		return nil, err
 	}

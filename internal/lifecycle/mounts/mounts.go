@@ -1,10 +1,14 @@
-package lifecycle
+// Package mounts owns what containers have mounted: it makes the volumes and the
+// layers of images that a request asks for, gives them to a run, and takes them
+// back after it and with the container.
+package mounts
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +21,7 @@ import (
 	"github.com/wherry-engine/wherry/api"
 	"github.com/wherry-engine/wherry/internal/container"
 	"github.com/wherry-engine/wherry/internal/id"
+	"github.com/wherry-engine/wherry/internal/image"
 	"github.com/wherry-engine/wherry/internal/lifecycle/mountspec"
 	kmount "github.com/wherry-engine/wherry/internal/linux/mount"
 	"github.com/wherry-engine/wherry/internal/snapshot"
@@ -24,22 +29,38 @@ import (
 	"github.com/wherry-engine/wherry/internal/volume"
 )
 
+// Mounts are the mounts of all containers. Its methods may be called
+// concurrently, for one container by whoever holds its Op.
+type Mounts struct {
+	containers *container.Store
+	images     *image.Store
+	snapshots  *snapshot.Store
+	volumes    *volume.Store
+	owners     func(c *container.Container, text string) volume.Owners
+}
+
+// New returns them. owners tells how a mount's files are owned in a container
+// by the words of its IDMap.
+func New(containers *container.Store, images *image.Store, snapshots *snapshot.Store, volumes *volume.Store, owners func(c *container.Container, text string) volume.Owners) *Mounts {
+	return &Mounts{containers, images, snapshots, volumes, owners}
+}
+
 // resolver collects the mounts of a container that is being made.
 type resolver struct {
-	*parts
+	*Mounts
 	c      *container.Container
 	byDest map[string]container.Mount
 	claims map[string]bool
 	taken  []container.Mount // everything that was made or is noted as used
 }
 
-// resolveMounts turns what the user and the image ask for into mounts, making
+// Resolve turns what the user and the image ask for into mounts, making
 // the volumes that do not exist. Later kinds win over earlier ones at the same
 // destination, as in dockerd: --volumes-from, then -v, then --mount and --tmpfs,
 // then the image's VOLUMEs. c.Mounts holds all that has to be given back, also
 // when it fails.
-func (mk *maker) resolveMounts(ctx context.Context, c *container.Container) error {
-	r := &resolver{parts: mk.parts, c: c, byDest: map[string]container.Mount{}, claims: map[string]bool{}}
+func (a *Mounts) Resolve(ctx context.Context, c *container.Container) error {
+	r := &resolver{Mounts: a, c: c, byDest: map[string]container.Mount{}, claims: map[string]bool{}}
 	if err := r.resolve(ctx); err != nil {
 		c.Mounts = r.taken
 		return err
@@ -56,7 +77,7 @@ func (mk *maker) resolveMounts(ctx context.Context, c *container.Container) erro
 	})
 	for _, m := range r.taken {
 		if !slices.ContainsFunc(c.Mounts, func(o container.Mount) bool { return o.Name == m.Name && o.Layer == m.Layer }) {
-			mk.dropMount(c.ID, m, true) // another one took its place
+			a.drop(c.ID, m, true) // another one took its place
 		}
 	}
 	return nil
@@ -185,7 +206,7 @@ func (r *resolver) volumesFrom(text string) error {
 	if err != nil {
 		return err
 	}
-	other, err := r.store.Get(ref)
+	other, err := r.containers.Get(ref)
 	if err != nil {
 		return invalid("%v", err)
 	}
@@ -204,54 +225,54 @@ func (r *resolver) volumesFrom(text string) error {
 	return nil
 }
 
-// populate gives empty volumes what the image has at their destinations.
-func (mk *maker) populate(ctx context.Context, c *container.Container, layers []string) error {
+// Populate gives empty volumes what the image has at their destinations.
+func (a *Mounts) Populate(ctx context.Context, c *container.Container, layers []string) error {
 	for _, m := range c.Mounts {
 		if m.Type != mount.TypeVolume || m.NoCopy || m.Subpath != "" {
 			continue
 		}
-		if err := mk.volumes.Populate(ctx, m.Name, layers, m.Destination); err != nil {
+		if err := a.volumes.Populate(ctx, m.Name, layers, m.Destination); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// dropMounts gives back what a container has, and with remove deletes the
+// Drop gives back what a container has, and with remove deletes the
 // volumes that only it had (anonymous and not taken over).
-func (mk *maker) dropMounts(c *container.Container, remove bool) {
+func (a *Mounts) Drop(c *container.Container, remove bool) {
 	for _, m := range c.Mounts {
-		mk.dropMount(c.ID, m, remove)
+		a.drop(c.ID, m, remove)
 	}
 }
 
-func (mk *maker) dropMount(container string, m container.Mount, remove bool) {
+func (a *Mounts) drop(container string, m container.Mount, remove bool) {
 	switch {
 	case m.Layer != "":
-		warn("let go of image "+m.Name, container, mk.snapshots.RemoveWritable(m.Layer))
+		warn("let go of image "+m.Name, container, a.snapshots.RemoveWritable(m.Layer))
 	case m.Type == mount.TypeVolume:
-		mk.volumes.Leave(m.Name, container)
+		a.volumes.Leave(m.Name, container)
 		if !remove || !m.Anonymous {
 			return
 		}
-		if err := mk.volumes.Remove(m.Name); err != nil && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
+		if err := a.volumes.Remove(m.Name); err != nil && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
 			warn("remove anonymous volume "+m.Name, container, err)
 		}
 	}
 }
 
-// mountVolumes gets what the run of a container finds somewhere else than at
+// Start gets what the run of a container finds somewhere else than at
 // its recorded source. The undo stack ends the run with its volumes; done is
 // called when the process has started or failed to.
-func (l *launcher) mountVolumes(ctx context.Context, c *container.Container, u *undo.Stack) (sources map[string]string, done func(), err error) {
+func (a *Mounts) Start(ctx context.Context, c *container.Container, u *undo.Stack) (sources map[string]string, done func(), err error) {
 	sources = map[string]string{}
 	var places []volume.Place
-	done = func() { l.volumes.Started(places...) }
+	done = func() { a.volumes.Started(places...) }
 	for i, m := range c.Mounts {
 		if m.Type == mount.TypeBind && m.IDMap == "" {
 			continue
 		}
-		list, err := l.place(ctx, c, m, "", u)
+		list, err := a.place(ctx, c, m, "", u)
 		places = append(places, list...)
 		if err != nil {
 			done()
@@ -275,21 +296,21 @@ func (l *launcher) mountVolumes(ctx context.Context, c *container.Container, u *
 // place makes one mount of a container available; the last of the places is the
 // one to take. All are given back with volumes.Started, and the undo stack ends
 // the use of a volume. A visit (see volume.Run) is none of the container's runs.
-func (l *launcher) place(ctx context.Context, c *container.Container, m container.Mount, visit string, u *undo.Stack) ([]volume.Place, error) {
+func (a *Mounts) place(ctx context.Context, c *container.Container, m container.Mount, visit string, u *undo.Stack) ([]volume.Place, error) {
 	at := volume.Place{Source: m.Source}
 	var err error
 	switch m.Type {
 	case mount.TypeVolume:
-		at, err = l.volumes.Mount(ctx, volume.Run{Volume: m.Name, Container: c.ID, Destination: m.Destination, Subpath: m.Subpath, ReadOnly: !m.RW, Visit: visit})
+		at, err = a.volumes.Mount(ctx, volume.Run{Volume: m.Name, Container: c.ID, Destination: m.Destination, Subpath: m.Subpath, ReadOnly: !m.RW, Visit: visit})
 		if err == nil && visit != "" {
-			u.Add(func() { volume.EndVisit(l.volumes, m.Name, visit) })
+			u.Add(func() { volume.EndVisit(a.volumes, m.Name, visit) })
 		} else if err == nil {
-			u.Add(func() { l.volumes.Unmount(m.Name, c.ID) })
+			u.Add(func() { a.volumes.Unmount(m.Name, c.ID) })
 		}
 	case mount.TypeImage:
 		var w *snapshot.Writable
-		if w, err = l.snapshots.OpenWritable(m.Layer, snapshot.Lower{}); err == nil {
-			at, err = l.volumes.Layers(w.Lower, w.Dir, m.Subpath)
+		if w, err = a.snapshots.OpenWritable(m.Layer, snapshot.Lower{}); err == nil {
+			at, err = a.volumes.Layers(w.Lower, w.Dir, m.Subpath)
 		}
 	}
 	if err != nil {
@@ -297,25 +318,19 @@ func (l *launcher) place(ctx context.Context, c *container.Container, m containe
 	}
 	places := []volume.Place{at}
 	if m.IDMap != "" {
-		if at, err = l.volumes.Mapped(at, !m.NonRecursive, l.ownersFor(c, m.IDMap)); err == nil {
+		if at, err = a.volumes.Mapped(at, !m.NonRecursive, a.owners(c, m.IDMap)); err == nil {
 			places = append(places, at)
 		}
 	}
 	return places, err
 }
 
-// Mounts are what containers that do not run would have mounted.
-type Mounts struct{ *launcher }
-
-// MountsOf gives them.
-func MountsOf(e *Engine) Mounts { return Mounts{&e.launch} }
-
 // Trees opens, by their destinations, what a start of a container that does not
 // run would mount into it, but for temporary file systems, which are empty then.
 // They are detached and the caller's own; leave is called when nothing of them
 // is in use any more. What is not there is left out: a start makes it, or fails.
 // c.Op is held.
-func (l Mounts) Trees(ctx context.Context, c *container.Container) (trees map[string]int, leave func(), err error) {
+func (a *Mounts) Trees(ctx context.Context, c *container.Container) (trees map[string]int, leave func(), err error) {
 	visit := "visit-" + id.New()
 	var u undo.Stack
 	trees = map[string]int{}
@@ -331,11 +346,11 @@ func (l Mounts) Trees(ctx context.Context, c *container.Container) (trees map[st
 		if m.Type == mount.TypeTmpfs {
 			continue
 		}
-		places, perr := l.place(ctx, c, m, visit, &u)
-		u.Add(func() { l.volumes.Started(places...) })
+		places, perr := a.place(ctx, c, m, visit, &u)
+		u.Add(func() { a.volumes.Started(places...) })
 		tree := -1
 		if perr == nil {
-			tree, perr = volume.Tree(l.volumes, places[len(places)-1], !m.NonRecursive)
+			tree, perr = volume.Tree(a.volumes, places[len(places)-1], !m.NonRecursive)
 		}
 		if errors.Is(perr, unix.ENOENT) {
 			continue
@@ -354,30 +369,30 @@ func (l Mounts) Trees(ctx context.Context, c *container.Container) (trees map[st
 	return trees, leave, nil
 }
 
-// unmountVolumes ends a run with its volumes.
-func (l *launcher) unmountVolumes(c *container.Container) {
+// Stop ends a run with its volumes.
+func (a *Mounts) Stop(c *container.Container) {
 	for _, m := range c.Mounts {
 		if m.Type == mount.TypeVolume {
-			l.volumes.Unmount(m.Name, c.ID)
+			a.volumes.Unmount(m.Name, c.ID)
 		}
 	}
 }
 
-// adoptVolumes takes note of the volumes of a container that runs.
-func (p *parts) adoptVolumes(c *container.Container, pid int) {
+// Adopt takes note of the volumes of a container that runs.
+func (a *Mounts) Adopt(c *container.Container, pid int) {
 	for _, m := range c.Mounts {
 		if m.Type == mount.TypeVolume {
 			device := m.Device
 			if m.IDMap != "" {
 				device = 0 // what the container has shows other owners than the volume
 			}
-			warn("adopt volume", c.ID, p.volumes.Adopt(m.Name, c.ID, m.Destination, device, pid))
+			warn("adopt volume", c.ID, a.volumes.Adopt(m.Name, c.ID, m.Destination, device, pid))
 		}
 	}
 }
 
-// makeSources makes the host directories of -v that do not exist.
-func makeSources(ms []container.Mount) error {
+// MakeSources makes the host directories of -v that do not exist.
+func MakeSources(ms []container.Mount) error {
 	for _, m := range ms {
 		if m.Type != mount.TypeBind || !m.CreateSource {
 			continue
@@ -390,4 +405,16 @@ func makeSources(ms []container.Mount) error {
 		}
 	}
 	return nil
+}
+
+// warn reports a failure that nobody waits for.
+func warn(what, id string, err error) {
+	if err != nil {
+		slog.Warn(what, "container", id, "error", err)
+	}
+}
+
+// invalid is an error that the client can mend.
+func invalid(format string, args ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
 }
