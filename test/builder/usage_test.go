@@ -191,3 +191,30 @@ func TestCapCountsOnce(t *testing.T) {
 		}
 	}
 }
+
+// A build that looks for what is not there gives its context back: the next one
+// has it again, and a prune takes it. So do the stages of one that look at once,
+// and steps that mount it.
+func TestNotFoundReleases(t *testing.T) {
+	const size = 2 << 20
+	e := engine(t, "")
+	dir := files(t, map[string]string{
+		"copy": "FROM busybox\nCOPY large nope /\n", "mount": "FROM busybox\nRUN --mount=type=bind,source=nope,target=/m --mount=type=bind,target=/all true\n",
+		"stage":  "FROM busybox AS a\nRUN echo >/x\nFROM busybox\nCOPY --from=a /nope /\n",
+		"stages": "FROM busybox AS a\nCOPY large nope1 /\nFROM busybox AS b\nCOPY large nope2 /\nFROM busybox\nCOPY --from=a / /a\nCOPY --from=b / /b\n",
+		"large":  strings.Repeat("x", size),
+	})
+	for _, name := range []string{"copy", "copy", "mount", "stage", "stages", "stages", "copy"} {
+		out, code := client(t, e, nil, nil, harness.Binary("wherry"), "build", "--progress", "plain", "-f", filepath.Join(dir, name), dir)
+		if code == 0 || !strings.Contains(out, "nope") {
+			t.Fatalf("%s: exit %d\n%s", name, code, out)
+		}
+	}
+	if total, records := usage(t, e); total > 3*size {
+		t.Errorf("%d bytes in %d records", total, records)
+	}
+	wherry(t, e, "builder", "prune", "-af")
+	if total, records := usage(t, e); records > 1 { // the history of builds
+		t.Errorf("%d bytes in %d records are left", total, records)
+	}
+}

@@ -44,6 +44,7 @@ type Room struct {
 	held   map[string]int64 // sizes of the files when space was held for them
 	builds int
 	stop   chan struct{}
+	pinned pinned
 }
 
 // New makes the room of a cache.
@@ -108,6 +109,7 @@ func (r *Room) Enter(ctx context.Context) func(error) {
 		r.counts.Lock()
 		if r.builds--; r.builds == 0 {
 			close(r.stop)
+			r.pinned.release()
 		}
 		r.counts.Unlock()
 		if r.Tight() {
@@ -247,10 +249,15 @@ func (r *Room) Wrap(op solver.Op) solver.Op {
 	return &again{op, r}
 }
 
-// Release gives back what a failed operation holds for whoever would look into it.
+// Release gives back what a failed operation holds for whoever would look into
+// it, or the search for a name in a directory that is not there.
 func Release(err error) {
 	if held := (*errdefs.ExecError)(nil); errors.As(err, &held) {
 		held.Release() //nolint:errcheck // what cannot be given back now is found by the collector of garbage
+	}
+	// See pinned.
+	if held := (*solver.SlowCacheError)(nil); errors.As(err, &held) && held.Result != nil {
+		held.Result.Release(context.Background()) //nolint:errcheck // that it was given back already
 	}
 }
 
