@@ -69,12 +69,14 @@ type Plan struct {
 }
 
 // Joins tells whether the plan names processes by number, to join their namespaces.
+// A mount namespace is never joined: it is where the engine itself, which has just
+// sent the plan, keeps file systems of volumes.
 func (p *Plan) Joins() bool {
 	if p.UserTarget != 0 || p.PIDNamespace != "" {
 		return true
 	}
 	for _, path := range p.Open {
-		if strings.HasPrefix(path, "/proc/") && strings.Contains(path, "/ns/") {
+		if strings.HasPrefix(path, "/proc/") && strings.Contains(path, "/ns/") && !strings.HasSuffix(path, "/ns/mnt") {
 			return true
 		}
 	}
