@@ -69,7 +69,7 @@ type Plan struct {
 }
 
 // Joins tells whether the plan names processes by number, to join their namespaces.
-// A mount namespace is never joined: it is where the engine itself, which has just
+// A mount namespace alone does not: it is where the engine itself, which has just
 // sent the plan, keeps file systems of volumes.
 func (p *Plan) Joins() bool {
 	if p.UserTarget != 0 || p.PIDNamespace != "" {
