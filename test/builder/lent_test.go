@@ -2,6 +2,7 @@ package builder
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -98,4 +99,29 @@ func passed(t *testing.T, e *harness.Engine) string {
 		}
 	}()
 	return path
+}
+
+// TestUnreadable has a file in the context that the client may not read.
+func TestUnreadable(t *testing.T) {
+	e := engine(t, "")
+	for _, c := range []struct {
+		name, file string
+		size       int
+		args       []string
+	}{{"small", "f", 10, nil}, {"large", "f", 1 << 20, nil}, {"Dockerfile", "Dockerfile", 0, nil}, {"check", "Dockerfile", 0, []string{"--check"}}} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := files(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY f /\n", "f": strings.Repeat("x", c.size)})
+			path := filepath.Join(dir, c.file)
+			if err := errors.Join(os.Chown(path, 1234, 1234), os.Chmod(path, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			const without = "-dac_override,-dac_read_search"
+			args := append([]string{"setpriv", "--bounding-set", without, "--inh-caps", without, harness.Binary("wherry"), "build", "-t", "no", dir}, c.args...)
+			out, code := client(t, e, nil, nil, args...)
+			want := "ERROR: failed to build: open " + path + ": permission denied: make the file readable, or leave it out in .dockerignore\n"
+			if code != 1 || !strings.HasSuffix(out, want) {
+				t.Errorf("exit %d, %s", code, out)
+			}
+		})
+	}
 }

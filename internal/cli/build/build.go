@@ -23,7 +23,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 
-	"github.com/wherry-engine/wherry/internal/cli/build/lender"
+	"github.com/wherry-engine/wherry/internal/cli/build/localdir"
 	"github.com/wherry-engine/wherry/internal/cli/shell"
 )
 
@@ -106,12 +106,14 @@ func (o *options) run(ctx context.Context, sh *shell.Shell, flags flagSet) error
 		return err
 	}
 	opt := client.SolveOpt{Frontend: "dockerfile.v0", FrontendAttrs: map[string]string{}}
-	in := inputs{opt: &opt, stdin: sh.In}
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	in := inputs{opt: &opt, stdin: sh.In, fail: fail}
 	if err := in.load(o); err != nil {
 		return err
 	}
 	defer in.close()
-	if l := lender.New(engine.api, in.dirs); l != nil {
+	if l := localdir.Lend(engine.api, in.dirs); l != nil {
 		opt.Session = append(opt.Session, l)
 	}
 	if err := o.attributes(sh, &opt); err != nil {
@@ -132,7 +134,7 @@ func (o *options) run(ctx context.Context, sh *shell.Shell, flags flagSet) error
 		return err
 	}
 	if o.call.name != "" {
-		return o.ask(ctx, sh, engine, &opt, show)
+		return because(ctx, o.ask(ctx, sh, engine, &opt, show))
 	}
 	if err := o.forget(); err != nil {
 		return err
@@ -143,12 +145,20 @@ func (o *options) run(ctx context.Context, sh *shell.Shell, flags flagSet) error
 	})
 	if err != nil {
 		out.discard()
-		return o.badPattern(err)
+		return o.badPattern(because(ctx, err))
 	}
 	if err := out.finish(ctx, sh, o); err != nil {
 		return err
 	}
 	return o.report(sh.Out, opt.Ref, res.ExporterResponse, show)
+}
+
+// because is the error of a build, or that of the file which has ended it.
+func because(ctx context.Context, err error) error {
+	if unreadable := (*localdir.UnreadableError)(nil); err != nil && errors.As(context.Cause(ctx), &unreadable) {
+		return unreadable
+	}
+	return err
 }
 
 // report writes the files and the line that the user asked for.

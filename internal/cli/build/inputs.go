@@ -26,6 +26,7 @@ import (
 	"github.com/tonistiigi/fsutil"
 	fstypes "github.com/tonistiigi/fsutil/types"
 
+	"github.com/wherry-engine/wherry/internal/cli/build/localdir"
 	"github.com/wherry-engine/wherry/internal/cli/shell"
 )
 
@@ -37,6 +38,7 @@ const dockerfile = "Dockerfile"
 type inputs struct {
 	opt   *client.SolveOpt
 	stdin *shell.In
+	fail  func(error)       // ends the build
 	dirs  map[string]string // that are offered as they are, by the names that the engine knows
 
 	closers []func()
@@ -194,7 +196,7 @@ func (in *inputs) directory(name, path string) error {
 	case !st.IsDir():
 		return fmt.Errorf("path %q is not a directory", path)
 	}
-	fs, err := fsutil.NewFS(path)
+	fs, err := localdir.Open(path, in.fail)
 	if err != nil {
 		return err
 	}

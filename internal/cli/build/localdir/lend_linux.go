@@ -1,4 +1,4 @@
-package lender
+package localdir
 
 import (
 	"context"
@@ -23,10 +23,10 @@ type lender struct {
 	dirs map[string]string
 }
 
-// New offers directories, by the names under which the engine knows them, to an
+// Lend offers directories, by the names under which the engine knows them, to an
 // engine that is reached by a socket of this machine; nil is to others. It may be
 // another machine's all the same; then no descriptor gets through.
-func New(api mobyclient.APIClient, dirs map[string]string) session.Attachable {
+func Lend(api mobyclient.APIClient, dirs map[string]string) session.Attachable {
 	if len(dirs) == 0 || !strings.HasPrefix(api.DaemonHost(), "unix://") {
 		return nil
 	}
