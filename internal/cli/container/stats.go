@@ -234,9 +234,6 @@ func (s *statsFlags) follow(ctx context.Context, b *board, e events.Message) {
 func (s *statsFlags) draw(w io.Writer, b *board) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.rows) == 0 && s.noStream {
-		return nil
-	}
 	format := formatter.Format(s.format)
 	if s.format == "" || s.format == formatter.TableFormatKey {
 		format = "table {{.ID}}\t{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.MemPerc}}\t{{.NetIO}}\t{{.BlockIO}}\t{{.PIDs}}"
