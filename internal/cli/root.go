@@ -12,6 +12,7 @@ import (
 
 	"github.com/wherry-engine/wherry/internal/cli/account"
 	"github.com/wherry-engine/wherry/internal/cli/container"
+	"github.com/wherry-engine/wherry/internal/cli/contexts"
 	"github.com/wherry-engine/wherry/internal/cli/files"
 	"github.com/wherry-engine/wherry/internal/cli/image"
 	"github.com/wherry-engine/wherry/internal/cli/network"
@@ -50,6 +51,9 @@ var groups = []verb{
 	{"compose", newCompose},
 	{"container", func(sh *shell.Shell) *cobra.Command {
 		return group("container", "Manage containers", append(container.Commands(sh), files.Commands(sh)...))
+	}},
+	{"context", func(sh *shell.Shell) *cobra.Command {
+		return group("context", "Manage contexts", contexts.Commands(sh))
 	}},
 	{"builder", newElsewhere("builder")}, {"buildx", newElsewhere("buildx")},
 	{"image", func(sh *shell.Shell) *cobra.Command {

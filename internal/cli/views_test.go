@@ -170,7 +170,7 @@ func TestFlags(t *testing.T) {
 			lines = append(lines, v.name)
 		}
 	}
-	for _, g := range []string{"container", "image", "network", "system"} {
+	for _, g := range []string{"container", "context", "image", "network", "system"} {
 		out := wherry(t, e, "", g, "--help").Stdout
 		_, list, _ := strings.Cut(out, "Commands:\n")
 		for _, l := range strings.Split(list, "\n") {

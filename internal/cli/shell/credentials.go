@@ -102,9 +102,48 @@ func tellHelper(ctx context.Context, helper, verb string, in []byte) error {
 // File is the path of the configuration file.
 func (c *Config) File() string { return filepath.Join(c.dir, "config.json") }
 
-// edit changes the auths in the file and keeps everything else as it is. The
-// file is replaced as a whole and only its owner can read it.
+// edit changes the auths in the file.
 func (c *Config) edit(change func(map[string]json.RawMessage) error) error {
+	return c.rewrite(func(doc map[string]json.RawMessage) error {
+		auths := map[string]json.RawMessage{}
+		if doc["auths"] != nil {
+			if err := json.Unmarshal(doc["auths"], &auths); err != nil {
+				return fmt.Errorf("%s: auths: %w", c.File(), err)
+			}
+		}
+		if err := change(auths); err != nil {
+			return err
+		}
+		var err error
+		if doc["auths"], err = json.Marshal(auths); err != nil {
+			return err
+		}
+		return json.Unmarshal(doc["auths"], &c.AuthConfigs)
+	})
+}
+
+// KeepContext makes a context the current one.
+func (c *Config) KeepContext(name string) error {
+	if name == DefaultContext {
+		name = ""
+	}
+	err := c.rewrite(func(doc map[string]json.RawMessage) (err error) {
+		if name == "" {
+			delete(doc, "currentContext")
+			return nil
+		}
+		doc["currentContext"], err = json.Marshal(name)
+		return err
+	})
+	if err == nil {
+		c.CurrentContext = name
+	}
+	return err
+}
+
+// rewrite changes the file and keeps everything else as it is. The file is
+// replaced as a whole and only its owner can read it.
+func (c *Config) rewrite(change func(doc map[string]json.RawMessage) error) error {
 	path := c.File()
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
@@ -120,16 +159,7 @@ func (c *Config) edit(change func(map[string]json.RawMessage) error) error {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	auths := map[string]json.RawMessage{}
-	if doc["auths"] != nil {
-		if err := json.Unmarshal(doc["auths"], &auths); err != nil {
-			return fmt.Errorf("%s: auths: %w", path, err)
-		}
-	}
-	if err := change(auths); err != nil {
-		return err
-	}
-	if doc["auths"], err = json.Marshal(auths); err != nil {
+	if err := change(doc); err != nil {
 		return err
 	}
 	if b, err = json.MarshalIndent(doc, "", "\t"); err != nil {
@@ -151,7 +181,6 @@ func (c *Config) edit(change func(map[string]json.RawMessage) error) error {
 	}
 	if err != nil {
 		os.Remove(f.Name())
-		return err
 	}
-	return json.Unmarshal(doc["auths"], &c.AuthConfigs)
+	return err
 }

@@ -63,23 +63,45 @@ func (s *Shell) resolve() (*Endpoint, error) {
 		return nil, errors.New("Specify only one -H")
 	case len(g.Hosts) == 1:
 		return s.direct(g.Hosts[0])
-	case g.Context != "":
-		return s.byContext(g.Context)
 	}
-	if h := hostVariable(); h != "" {
-		return s.direct(h)
+	return s.byContext(s.ContextName())
+}
+
+// ContextName is the context that is meant: DefaultContext where flags, the
+// environment or our own socket say which engine it is.
+func (s *Shell) ContextName() string {
+	g := &s.Global
+	switch {
+	case len(g.Hosts) > 0:
+		return DefaultContext
+	case g.Context != "":
+		return g.Context
+	case hostVariable() != "":
+		return DefaultContext
 	}
 	if name := os.Getenv("DOCKER_CONTEXT"); name != "" {
-		return s.byContext(name)
-	}
-	current := s.Config().CurrentContext
-	if current == "" || current == DefaultContext {
-		return s.direct(DefaultHost)
+		return name
 	}
 	if _, err := os.Stat(strings.TrimPrefix(DefaultHost, "unix://")); err == nil {
-		return s.direct(DefaultHost)
+		return DefaultContext
 	}
-	return s.byContext(current)
+	return cmp.Or(s.Config().CurrentContext, DefaultContext)
+}
+
+// Default is the endpoint of the default context: the environment's.
+func (s *Shell) Default() (*Endpoint, error) { return s.byContext(DefaultContext) }
+
+// ContextDir is where docker's contexts are.
+func (s *Shell) ContextDir() string { return filepath.Join(s.configDir(), "contexts") }
+
+// HostVariable is the variable of the environment that names an engine, "" for none.
+func HostVariable() string {
+	for _, name := range []string{"WHERRY_HOST", "DOCKER_HOST"} {
+		if os.Getenv(name) != "" {
+			return name
+		}
+	}
+	return ""
 }
 
 // hostVariable is the engine that the environment names.
@@ -139,7 +161,7 @@ func (s *Shell) direct(host string) (*Endpoint, error) {
 // that the user made. A context that cannot be read is left out.
 func (s *Shell) Contexts() []string {
 	names := []string{DefaultContext}
-	files, _ := filepath.Glob(filepath.Join(s.configDir(), "contexts", "meta", "*", "meta.json"))
+	files, _ := filepath.Glob(filepath.Join(s.ContextDir(), "meta", "*", "meta.json"))
 	for _, file := range files {
 		var meta contextMeta
 		if b, err := os.ReadFile(file); err == nil && json.Unmarshal(b, &meta) == nil && meta.Name != "" {
@@ -155,7 +177,7 @@ func (s *Shell) byContext(name string) (*Endpoint, error) {
 	}
 	sum := sha256.Sum256([]byte(name))
 	key := hex.EncodeToString(sum[:])
-	root := filepath.Join(s.configDir(), "contexts")
+	root := s.ContextDir()
 	b, err := os.ReadFile(filepath.Join(root, "meta", key, "meta.json"))
 	if err != nil {
 		return nil, fmt.Errorf("context %q: context not found: %w", name, err)
