@@ -3,16 +3,15 @@ package build
 import (
 	"context"
 	"net"
-	"os"
 	"strings"
 	"sync"
 
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/auth"
 	"github.com/moby/moby/api/types/registry"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
+	"github.com/wherry-engine/wherry/internal/build/conn"
 	"github.com/wherry-engine/wherry/internal/build/request"
 )
 
@@ -35,7 +34,7 @@ func (e *engine) openSession(ctx context.Context, r *request.Build) (*ownSession
 	// Both ends are here; what fails shows up at whoever asks the session.
 	own.ended.Go(func() {
 		s.Run(ctx, func(ctx context.Context, _ string, meta map[string][]string) (net.Conn, error) { //nolint:errcheck // see above
-			ours, theirs, err := pair()
+			ours, theirs, err := conn.Pair()
 			if err != nil {
 				return nil, err
 			}
@@ -50,25 +49,6 @@ func (s *ownSession) close() {
 	s.cancel()
 	s.Close() //nolint:errcheck // it never fails
 	s.ended.Wait()
-}
-
-// pair is a connection within the engine.
-func pair() (a, b net.Conn, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, os.NewSyscallError("socketpair", err)
-	}
-	one, two := os.NewFile(uintptr(fds[0]), "session"), os.NewFile(uintptr(fds[1]), "session")
-	defer one.Close()
-	defer two.Close()
-	if a, err = net.FileConn(one); err != nil {
-		return nil, nil, err
-	}
-	if b, err = net.FileConn(two); err != nil {
-		a.Close()
-		return nil, nil, err
-	}
-	return a, b, nil
 }
 
 // credentials answers the builder's questions from X-Registry-Config.

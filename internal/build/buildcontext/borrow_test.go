@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wherry-engine/wherry/api/lend"
+	"github.com/wherry-engine/wherry/internal/build/conn"
 	"github.com/wherry-engine/wherry/internal/build/lending"
 	"github.com/wherry-engine/wherry/test/promise"
 )
@@ -22,7 +22,7 @@ import (
 // lender lends files of a directory, which open gives.
 func lender(t *testing.T, open func(name string) (*os.File, error)) *loans {
 	return &loans{dir: "context", open: func(ctx context.Context) (*lending.Borrower, error) {
-		a, b, err := socketpair()
+		a, b, err := conn.Pair()
 		if err != nil {
 			return nil, err
 		}
@@ -38,24 +38,6 @@ func lender(t *testing.T, open func(name string) (*os.File, error)) *loans {
 		}()
 		return lending.Borrow(a)
 	}}
-}
-
-func socketpair() (a, b *net.UnixConn, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	var both [2]net.Conn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "")
-		c, cerr := net.FileConn(f)
-		f.Close()
-		both[i], err = c, errors.Join(err, cerr)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	return both[0].(*net.UnixConn), both[1].(*net.UnixConn), nil
 }
 
 // TestLent has the large files of a tree lent, all, some or none of them.

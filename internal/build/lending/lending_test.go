@@ -22,26 +22,20 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/wherry-engine/wherry/api/lend"
+	"github.com/wherry-engine/wherry/internal/build/conn"
 )
 
 func connected(t *testing.T) (ours, theirs *net.UnixConn) {
 	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	ours, theirs, err := conn.Pair()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var both [2]*net.UnixConn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "")
-		c, err := net.FileConn(f)
-		f.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		both[i] = c.(*net.UnixConn)
-	}
-	return both[0], both[1]
+	t.Cleanup(func() {
+		ours.Close()
+		theirs.Close()
+	})
+	return ours, theirs
 }
 
 func TestOpen(t *testing.T) {
