@@ -76,7 +76,7 @@ func (s *Set) Client(h Host) (*http.Client, error) {
 	}
 	t := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, DialContext: d.DialContext, TLSClientConfig: conf, TLSHandshakeTimeout: 10 * time.Second,
-		ResponseHeaderTimeout: 60 * time.Second, MaxIdleConnsPerHost: 16, IdleConnTimeout: 60 * time.Second, ForceAttemptHTTP2: true,
+		ResponseHeaderTimeout: working, MaxIdleConnsPerHost: 16, IdleConnTimeout: 60 * time.Second, ForceAttemptHTTP2: true,
 		DisableCompression: true, WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10, MaxResponseHeaderBytes: maxHeader,
 	}
 	c := &http.Client{Transport: Patient(t, cmp.Or(s.Idle, Idle)), CheckRedirect: Redirect}

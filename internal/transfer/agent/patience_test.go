@@ -52,6 +52,48 @@ func TestIdle(t *testing.T) {
 	}
 }
 
+// TestSilent: a server that does not answer is given up, one that was sent
+// something and works on it is not.
+func TestSilent(t *testing.T) {
+	taken, over := make(chan struct{}), make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			io.Copy(io.Discard, r.Body)
+			close(taken)
+		}
+		<-over
+	}))
+	t.Cleanup(s.Close)
+	set := Set{Idle: 100 * time.Millisecond}
+	client, err := set.Client(Host{Name: s.Listener.Addr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := make(chan error)
+	go func() {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, s.URL, strings.NewReader("blob"))
+		if err == nil {
+			var resp *http.Response
+			if resp, err = client.Do(req); err == nil {
+				resp.Body.Close()
+			}
+		}
+		put <- err
+	}()
+	<-taken
+	resp, err := client.Get(s.URL) // as long as that takes the other waits as well
+	if err == nil {
+		resp.Body.Close()
+	}
+	if !errors.Is(err, ErrSilent) {
+		t.Errorf("%v", err)
+	}
+	close(over)
+	if err := <-put; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestLongHeader: a header without an end takes no memory without an end.
 func TestLongHeader(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

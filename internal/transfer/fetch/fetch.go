@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -33,7 +32,7 @@ func Open(ctx context.Context, src string) (io.ReadCloser, string, error) {
 		return nil, "", errdefs.ErrInvalidArgument.WithMessage(err.Error())
 	}
 	client := http.Client{Transport: agent.Patient(&http.Transport{
-		Proxy: http.ProxyFromEnvironment, ResponseHeaderTimeout: time.Minute, DisableKeepAlives: true,
+		Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true,
 	}, agent.Idle)}
 	resp, err := client.Do(req)
 	if err != nil {
