@@ -12,7 +12,7 @@ import (
 // its path. It says its version, which plugins ask of one another.
 func program(t testing.TB, name, module, version, pkg, versionIn string) string {
 	t.Helper()
-	cache := filepath.Join(Root(), ".cache", name+"-"+version)
+	cache := filepath.Join(Root(), ".cache", "plugins", name+"-"+version)
 	path := filepath.Join(cache, name)
 	if _, err := os.Stat(path); err == nil {
 		return path
