@@ -44,7 +44,11 @@ func begin(args []string) {
 	unix.Close(initproto.BinaryFD)
 	fresh := 0
 	if len(args) > 1 && args[1] == initproto.Waiting {
-		a, group, err := adopt()
+		a, numbers, group, err := adopt()
+		if err == nil && numbers >= 0 {
+			err = unix.Setns(numbers, unix.CLONE_NEWPID) // of our children
+			unix.Close(numbers)
+		}
 		if err == nil {
 			err = split(a.Clone, group)
 		}
@@ -105,8 +109,10 @@ func run(fresh int) *initproto.Failure {
 }
 
 // adopt waits for the descriptors of a program and puts them where they would have
-// been inherited. group is the control group to be born in, or -1.
-func adopt() (a initproto.Adoption, group int, err error) {
+// been inherited. numbers is the namespace of process numbers to be born in, group
+// the control group, or -1.
+func adopt() (a initproto.Adoption, numbers, group int, err error) {
+	numbers, group = -1, -1
 	var message [32]byte
 	oob := make([]byte, unix.CmsgSpace(4*initproto.AdoptFiles))
 	n, oobn, err := 0, 0, error(unix.EINTR)
@@ -117,31 +123,38 @@ func adopt() (a initproto.Adoption, group int, err error) {
 		unix.Exit(0) // not needed
 	}
 	if err != nil {
-		return a, -1, err
+		return a, -1, -1, err
 	}
 	if a, err = initproto.DecodeAdoption(message[:n]); err != nil {
-		return a, -1, err
+		return a, -1, -1, err
 	}
 	list, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil || len(list) != 1 {
-		return a, -1, initproto.ErrMalformed
+		return a, -1, -1, initproto.ErrMalformed
 	}
 	fds, err := unix.ParseUnixRights(&list[0])
-	if err != nil || len(fds) < 3 || a.Group && len(fds) < 4 {
-		return a, -1, initproto.ErrMalformed
+	if err != nil {
+		return a, -1, -1, initproto.ErrMalformed
 	}
 	// First out of the way of the numbers they are to have.
 	for i, fd := range fds {
 		up, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, initproto.FirstFile+len(fds))
 		if err != nil {
-			return a, -1, err
+			return a, -1, -1, err
 		}
 		unix.Close(fd)
 		fds[i] = up
 	}
-	group = -1
-	if a.Group {
-		group, fds = fds[len(fds)-1], fds[:len(fds)-1]
+	for _, last := range []struct {
+		there bool
+		to    *int
+	}{{a.Group, &group}, {a.Numbers, &numbers}} {
+		if last.there && len(fds) > 0 {
+			*last.to, fds = fds[len(fds)-1], fds[:len(fds)-1]
+		}
+	}
+	if len(fds) < initproto.ControlFD {
+		return a, -1, -1, initproto.ErrMalformed
 	}
 	for i, fd := range fds {
 		to, flags := i, 0
@@ -149,11 +162,11 @@ func adopt() (a initproto.Adoption, group int, err error) {
 			to, flags = i-initproto.ControlFD+initproto.FirstFile, unix.O_CLOEXEC
 		}
 		if err := unix.Dup3(fd, to, flags); err != nil {
-			return a, -1, err
+			return a, -1, -1, err
 		}
 		unix.Close(fd)
 	}
-	return a, group, nil
+	return a, numbers, group, nil
 }
 
 // receive reads the program from the parent.

@@ -58,14 +58,19 @@ const (
 // Wait reaps a child of this process. It blocks until the child ends; with
 // poll it does not, and ended is false while it runs.
 func Wait(f *os.File, poll bool) (e Exit, ended bool, err error) {
-	return wait(int(f.Fd()), poll)
-}
-
-func wait(fd int, poll bool) (e Exit, ended bool, err error) {
 	options := unix.WEXITED
 	if poll {
 		options |= unix.WNOHANG
 	}
+	return wait(int(f.Fd()), options)
+}
+
+// Peek is Wait with poll that leaves the child to be reaped by somebody else.
+func Peek(f *os.File) (e Exit, ended bool, err error) {
+	return wait(int(f.Fd()), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT)
+}
+
+func wait(fd, options int) (e Exit, ended bool, err error) {
 	var info siginfo
 	for {
 		err = unix.Waitid(unix.P_PIDFD, fd, (*unix.Siginfo)(unsafe.Pointer(&info)), options, nil)

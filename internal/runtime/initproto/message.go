@@ -6,8 +6,8 @@ const Name = "wherry-init"
 // Waiting is argv[1] of an init that was forked before there was a program for
 // it, with /dev/null as its streams. Its first packet is an Adoption, which
 // carries the descriptors that it would have been born with: the streams, then
-// the passed files and, if there is one, the control group that it is to be born
-// in. The end of the stream in its place means that it is not needed.
+// the passed files and, if there are, the namespace of process numbers and the
+// control group that it is to be born in. The end of the stream in its place means that it is not needed.
 const Waiting = "waiting"
 
 // AdoptFiles is how many descriptors fit into that packet.
@@ -97,6 +97,7 @@ func DecodeHeader(b []byte) (length, files int, err error) {
 type Adoption struct {
 	Clone   uint64 // the CLONE_NEW* flags of the namespaces to be born in
 	Unshare uint64 // of those that are made afterwards
+	Numbers bool   // a descriptor is the namespace of process numbers to be born in
 	Group   bool   // the last descriptor is the control group to be born in
 }
 
@@ -105,18 +106,20 @@ func (a Adoption) Encode() []byte {
 	var w writer
 	w.u64(a.Clone)
 	w.u64(a.Unshare)
-	group := uint8(0)
-	if a.Group {
-		group = 1
+	for _, b := range []bool{a.Numbers, a.Group} {
+		v := uint8(0)
+		if b {
+			v = 1
+		}
+		w.u8(v)
 	}
-	w.u8(group)
 	return w.b
 }
 
 // DecodeAdoption reads what Encode wrote.
 func DecodeAdoption(b []byte) (Adoption, error) {
 	r := reader{b: b}
-	a := Adoption{Clone: r.u64(), Unshare: r.u64(), Group: r.u8() == 1}
+	a := Adoption{Clone: r.u64(), Unshare: r.u64(), Numbers: r.u8() == 1, Group: r.u8() == 1}
 	if r.bad || len(r.b) != 0 {
 		return Adoption{}, ErrMalformed
 	}

@@ -52,6 +52,9 @@ func (p *Process) converse() error {
 	oob := make([]byte, unix.CmsgSpace(4))
 	ready := false
 	for {
+		if err := p.attend(); err != nil {
+			return p.abandon(err)
+		}
 		n, oobn, flags, _, err := unix.Recvmsg(p.control, buf, oob, unix.MSG_CMSG_CLOEXEC)
 		if errors.Is(err, unix.EINTR) {
 			continue
@@ -134,6 +137,10 @@ func (p *Process) over() error {
 	if p.control >= 0 {
 		unix.Close(p.control)
 		p.control = -1
+	}
+	if p.behind != nil {
+		p.behind.Close()
+		p.behind = nil
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wherry-engine/wherry/internal/linux/pidfd"
 	"github.com/wherry-engine/wherry/internal/runtime/initproto"
 )
 
@@ -15,8 +16,9 @@ import (
 // only hides latency: empty, everything works the same. What waits has nothing
 // of any container: namespaces of its own but for the mounts and process numbers,
 // which are the host's, so that it holds no file system busy. With a program it
-// goes on in a process that is born where the program wants it. It ends by itself
-// when the process that forked it ends.
+// goes on in a process that is born where the program wants it: one for a further
+// process of a container joins all its namespaces, and any that waits will do. It
+// ends by itself when the process that forked it ends.
 //
 // The zero value is ready. Its methods may be called concurrently.
 type Reserve struct {
@@ -29,18 +31,23 @@ type Reserve struct {
 // waitable are the namespaces that do not depend on anything of the plan.
 const waitable = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET
 
-// fits tells whether a process forked ahead can serve the plan: one that must be
-// born in somebody's namespaces cannot, and what it is passed must fit into one
-// message.
+// fits tells whether a process forked ahead can serve the plan: what it is passed
+// must fit into one message, it must make all its namespaces but those of the files,
+// or join all, and a user namespace can only be joined by the fork.
 func (p *Plan) fits(extra []*os.File) bool {
-	return p.CloneFlags&unix.CLONE_NEWNS != 0 && p.CloneFlags&^waitable == 0 && p.UserTarget == 0 && p.PIDNamespace == "" &&
-		passed(p, extra) <= initproto.AdoptFiles-4 // with the witnesses, which are few
+	makes := p.CloneFlags&unix.CLONE_NEWNS != 0 && p.CloneFlags&^waitable == 0 && p.PIDNamespace == ""
+	return (makes || p.joinsAll()) && p.UserTarget == 0 &&
+		passed(p, extra) <= initproto.AdoptFiles-5 // with the witnesses, which are few
 }
+
+// joinsAll tells whether the plan is that of a further process of a container,
+// whose program joins every namespace.
+func (p *Plan) joinsAll() bool { return p.CloneFlags == 0 }
 
 // Start is the function Start, through the process that waits if it fits.
 func (r *Reserve) Start(init *os.File, p *Plan, io Stdio, extra []*os.File) (*Process, error) {
 	if p.Runtime == nil && p.fits(extra) {
-		if w := r.take(init, p.CloneFlags&^unix.CLONE_NEWNS); w != nil {
+		if w := r.take(init, p); w != nil {
 			proc, err := launch(init, p, io, extra, w)
 			if !errors.Is(err, errGone) {
 				return proc, err
@@ -51,9 +58,13 @@ func (r *Reserve) Start(init *os.File, p *Plan, io Stdio, extra []*os.File) (*Pr
 }
 
 // take hands out the process that waits, nil when there is none of the kind.
-func (r *Reserve) take(init *os.File, flags uintptr) *Process {
+func (r *Reserve) take(init *os.File, p *Plan) *Process {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	flags := p.CloneFlags &^ unix.CLONE_NEWNS
+	if p.joinsAll() {
+		flags = r.flags
+	}
 	w := r.waiting
 	if w != nil && (r.init != init || r.flags != flags) {
 		r.drop()
@@ -120,7 +131,17 @@ func (f *passing) adopt(w *Process) error {
 			fds = append(fds, int(fd))
 		}
 	}
-	a := initproto.Adoption{Clone: uint64(f.plan.CloneFlags & unix.CLONE_NEWPID), Unshare: unix.CLONE_NEWNS}
+	a := initproto.Adoption{Clone: uint64(f.plan.CloneFlags & unix.CLONE_NEWPID), Unshare: uint64(f.plan.CloneFlags & unix.CLONE_NEWNS)}
+	if f.plan.PIDNamespace != "" {
+		numbers, err := f.open(f.plan.PIDNamespace, unix.O_RDONLY)
+		if err == nil {
+			err = testify(f.witnesses)
+		}
+		if err != nil {
+			return err
+		}
+		fds, a.Numbers = append(fds, numbers), true
+	}
 	if f.plan.CgroupDir != "" {
 		group, err := f.open(f.plan.CgroupDir, unix.O_PATH|unix.O_DIRECTORY)
 		if err != nil {
@@ -144,6 +165,9 @@ func (f *passing) adopt(w *Process) error {
 // reaps children, which nobody does while a start is under way. It is errGone if
 // there is no other.
 func (w *Process) born() error {
+	if heard, err := w.heard(w.PIDFD); err != nil || !heard {
+		return errGone
+	}
 	var message [16]byte
 	n, err := 0, error(unix.EINTR)
 	for errors.Is(err, unix.EINTR) {
@@ -162,9 +186,42 @@ func (w *Process) born() error {
 		_, _ = unix.Wait4(pid, nil, 0, nil)
 		return stepError("pidfd of init", err)
 	}
-	w.PIDFD.Close()
-	w.PID, w.PIDFD = pid, os.NewFile(uintptr(fd), "pidfd")
+	w.behind, w.PID, w.PIDFD = w.PIDFD, pid, os.NewFile(uintptr(fd), "pidfd")
 	return nil
+}
+
+// attend waits for a message of a process that goes on in the memory of the one
+// that waited. If that is killed, and its threads with it, the runtime that both
+// have may stand still for good.
+func (p *Process) attend() error {
+	for p.behind != nil {
+		if heard, err := p.heard(p.behind); err != nil || heard {
+			return err
+		}
+		// It ends by itself when the user's program is executed, which may have kept
+		// the socket. Somebody else reaps it only while this process is held.
+		if exit, _, err := pidfd.Peek(p.behind); err != nil || exit.Signal != 0 {
+			return &StartError{Step: "init", Message: "container init was killed before the program was started"}
+		}
+		p.behind.Close()
+		p.behind = nil
+	}
+	return nil
+}
+
+// heard waits for a message, or the end, of the conversation or for the end of
+// another process; it reports whether it is the first.
+func (p *Process) heard(other *os.File) (bool, error) {
+	for {
+		list := []unix.PollFd{{Fd: int32(p.control), Events: unix.POLLIN}, {Fd: int32(other.Fd()), Events: unix.POLLIN}}
+		_, err := unix.Poll(list, -1)
+		if err == nil {
+			return list[0].Revents != 0, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return false, stepError("listen to init", err)
+		}
+	}
 }
 
 // gone is errGone for what the kernel says to messages to a process that ended.

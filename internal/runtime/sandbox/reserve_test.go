@@ -9,9 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sys/unix"
 
+	"github.com/wherry-engine/wherry/internal/runtime/compile"
 	"github.com/wherry-engine/wherry/internal/runtime/sandbox"
+	"github.com/wherry-engine/wherry/internal/runtime/spec"
 	"github.com/wherry-engine/wherry/test/promise"
 )
 
@@ -164,9 +167,8 @@ func unifiedGroup(t *testing.T) string {
 	return ""
 }
 
-// TestReserveSignals: of what waited and the process that it goes on in, the first
-// may be killed while the second is on its way; without the second there is no start,
-// and neither is left.
+// TestReserveSignals: when what waited, or the process that it goes on in, is killed
+// before the program is started, there is no start, and neither is left.
 func TestReserveSignals(t *testing.T) {
 	b := newBox(t, "echo", "there")
 	b.opt.Hold = true
@@ -180,39 +182,78 @@ func TestReserveSignals(t *testing.T) {
 		must(t, err)
 		return waiting, p
 	}
-	ended := func(pid int) (status unix.WaitStatus) {
-		t.Helper()
-		if _, err := unix.Wait4(pid, &status, 0, nil); err != nil {
-			t.Error(err)
-		}
-		return status
-	}
 	_, p := start() // tells what is wanted
-	for range 3 {
-		must(t, p.Release())
-		if got := p.wait(); got.out != "there\n" || got.exit.Status() != 0 {
-			t.Errorf("stdout %q, stderr %q, %d", got.out, got.err, got.exit.Status())
-		}
-		var waiting int
-		waiting, p = start()
-		must(t, unix.Kill(waiting, unix.SIGKILL))
-		if status := ended(waiting); status.Signal() != unix.SIGKILL {
-			t.Errorf("what waited ended with %v", status)
-		}
-	}
 	must(t, p.Release())
-	p.wait()
-	for _, signal := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+	if got := p.wait(); got.out != "there\n" || got.exit.Status() != 0 {
+		t.Errorf("stdout %q, stderr %q, %d", got.out, got.err, got.exit.Status())
+	}
+	for _, kill := range []struct {
+		first, reap bool
+		signal      unix.Signal
+	}{{true, false, unix.SIGKILL}, {true, true, unix.SIGKILL}, {false, false, unix.SIGTERM}, {false, false, unix.SIGKILL}} {
 		waiting, p := start()
-		must(t, unix.Kill(p.PID, signal))
+		var status unix.WaitStatus
+		if kill.first {
+			must(t, unix.Kill(waiting, kill.signal))
+			must(t, unix.Waitid(unix.P_PID, waiting, nil, unix.WEXITED|unix.WNOWAIT, nil))
+			if kill.reap {
+				_, err := unix.Wait4(waiting, &status, 0, nil)
+				must(t, err)
+			}
+		} else {
+			must(t, unix.Kill(p.PID, kill.signal))
+		}
 		if err := p.Release(); err == nil {
-			t.Errorf("started after %v", signal)
+			t.Errorf("%+v: started", kill)
 		}
 		p.reaped = true
 		p.done.Wait()
 		reaped(t, p.PID)
-		if status := ended(waiting); !status.Exited() || status.ExitStatus() != 0 {
-			t.Errorf("what waited ended with %v", status)
+		if !kill.reap {
+			_, err := unix.Wait4(waiting, &status, 0, nil)
+			must(t, err)
+		}
+		if kill.first != status.Signaled() || !kill.first && status.ExitStatus() != 0 {
+			t.Errorf("%+v: what waited ended with %v", kill, status)
+		}
+	}
+}
+
+// TestReserveExec: what waits becomes a further process of a container, too, in all
+// its namespaces and in none of those it waited in.
+func TestReserveExec(t *testing.T) {
+	b, running := sleeper(t)
+	var r sandbox.Reserve
+	t.Cleanup(r.Drop)
+	p, err := beginWith(t, r.Start, newBox(t, "true").plan(), "", nil) // tells what is wanted
+	must(t, err)
+	p.wait()
+	s, _, err := spec.Build(b.in)
+	must(t, err)
+	kinds := []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"}
+	process, err := spec.BuildExec(s, &container.ExecCreateRequest{Cmd: []string{"sh", "-c", "for n in " + strings.Join(kinds, " ") +
+		"; do readlink /proc/self/ns/$n; done; echo $PPID; ls /proc/self/fd | wc -l"}})
+	must(t, err)
+	want := ""
+	for _, k := range kinds {
+		link, err := os.Readlink("/proc/" + itoa(running.PID) + "/ns/" + k)
+		must(t, err)
+		want += link + "\n"
+	}
+	want += "0\n4\n"
+	for range 3 {
+		must(t, r.Prepare())
+		waiting := r.PID()
+		plan, err := compile.Exec(process, compile.ExecOptions{PID: running.PID, Main: s, Lookup: true})
+		must(t, err)
+		p, err := beginWith(t, r.Start, plan, "", nil)
+		must(t, err)
+		if got := p.wait(); got.out != want || got.exit.Status() != 0 {
+			t.Errorf("stdout %q, want %q, stderr %q, %d", got.out, want, got.err, got.exit.Status())
+		}
+		var status unix.WaitStatus
+		if _, err := unix.Wait4(waiting, &status, 0, nil); err != nil || !status.Exited() || status.ExitStatus() != 0 {
+			t.Errorf("what waited ended with %v, %v", status, err)
 		}
 	}
 }

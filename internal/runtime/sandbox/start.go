@@ -24,6 +24,7 @@ type Process struct {
 
 	resume     func() error // lets a process of another runtime run
 	control    int          // our end of the conversation, -1 when it is over
+	behind     *os.File     // pidfd of the process that waited, as long as this one goes on in its memory
 	rows, cols uint16
 }
 
