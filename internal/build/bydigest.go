@@ -58,7 +58,7 @@ func found(img *image.Image, d digest.Digest) ocispec.Descriptor {
 
 // ResolveOp makes the operation of a vertex.
 func (w *ownWorker) ResolveOp(v solver.Vertex, b frontend.FrontendLLBBridge, sm *session.Manager, proxy worker.ProxyOpt) (solver.Op, error) {
-	op, err := w.Worker.ResolveOp(v, b, sm, proxy)
+	op, err := w.operation(v, b, sm, proxy)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,8 @@
 package builder
 
 import (
+	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -216,5 +218,38 @@ func TestNotFoundReleases(t *testing.T) {
 	wherry(t, e, "builder", "prune", "-af")
 	if total, records := usage(t, e); records > 1 { // the history of builds
 		t.Errorf("%d bytes in %d records are left", total, records)
+	}
+}
+
+// What a step has written whose build is cancelled is nobody's: it goes.
+func TestCancelledReleases(t *testing.T) {
+	e := engine(t, "")
+	dir := files(t, map[string]string{"Dockerfile": "FROM busybox\nRUN --mount=type=cache,target=/c echo >/file && echo has begun && sleep 1000\n"})
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	cmd := e.Command(ctx, harness.Binary("wherry"), "build", "--progress", "plain", dir)
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(said)
+	for lines.Scan() && !strings.HasSuffix(lines.Text(), " has begun") {
+	}
+	stop()
+	if err := cmd.Wait(); err == nil {
+		t.Error("the build went on")
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		wherry(t, e, "builder", "prune", "-af")
+		total, records := usage(t, e)
+		if records <= 1 { // the history of builds
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d bytes in %d records are left", total, records)
+		}
 	}
 }
