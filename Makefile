@@ -13,6 +13,8 @@ GOBUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 # Where wherry begins, so that builds are handed over before Go's runtime starts.
 ENTRY   := $(if $(filter linux/amd64 linux/arm64,$(shell go env GOOS)/$(shell go env GOARCH)),-E github.com/wherry-engine/wherry/internal/cli/early.entry)
 PREFIX  ?= /usr/local
+# What is installed; those for another processor are made by scripts/build_for.
+BIN     ?= bin
 EMBED   := internal/embedded/bin
 
 # What the machine promises; a condition named here fails a test instead of skipping it.
@@ -122,7 +124,7 @@ man: embed ## the manual pages, in bin/man
 .PHONY: install
 install: build man ## programs, manual pages, shell completion and systemd units below $(PREFIX)
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/man/man1 share/man/man8 share/bash-completion/completions share/zsh/site-functions share/fish/vendor_completions.d lib/systemd/system lib/sysusers.d)
-	install -m 0755 bin/wherryd bin/wherry bin/wherry-build bin/wherry-registry $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 $(addprefix $(BIN)/,wherryd wherry wherry-build wherry-registry) $(DESTDIR)$(PREFIX)/bin/
 	install -m 0644 bin/man/man1/* $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 0644 bin/man/man8/* $(DESTDIR)$(PREFIX)/share/man/man8/
 	bin/wherry completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/wherry
@@ -134,8 +136,8 @@ install: build man ## programs, manual pages, shell completion and systemd units
 	@[ -n "$(DESTDIR)" ] || echo "with systemd: systemd-sysusers && systemctl daemon-reload && systemctl enable --now wherry.socket wherry.service"
 
 .PHONY: deb
-deb: build ## a Debian package, in bin
-	scripts/build_deb
+deb: build ## a Debian package, in bin; ARCH=arm64 or amd64 names another processor than this machine's
+	LDFLAGS='$(LDFLAGS)' ARCH='$(ARCH)' scripts/build_deb
 
 .PHONY: clean
 clean: ## remove what was built

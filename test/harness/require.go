@@ -73,6 +73,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
+// GuestPackage is where a guest of test/vm has our Debian package.
+const GuestPackage = "/wherry/wherry.deb"
+
 // conditions are what a test may ask of the machine.
 var conditions = map[string]func() bool{
 	"root": func() bool { return os.Geteuid() == 0 },
@@ -102,6 +105,7 @@ var conditions = map[string]func() bool{
 	"guest": func() bool { return exists("/wherry/init") },
 	// Only there: registering one does.
 	"emulator": func() bool { return exists("/wherry/emulator/aarch64.conf") },
+	"deb":      func() bool { return exists(GuestPackage) },
 	// What another engine pushed, see TestARM64 there.
 	"carried": func() bool { return exists("/wherry/carried") },
 	"nft":     func() bool { _, err := exec.LookPath("nft"); return err == nil },

@@ -1,9 +1,10 @@
-// Package systemd installs the Debian package in a container whose first process
-// is systemd, and tries what the units promise.
+// Package systemd installs the Debian package where the first process is systemd,
+// in a container and in a guest of test/vm, and tries what the units promise.
 package systemd
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,10 @@ import (
 	"github.com/wherry-engine/wherry/test/harness"
 )
 
+// machine runs a script as root where systemd is the first process.
+type machine func(script string) (out string, code int, err error)
+
+// TestPackage is in a container.
 func TestPackage(t *testing.T) {
 	harness.Require(t, "root", "engine", "busybox", "dpkg")
 	archive := harness.SystemdImage(t)
@@ -22,28 +27,60 @@ func TestPackage(t *testing.T) {
 		t.Fatal(err)
 	}
 	deb := build(t)
-	host := func(args ...string) string {
+	host := func(args ...string) {
 		t.Helper()
 		out, errOut, code, err := e.CLI(args...)
 		if code != 0 || err != nil {
 			t.Fatalf("%v: %d %s%s %v", args, code, out, errOut, err)
 		}
-		return out
 	}
 	host("run", "-d", "--name", "machine", "--privileged", "--cgroupns", "private", "-e", "container=docker",
 		"--tmpfs", "/run", "--tmpfs", "/tmp", "-v", "data:/var/lib/wherry", "-v", filepath.Dir(deb)+":/deb:ro", "example/systemd")
+	try(t, "/deb/"+filepath.Base(deb), func(script string) (string, int, error) {
+		out, errOut, code, err := e.CLI("exec", "machine", "sh", "-euc", script)
+		if code != 0 {
+			out += errOut
+		}
+		return out, code, err
+	})
+	host("rm", "-f", "-v", "machine")
+	host("volume", "rm", "data")
+	// Under cgroup v1 containers share groups of device rules, and in one of them a
+	// privileged systemd made its own.
+	if shared := "/sys/fs/cgroup/devices/" + e.ID; exists(shared) {
+		if out, err := exec.Command("find", shared, "-mindepth", "1", "-depth", "-type", "d", "-exec", "rmdir", "{}", "+").CombinedOutput(); err != nil {
+			t.Errorf("%v %s", err, out)
+		}
+	}
+}
+
+// TestGuest is on a machine of its own: see test/vm.
+func TestGuest(t *testing.T) {
+	harness.Require(t, "root", "guest", "deb")
+	try(t, harness.GuestPackage, func(script string) (string, int, error) {
+		out, err := exec.Command("sh", "-euc", script).Output()
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return string(append(out, exit.Stderr...)), exit.ExitCode(), nil
+		}
+		return string(out), 0, err
+	})
+}
+
+// try installs the package and tries it.
+func try(t *testing.T, deb string, run machine) {
 	in := func(script string) string {
 		t.Helper()
-		out, errOut, code, err := e.CLI("exec", "machine", "sh", "-euc", script)
+		out, code, err := run(script)
 		if code != 0 || err != nil {
-			t.Fatalf("%s: %d\n%s%s %v", script, code, out, errOut, err)
+			t.Fatalf("%s: %d\n%s %v", script, code, out, err)
 		}
 		return strings.TrimSpace(out)
 	}
 	until := func(what, script string) {
 		t.Helper()
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-			if _, _, code, err := e.CLI("exec", "machine", "sh", "-euc", script); err == nil && code == 0 {
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+			if _, code, err := run(script); err == nil && code == 0 {
 				return
 			}
 			if time.Now().After(deadline) {
@@ -52,7 +89,7 @@ func TestPackage(t *testing.T) {
 		}
 	}
 	until("systemd is up", "systemctl is-active --quiet dbus")
-	in("dpkg -i /deb/" + filepath.Base(deb) + " >/tmp/dpkg 2>&1")
+	in("dpkg -i " + deb + " >/tmp/dpkg 2>&1")
 	if got := in("systemctl is-active wherry; stat -c '%a %U %G' /run/wherry.sock"); got != "active\n660 root wherry" {
 		t.Errorf("%q", got)
 	}
@@ -81,7 +118,7 @@ wherry run -d --name box bb /bin/busybox sh -c 'i=0; while :; do i=$((i+1)); ech
 	same("kill -9")
 	in("systemctl stop wherry.service")
 	same("stop, and a client that wakes it") // inspect is that client
-	in("dpkg -i /deb/" + filepath.Base(deb) + " >/tmp/dpkg 2>&1")
+	in("dpkg -i " + deb + " >/tmp/dpkg 2>&1")
 	same("upgrade")
 	// Nothing of what it wrote meanwhile is missing.
 	in(`n=$(wherry logs box | tail -1); [ "$(wherry logs box | head -n $n | tail -1)" = $n ]`)
@@ -90,15 +127,6 @@ wherry run -d --name box bb /bin/busybox sh -c 'i=0; while :; do i=$((i+1)); ech
 	in("dpkg -r wherry >/tmp/dpkg 2>&1")
 	if got := in("ls -d /var/lib/wherry; cat /proc/[0-9]*/comm | grep -c -e '^wherryd' -e '^busybox$' || true"); got != "/var/lib/wherry\n0" {
 		t.Errorf("after the removal: %q", got)
-	}
-	host("rm", "-f", "-v", "machine")
-	host("volume", "rm", "data")
-	// Under cgroup v1 containers share groups of device rules, and in one of them a
-	// privileged systemd made its own.
-	if shared := "/sys/fs/cgroup/devices/" + e.ID; exists(shared) {
-		if out, err := exec.Command("find", shared, "-mindepth", "1", "-depth", "-type", "d", "-exec", "rmdir", "{}", "+").CombinedOutput(); err != nil {
-			t.Errorf("%v %s", err, out)
-		}
 	}
 }
 

@@ -13,12 +13,6 @@ import (
 	"strings"
 )
 
-const debianRelease = "bookworm"
-
-// debianPackages are those beside the minimal ones; iproute2 and nftables are not
-// there: the engine needs none.
-const debianPackages = "systemd,systemd-sysv,dbus,apparmor,procps,runc,crun"
-
 // buildImages makes the small file system that the kernel starts from, which
 // only finds the disk, and the disk with all that runs.
 func buildImages(ctx context.Context, o Options, k *kernel, work, initrd, disk string) error {
@@ -288,42 +282,4 @@ func treeSize(root string) (int64, error) {
 		return err
 	})
 	return sum, err
-}
-
-// debian fills root with a minimal Debian that has systemd, from the cache or
-// with debootstrap, and has it start the guest program.
-func debian(ctx context.Context, o Options, root string) error {
-	base := filepath.Join(o.Cache, "debian-"+debianRelease+"-"+strings.ReplaceAll(debianPackages, ",", "-"))
-	if !isDir(base) {
-		if _, err := exec.LookPath("debootstrap"); err != nil {
-			return err
-		}
-		fmt.Fprintf(o.Output, "vm: debootstrap %s\n", debianRelease)
-		tmp := base + ".new"
-		if err := os.RemoveAll(tmp); err != nil {
-			return err
-		}
-		if _, err := output(ctx, o.Cache, "debootstrap", "--variant=minbase", "--include="+debianPackages, debianRelease, tmp); err != nil {
-			return err
-		}
-		if err := os.RemoveAll(filepath.Join(tmp, "var", "cache", "apt")); err != nil {
-			return err
-		}
-		if err := os.Rename(tmp, base); err != nil {
-			return err
-		}
-	}
-	if _, err := output(ctx, o.Cache, "cp", "-a", base+"/.", root); err != nil {
-		return err
-	}
-	unit := "[Unit]\nDescription=tests\nAfter=dbus.service\n[Service]\nType=exec\nExecStart=/wherry/init run\nDelegate=yes\nTasksMax=infinity\n[Install]\nWantedBy=multi-user.target\n"
-	dir := filepath.Join(root, "etc", "systemd", "system")
-	if err := os.WriteFile(filepath.Join(dir, "wherry-tests.service"), []byte(unit), 0o644); err != nil {
-		return err
-	}
-	wants := filepath.Join(dir, "multi-user.target.wants")
-	if err := os.MkdirAll(wants, 0o755); err != nil {
-		return err
-	}
-	return os.Symlink("/etc/systemd/system/wherry-tests.service", filepath.Join(wants, "wherry-tests.service"))
 }
