@@ -158,7 +158,7 @@ func TestSystemd(t *testing.T) {
 	needs(t)
 	out := guest(t, Options{
 		Packages: []string{"./internal/linux/cgroup", "./internal/linux/scope", "./internal/linux/apparmor", "./internal/runtime/foreign", "./test/script=" + scripts, "./test/acceptance=(TestStats|TestJournal|TestProfileUnloaded)$", "./test/crash=TestBothKilled$"}, Systemd: true,
-		Programs: []string{"./cmd/wherryd", "./cmd/wherry", "./cmd/wherry-build", "./cmd/wherry-init", "./cmd/wherry-keeper"},
+		Programs: []string{"./cmd/wherryd", "./cmd/wherry", "./cmd/wherry-build", "./cmd/wherry-registry", "./cmd/wherry-init", "./cmd/wherry-keeper"},
 		Files:    append(emulator(t), fileServers(t)...),
 		Require:  []string{"root", "engine", "busybox", "guest", "cgroup", "cgroup2", "systemd-init", "apparmor", "emulator", "runc", "crun", "apparmor_parser", "journal"},
 	})
