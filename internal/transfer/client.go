@@ -93,9 +93,6 @@ type settings struct {
 	agents    agent.Set
 	downloads turns.Places
 	uploads   turns.Places
-
-	mu    sync.Mutex
-	plain map[string]bool // insecure hosts that were found to speak http
 }
 
 // New returns a client; it asks nobody anything yet.
@@ -109,7 +106,7 @@ func New(o Options, c Config) (*Client, error) {
 
 // Configure replaces the settings; work under way goes on with the old ones.
 func (c *Client) Configure(cfg Config) error {
-	s := &settings{Config: cfg, insecure: agent.NewInsecure(cfg.Insecure), agents: agent.Set{Dirs: cfg.CertDirs}, plain: map[string]bool{}}
+	s := &settings{Config: cfg, insecure: agent.NewInsecure(cfg.Insecure), agents: agent.Set{Dirs: cfg.CertDirs}}
 	for _, m := range cfg.HubMirrors {
 		if _, err := mirrorURL(m); err != nil {
 			return err

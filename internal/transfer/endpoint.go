@@ -84,7 +84,7 @@ func (s *settings) endpoints(host string, creds login.Credentials, mirrors bool)
 }
 
 // at returns the endpoints for one address: for an insecure one https without
-// verification and then http, or the one of them that worked before.
+// verification and then http. Which of them it speaks may change.
 func (s *settings) at(u *url.URL, m Mirror, insecure bool) ([]*endpoint, error) {
 	if u.Scheme == "http" {
 		c, err := s.client(u.Host, m, false)
@@ -100,29 +100,13 @@ func (s *settings) at(u *url.URL, m Mirror, insecure bool) ([]*endpoint, error) 
 	}
 	bare := *u
 	bare.Scheme = "http"
-	open := &endpoint{base: &bare, client: c}
-	s.mu.Lock()
-	known := s.plain[u.Host]
-	s.mu.Unlock()
-	if known {
-		return []*endpoint{open}, nil
-	}
 	secure.fallback = true
-	return []*endpoint{secure, open}, nil
+	return []*endpoint{secure, {base: &bare, client: c}}, nil
 }
 
 // client returns the HTTP client for a host.
 func (s *settings) client(host string, m Mirror, skipVerify bool) (*http.Client, error) {
 	return s.agents.Client(agent.Host{Name: host, Listed: registryOf(host), URL: m.URL, CA: m.CA, Cert: m.Cert, Key: m.Key, SkipVerify: skipVerify || m.SkipVerify})
-}
-
-// spoke remembers that a host answered by plain http.
-func (s *settings) spoke(e *endpoint) {
-	if e.base.Scheme == "http" && !e.mirror {
-		s.mu.Lock()
-		s.plain[e.base.Host] = true
-		s.mu.Unlock()
-	}
 }
 
 // mirrorsOf finds the mirrors of a host: its own, else those of the longest

@@ -1,10 +1,13 @@
 package transfer
 
 import (
+	"crypto/tls"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"sync/atomic"
 	"testing"
 )
 
@@ -94,5 +97,41 @@ func TestInsatiable(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusUnauthorized || tokens != maxLogins {
 		t.Errorf("%s after %d tokens", resp.Status, tokens)
+	}
+}
+
+// either is a listener whose connections speak TLS from some moment on.
+type either struct {
+	net.Listener
+	secure atomic.Bool
+	conf   *tls.Config
+}
+
+func (e *either) Accept() (net.Conn, error) {
+	c, err := e.Listener.Accept()
+	if err == nil && e.secure.Load() {
+		c = tls.Server(c, e.conf)
+	}
+	return c, err
+}
+
+// TestTurnsSecure: a registry on this host that spoke plain http, and speaks TLS
+// now, is understood all the same; and back.
+func TestTurnsSecure(t *testing.T) {
+	donor := httptest.NewTLSServer(nil)
+	donor.Close()
+	f, b := newFake(t), newBench(t, Config{MaxAttempts: 1})
+	f.Server = httptest.NewUnstartedServer(f)
+	l := &either{Listener: f.Listener, conf: donor.TLS}
+	f.Listener = l
+	f.Start()
+	t.Cleanup(f.Close)
+	for i, secure := range []bool{false, true, false} {
+		l.secure.Store(secure)
+		f.CloseClientConnections()
+		f.image("x", fmt.Sprint(i), picture{layers: []int{10 + i}})
+		if _, err := b.pull(f.host() + "/x:" + fmt.Sprint(i)); err != nil {
+			t.Errorf("TLS %t: %v", secure, err)
+		}
 	}
 }

@@ -271,7 +271,6 @@ func (c *Client) firstOf(ctx context.Context, ref string, list []*remote, ask fu
 		canceled := ctx.Err() != nil
 		switch {
 		case err == nil:
-			c.set.Load().spoke(r.endpoint)
 			return i, nil
 		case canceled || i == len(list)-1:
 			return i, err
