@@ -72,6 +72,7 @@ func searchFormat(source string) formatter.Format {
 type hit struct {
 	formatter.HeaderContext
 	trunc bool
+	json  bool // truth in full words
 	r     registry.SearchResult
 }
 
@@ -91,7 +92,10 @@ func writeSearch(ctx formatter.Context, items []registry.SearchResult) error {
 }
 
 // MarshalJSON is for --format json.
-func (h *hit) MarshalJSON() ([]byte, error) { return formatter.MarshalJSON(h) }
+func (h *hit) MarshalJSON() ([]byte, error) {
+	h.json = true
+	return formatter.MarshalJSON(h)
+}
 
 // Name of the repository.
 func (h *hit) Name() string { return h.r.Name }
@@ -108,9 +112,12 @@ func (h *hit) Description() string {
 // StarCount is how many people like it.
 func (h *hit) StarCount() string { return strconv.Itoa(h.r.StarCount) }
 
-// IsOfficial is [OK] or empty.
+// IsOfficial is [OK] or empty, in JSON true or false.
 func (h *hit) IsOfficial() string {
-	if h.r.IsOfficial {
+	switch {
+	case h.json:
+		return strconv.FormatBool(h.r.IsOfficial)
+	case h.r.IsOfficial:
 		return "[OK]"
 	}
 	return ""
