@@ -42,6 +42,7 @@ type flight struct {
 	done   chan struct{}
 	err    error // once done is closed
 	from   []*remote
+	size   int64 // that its manifest says
 	cancel context.CancelFunc
 
 	mu       sync.Mutex
@@ -75,8 +76,8 @@ func (c *Client) fetch(ctx context.Context, named reference.Named, from []*remot
 		select {
 		case <-f.done:
 			f.leave(id)
-			if f.err != nil && !ours && ctx.Err() == nil && (errors.Is(f.err, context.Canceled) || !slices.EqualFunc(f.from, from, (*remote).same)) {
-				continue // the others went away, or gave up: elsewhere, or as somebody else
+			if f.err != nil && !ours && ctx.Err() == nil && (errors.Is(f.err, context.Canceled) || f.size != d.Size || !slices.EqualFunc(f.from, from, (*remote).same)) {
+				continue // the others went away, or gave up: elsewhere, as somebody else, or on a wrong size
 			}
 			return f.err
 		case <-ctx.Done():
@@ -96,7 +97,7 @@ func (c *Client) board(ctx context.Context, named reference.Named, from []*remot
 	if ours = f == nil; ours {
 		own, cause := context.WithCancelCause(context.WithoutCancel(ctx))
 		cancel := func() { cause(nil) }
-		f = &flight{done: make(chan struct{}), from: from, cancel: cancel, watchers: map[int]observer{}}
+		f = &flight{done: make(chan struct{}), from: from, size: d.Size, cancel: cancel, watchers: map[int]observer{}}
 		c.flights[d.Digest] = f
 		slots := c.set.Load().downloads
 		go func() {

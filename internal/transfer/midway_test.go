@@ -211,6 +211,19 @@ func TestOthersFailure(t *testing.T) {
 		_, err := b.pullAs(ref, "", authHeader("friend", "x"))
 		friend <- err
 	}()
+	b.shared()
+	close(joined)
+	if err := <-stranger; err == nil || !strings.Contains(err.Error(), "denied: not for you") {
+		t.Error("the stranger:", err)
+	}
+	if err := <-friend; err != nil {
+		t.Error("the friend:", err)
+	}
+	b.verify(ref)
+}
+
+// shared returns when two pulls wait for one blob.
+func (b *bench) shared() {
 	for waits := false; !waits; time.Sleep(time.Millisecond) { // nothing tells that it waits
 		b.Client.mu.Lock()
 		for _, fl := range b.flights {
@@ -220,12 +233,40 @@ func TestOthersFailure(t *testing.T) {
 		}
 		b.Client.mu.Unlock()
 	}
+}
+
+// TestOthersSize: a manifest that says a wrong size of a blob does not fail the
+// pull of one that says the right one.
+func TestOthersSize(t *testing.T) {
+	f, b := newFake(t), newBench(t, Config{MaxAttempts: 1})
+	f.image("x", "latest", picture{layers: []int{5000, 60_000}})
+	layer := f.blobsOf(t, "x/latest")["layer"]
+	f.image("x", "wrong", picture{layers: []int{5000, 60_000}, manifest: func(m *ocispec.Manifest) { m.Layers[1].Size -= 10 }})
+	asked, joined := make(chan struct{}), make(chan struct{})
+	onBlob(f, layer, func(n int64, _ http.ResponseWriter, _ *http.Request) bool {
+		if n == 1 {
+			close(asked)
+			<-joined
+		}
+		return false
+	})
+	wrong, right := make(chan error), make(chan error)
+	go func() {
+		_, err := b.pull(f.host() + "/x:wrong")
+		wrong <- err
+	}()
+	<-asked
+	go func() {
+		_, err := b.pull(f.host() + "/x:latest")
+		right <- err
+	}()
+	b.shared()
 	close(joined)
-	if err := <-stranger; err == nil || !strings.Contains(err.Error(), "denied: not for you") {
-		t.Error("the stranger:", err)
+	if err := <-wrong; err == nil || !strings.Contains(err.Error(), "bytes that its manifest says") {
+		t.Error("with the wrong size:", err)
 	}
-	if err := <-friend; err != nil {
-		t.Error("the friend:", err)
+	if err := <-right; err != nil {
+		t.Error("with the right one:", err)
 	}
-	b.verify(ref)
+	b.verify(f.host() + "/x:latest")
 }
