@@ -113,7 +113,8 @@ func watch(c *tool) (end func()) {
 	c.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := c.e.Command(ctx, c.args[0], append(c.args[1:], "watch", "--no-up")...)
-	cmd.Dir, cmd.Env = c.dir, append(cmd.Env, "DOCKER_CONFIG="+c.config)
+	// It notes in HOME that it watches this project.
+	cmd.Dir, cmd.Env = c.dir, append(cmd.Env, "DOCKER_CONFIG="+c.config, "HOME="+c.config)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	r, w, err := os.Pipe()
