@@ -188,7 +188,7 @@ func (l *Login) token(ctx context.Context) error {
 	if refresh != "" {
 		form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}, "client_id": {clientID},
 			"service": {l.asked.Params["service"]}, "scope": {strings.Join(scopes, " ")}}
-		req, err = http.NewRequestWithContext(asking, http.MethodPost, u.String(), strings.NewReader(form.Encode())) //nolint:gosec // see realm, which judges it
+		req, err = http.NewRequestWithContext(asking, http.MethodPost, u.String(), strings.NewReader(form.Encode()))
 		if err == nil {
 			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		}
@@ -208,7 +208,7 @@ func (l *Login) token(ctx context.Context) error {
 			}
 		}
 		u.RawQuery = q.Encode()
-		req, err = http.NewRequestWithContext(asking, http.MethodGet, u.String(), nil) //nolint:gosec // see realm, which judges it
+		req, err = http.NewRequestWithContext(asking, http.MethodGet, u.String(), nil)
 		if err == nil && l.at.Credentials.User != "" {
 			req.SetBasicAuth(l.at.Credentials.User, l.at.Credentials.Password)
 		}
@@ -221,7 +221,7 @@ func (l *Login) token(ctx context.Context) error {
 	if refresh != "" {
 		client.CheckRedirect = stay // the token is in the body, which some redirects repeat
 	}
-	resp, err := client.Do(req) //nolint:gosec // see realm, which judges it
+	resp, err := client.Do(req)
 	if err != nil {
 		if ctx.Err() == nil && asking.Err() != nil {
 			return tooSlow(u, context.Cause(asking))
