@@ -216,7 +216,7 @@ func start(k *kernel, more []string, guest, to string) error {
 		a.add(d, 0o40755, nil)
 	}
 	a.add("init", 0o100755, program)
-	for i, rel := range k.order(append([]string{"virtio_pci", "virtio_blk", "ext4"}, more...)...) {
+	for i, rel := range k.order(append([]string{"crc32c_generic", "virtio_pci", "virtio_blk", "ext4"}, more...)...) {
 		m, err := readModule(filepath.Join(k.modules, rel))
 		if err != nil {
 			return err
