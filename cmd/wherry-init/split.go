@@ -25,8 +25,10 @@ var child struct {
 //
 // It has our memory, so that Go's runtime goes on as it was: its other threads
 // stay behind, in the parent, which stands still and ends after the exec. For
-// the exec there is neither a thread to wait for nor memory to free. Nobody else
-// is in the new namespaces who could look at that memory before it is left.
+// the exec there is neither a thread to wait for nor memory to free. That memory
+// is not dumpable: of those who see the process by its number, which a further
+// process of a container has in the container's namespace, only who may trace any
+// process of the host's user namespace could look at it before it is left.
 func split(flags uint64, group int) error {
 	child.args = cloneArgs{
 		flags:     flags | unix.CLONE_VM | unix.CLONE_VFORK | unix.CLONE_PARENT | unix.CLONE_PARENT_SETTID,
