@@ -77,11 +77,8 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 			}
 			e.exited(c, container.End{Code: 255, At: time.Now().UTC(), Unknown: why})
 			c.Op.Unlock()
-		case c.State.Removing || c.HostConfig.AutoRemove:
-			c.Op.Lock()
-			warn("finish removal", c.ID, e.remove(c, true))
-			c.Op.Unlock()
 		}
+		r.finishRemoval(c)
 	}
 	network.Plugged{Manager: e.networks}.Adopted()
 	warn("remove control groups of an earlier engine", "", r.sweepGroups())
@@ -104,6 +101,27 @@ func (e *Engine) Restore(ctx context.Context, exec func(supervise.Process)) erro
 		}
 	}
 	return nil
+}
+
+// finishRemoval goes on with a removal that the engine's end has interrupted, at
+// whatever point: the record may say so, and the keeper still know the exit. A
+// client that removes one which still runs has no answer, and asks again. The
+// volumes without a name of one that was to go by itself go with it; whether a
+// client wanted that of another one is not known.
+func (e restorer) finishRemoval(c *container.Container) {
+	c.Op.Lock()
+	defer c.Op.Unlock()
+	c.Lock()
+	runs := c.State.Running && !c.State.Restarting
+	if runs {
+		c.State.Removing = false
+	}
+	byItself := c.HostConfig.AutoRemove
+	unfinished := !runs && !c.Gone() && (c.State.Removing || byItself)
+	c.Unlock()
+	if unfinished {
+		warn("finish removal", c.ID, e.remove(c, byItself))
+	}
 }
 
 // endUnwatched kills what still runs of a container that no keeper knows, and
