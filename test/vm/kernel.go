@@ -134,7 +134,13 @@ func (o Options) apt(ctx context.Context, dir, program string, args ...string) (
 
 func unpack(ctx context.Context, o Options, dir, name, to string) error {
 	if _, err := o.apt(ctx, dir, "apt-get", "download", "-q", name); err != nil {
-		return err
+		// As in newestKernel: the lists were never updated, or are too old.
+		if _, uerr := o.apt(ctx, dir, "apt-get", "update", "-q"); uerr != nil {
+			return errors.Join(err, uerr)
+		}
+		if _, err := o.apt(ctx, dir, "apt-get", "download", "-q", name); err != nil {
+			return err
+		}
 	}
 	debs, err := filepath.Glob(filepath.Join(dir, name+"_*.deb"))
 	if err != nil || len(debs) != 1 {
