@@ -129,6 +129,7 @@ func TestPruneFreed(t *testing.T) {
 		if err := json.Unmarshal(body, &report); err != nil {
 			t.Fatal(err)
 		}
+		// Files go behind the answer, of which nobody is told.
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 			after, _, err := lies(e)
 			if err == nil && before-after == int64(report.SpaceReclaimed) {
@@ -242,6 +243,7 @@ func TestCancelledReleases(t *testing.T) {
 	if err := cmd.Wait(); err == nil {
 		t.Error("the build went on")
 	}
+	// What the step held is given back behind the client's end, of which nobody is told.
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		wherry(t, e, "builder", "prune", "-af")
 		total, records := usage(t, e)

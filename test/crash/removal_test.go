@@ -30,6 +30,7 @@ func TestRemovalInterrupted(t *testing.T) {
 	if err := syscall.Kill(pids["ending"], syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+	// Until its keeper has reaped it, which tells the engine alone: it is dead.
 	for deadline := time.Now().Add(10 * time.Second); processIs(pids["ending"], "sleep"); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not end")

@@ -77,6 +77,7 @@ func try(t *testing.T, deb string, run machine) {
 		}
 		return strings.TrimSpace(out)
 	}
+	// What systemd does in the guest is told to nobody out here.
 	until := func(what, script string) {
 		t.Helper()
 		for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {

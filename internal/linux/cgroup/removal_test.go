@@ -34,6 +34,7 @@ func TestRemoveBusy(t *testing.T) {
 			t.Errorf("create over a busy group: %v", err)
 		}
 		go func() {
+			// So that Create finds it busy and has to wait; it succeeds at any rate.
 			time.Sleep(50 * time.Millisecond)
 			c.Process.Kill()
 		}()
