@@ -84,14 +84,24 @@ func (e *engine) extra(ctx context.Context, r *client.UsageInfo) int64 {
 	return max(0, r.Size-files.Size-(info.Size-others))
 }
 
-// Twice gives, of snapshots that have the files of images, the bytes of those
-// that one before it in the list has by links, too.
-func (b *Builder) Twice(ctx context.Context, names []string) (map[string]int64, error) {
+// inUse is settled, and nil for a builder that was never used: nobody opens that
+// one to see what it has.
+func (b *Builder) inUse(ctx context.Context) (*engine, error) {
 	if b.opened() == nil && !b.used() {
 		return nil, nil
 	}
 	e, err := b.settled(ctx)
 	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Twice gives, of snapshots that have the files of images, the bytes of those
+// that one before it in the list has by links, too.
+func (b *Builder) Twice(ctx context.Context, names []string) (map[string]int64, error) {
+	e, err := b.inUse(ctx)
+	if e == nil {
 		return nil, err
 	}
 	var all []linked.Holder
@@ -116,12 +126,9 @@ func (b *Builder) Twice(ctx context.Context, names []string) (map[string]int64, 
 // files, how many of their bytes others have by links, and do not go, or were
 // counted with several of them. To be called before they go.
 func (b *Builder) Linked(ctx context.Context) (over func(gone map[string]bool) int64, err error) {
-	if b.opened() == nil && !b.used() {
-		return func(map[string]bool) int64 { return 0 }, nil
-	}
-	e, err := b.settled(ctx)
-	if err != nil {
-		return nil, err
+	e, err := b.inUse(ctx)
+	if e == nil {
+		return func(map[string]bool) int64 { return 0 }, err
 	}
 	list, err := e.records(ctx)
 	if err != nil {
@@ -186,12 +193,9 @@ func (e *engine) inImages(ctx context.Context) (map[string]bool, error) {
 // DiskUsage lists the cache. A builder that was never used is not opened for it.
 func (b *Builder) DiskUsage(ctx context.Context) (*apibuild.DiskUsage, error) {
 	u := &apibuild.DiskUsage{}
-	if b.opened() == nil && !b.used() {
-		return u, nil
-	}
-	e, err := b.settled(ctx)
-	if err != nil {
-		return nil, err
+	e, err := b.inUse(ctx)
+	if e == nil {
+		return u, err
 	}
 	released(ctx, e)
 	list, err := e.records(ctx)
@@ -236,11 +240,8 @@ func (b *Builder) DiskUsage(ctx context.Context) (*apibuild.DiskUsage, error) {
 
 // Own lists the blobs and snapshots of the cache that no image needs.
 func (b *Builder) Own(ctx context.Context) ([]leases.Resource, error) {
-	if b.opened() == nil && !b.used() {
-		return nil, nil
-	}
-	e, err := b.settled(ctx)
-	if err != nil {
+	e, err := b.inUse(ctx)
+	if e == nil {
 		return nil, err
 	}
 	list, err := e.records(ctx)
